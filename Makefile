@@ -1,0 +1,86 @@
+# Everything a fresh machine needs is Python 3.10 or newer and make; `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The first interpreter that is new enough; override with PYTHON=...
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && exit; done; echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# A test file to a process, each with one torch thread (tests/conftest.py); more than four gain little.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
+PYTEST_FLAGS ?=
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# Seconds after which the slow tests stop taking up new ones.
+SLOW_LIMIT ?= 1500
+BENCH ?= decode
+
+.PHONY: help
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: venv
+venv: $(READY) ## Create .venv with everything the other targets need (they do it themselves).
+
+$(READY): pyproject.toml setup.py constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "dynamo_genie needs Python 3.10 or newer, but '$(PYTHON)' is" \
+			"$$("$(PYTHON)" --version 2>/dev/null || echo missing). Name another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## Run a small model through a daemon and compare it with eager PyTorch.
+	@$(BIN)/genie demo
+
+.PHONY: test
+test: $(READY) ## The fast tests.
+	$(PYTEST) $(PYTEST_FLAGS)
+
+.PHONY: test-slow
+test-slow: $(READY) ## The slow tests; stops taking up new ones after SLOW_LIMIT seconds.
+	@$(PYTEST) -m 'slow and not gpu' --timeout 600 --session-timeout $(SLOW_LIMIT) $(PYTEST_FLAGS) \
+		|| { status=$$?; test $$status -eq 5 || exit $$status; } # 5: nothing is marked slow
+
+.PHONY: check lint format-check types imports
+check: lint format-check types imports ## Lint, format, types and import rules.
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+format-check: $(READY)
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY) ## Let ruff fix and format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(READY) ## A benchmark: make bench BENCH=decode.
+	@$(BIN)/genie bench $(BENCH)
+
+# Uses the environment of PYTHON as it is: a machine with a GPU often brings its own torch.
+.PHONY: gpu-check
+gpu-check: ## Check the real GPU with the current interpreter: make gpu-check PYTHON=python3.
+	@if ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then echo "skipped: no NVIDIA GPU"; exit 0; fi; \
+		"$(PYTHON)" -m benchmarks.gpu_check
+
+.PHONY: clean
+clean: ## Remove .venv, caches and build products.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache \
+		.hypothesis torch_compile_debug
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

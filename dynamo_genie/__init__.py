@@ -1,0 +1,1 @@
+"""Run PyTorch models on an accelerator elsewhere: `torch.compile(model, backend="genie")`."""

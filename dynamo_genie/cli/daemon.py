@@ -1,0 +1,72 @@
+"""`genie daemon`: serve this machine's accelerator. Never imports torch; its workers do."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynamo_genie.errors import OptionError
+from dynamo_genie.remote_daemon.keys import load_server_keys
+from dynamo_genie.remote_daemon.policy import IpcAddress, parse_endpoint
+from dynamo_genie.remote_daemon.serve import serve
+from dynamo_genie.remote_daemon.supervisor import SupervisorConfig
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
+_PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def daemon(
+    listen: Annotated[str, typer.Option(help="tcp://HOST:PORT (PORT may be *) or ipc:///PATH")] = "tcp://127.0.0.1:7777",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N")] = "auto",
+    memory_limit: Annotated[str, typer.Option(help="Most bytes to keep resident, e.g. 8GiB; 0 lets it choose")] = "0",
+    keys: Annotated[Path | None, typer.Option(help="Directory made by `genie keygen`; needed off loopback")] = None,
+    worker_ports: Annotated[str, typer.Option(help="Ports for workers, A-B; any free ones by default")] = "",
+    lease_s: Annotated[float, typer.Option(help="A session whose client is silent for so long is dropped", min=1.0)] = 15.0,
+    parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
+    owns_directory: Annotated[bool, typer.Option("--owns-directory", hidden=True)] = False,
+) -> None:
+    """Serve this machine's accelerator; prints `ready ENDPOINT` when it can, drains and ends on SIGTERM."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if not DEVICE.fullmatch(device):
+        raise OptionError(f"--device {device!r}: write auto, cpu or cuda:N")
+    if owns_directory and not isinstance(parse_endpoint(listen), IpcAddress):
+        raise OptionError("--owns-directory is for ipc endpoints")
+    config = SupervisorConfig(
+        listen=listen,
+        device=device,
+        memory_limit=parse_nbytes(memory_limit),
+        keys=load_server_keys(keys) if keys is not None else None,
+        worker_ports=parse_ports(worker_ports) if worker_ports else None,
+        parent_pid=parent_pid,
+        heartbeat_s=min(1.0, lease_s / 4),
+        lease_s=lease_s,
+    )
+    raise typer.Exit(serve(config, owns_directory=owns_directory))
+
+
+def parse_nbytes(text: str) -> int:
+    """Read a number of bytes: `8GiB`, `512MB`, `1000`."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise OptionError(f"{text!r} is no size; write a number of bytes, or one with KiB, MiB, GiB, TiB, KB, MB, GB, TB")
+    unit = (found[2] or "").upper()
+    base = 1024 if unit.endswith("I") else 1000
+    return int(float(found[1]) * base ** _POWERS[unit[:1]])
+
+
+def parse_ports(text: str) -> tuple[int, int]:
+    """Read a port range: `7800-7899`."""
+    found = _PORTS.fullmatch(text.strip())
+    first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 0 < first <= last <= 65_535:
+        raise OptionError(f"--worker-ports {text!r}: write FIRST-LAST, between 1 and 65535; a worker takes two")
+    return first, last
+
+

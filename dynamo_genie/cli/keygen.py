@@ -1,0 +1,23 @@
+"""`genie keygen`: make the keys of a daemon, and of the clients that it admits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynamo_genie.remote_daemon.keys import create_client_keys, create_server_keys
+
+
+def keygen(
+    directory: Annotated[Path, typer.Argument(help="Where the daemon's keys are kept")],
+    client: Annotated[list[str] | None, typer.Option(help="Name of a client to admit; repeat for more")] = None,
+) -> None:
+    """Make a daemon's keys in DIRECTORY and a key file for each client (by default one, called `client`)."""
+    server = create_server_keys(directory)
+    names = client or ([] if server.clients() else ["client"])
+    for name in names:
+        path = create_client_keys(server, name)
+        print(f"key file for {name}: {path}  (GENIE_KEY_FILE={path})")
+    print(f"start the daemon with: genie daemon --listen tcp://0.0.0.0:7777 --keys {directory}")

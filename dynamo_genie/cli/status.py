@@ -1,0 +1,99 @@
+"""`genie status`: what a daemon's workers hold and for whom."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dynamo_genie.options import Options, resolve_options
+from dynamo_genie.runtime.admission import request_status
+from dynamo_genie.runtime.keys import load_client_keys
+from dynamo_genie.runtime.wire import messages as m
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:7777"
+TIMEOUT_S = 5.0
+
+
+def status(
+    endpoint: Annotated[str, typer.Option(help=f"The daemon; GENIE_DAEMONS or {DEFAULT_ENDPOINT} by default")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one report as JSON and end")] = False,
+    key_file: Annotated[str, typer.Option(help="The client's key file; GENIE_KEY_FILE by default")] = "",
+    interval_s: Annotated[float, typer.Option(help="Seconds between two looks", min=0.1)] = 1.0,
+) -> None:
+    """Show what a daemon's workers hold and for whom, until Ctrl-C; with --json once."""
+    given = {name: value for name, value in (("daemons", endpoint), ("key_file", key_file)) if value}
+    options = resolve_options(given, os.environ)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(as_plain(_ask(options))), indent=2).decode())
+        return
+    with Live(console=Console(), auto_refresh=False) as live:
+        try:
+            while True:
+                live.update(render(_ask(options)), refresh=True)
+                time.sleep(interval_s)
+        except KeyboardInterrupt:
+            return
+
+
+def _ask(options: Options) -> m.DaemonStatus:
+    endpoint = options.daemons[0] if options.daemons else DEFAULT_ENDPOINT
+    keys = load_client_keys(options.key_file) if options.key_file else None
+    return request_status(endpoint, keys, min(options.connect_timeout_s, TIMEOUT_S))
+
+
+def as_plain(record: object) -> object:
+    """Turn wire records, which are arrays there, into objects with field names."""
+    if isinstance(record, msgspec.Struct):
+        return {name: as_plain(getattr(record, name)) for name in record.__struct_fields__}
+    if isinstance(record, tuple):
+        return [as_plain(item) for item in record]
+    return record
+
+
+def render(report: m.DaemonStatus) -> Group:
+    """Lay a report out for a terminal."""
+    state = "draining" if report.draining else "serving"
+    head = Text(f"{report.endpoint}  pid {report.pid}  {state} for {_duration(report.uptime_s)}", style="bold")
+    return Group(head, _workers(report), *([_sessions(report)] if any(w.sessions for w in report.workers) else []))
+
+
+def _workers(report: m.DaemonStatus) -> Table:
+    table = Table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls", "sessions")
+    for w in report.workers:
+        sizes = (human_nbytes(n) for n in (w.resident_nbytes, w.weight_nbytes, w.memory_limit))
+        counts = (str(n) for n in (w.programs, w.calls, len(w.sessions)))
+        table.add_row(w.tenant, str(w.pid), w.state, w.device, *sizes, *counts)
+    return table
+
+
+def _sessions(report: m.DaemonStatus) -> Table:
+    table = Table("tenant", "session", "client", "age", "calls", "handles", "resident")
+    for w in report.workers:
+        for s in w.sessions:
+            size = human_nbytes(s.resident_nbytes)
+            table.add_row(w.tenant, s.session, s.client, _duration(s.age_s), str(s.calls), str(s.handles), size)
+    return table
+
+
+def human_nbytes(nbytes: int) -> str:
+    """Return `1.5 GiB` and the like."""
+    size = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

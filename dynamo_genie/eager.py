@@ -1,0 +1,265 @@
+"""Eager operators on remote tensors: one-node Programs, sent without waiting.
+
+Shapes of results come from fake tensors, remembered by structure, so a loop that repeats its operators neither
+traces nor waits. An operator that writes into a local tensor, or that no daemon runs, reads its remote arguments
+and runs here; the second case is logged and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from dynamo_genie.errors import StaleHandleError, UnsupportedOperator
+from dynamo_genie.lowering import LoweredProgram
+from dynamo_genie.operator_lowering import StructureKey, flatten_call, lower_operator
+from dynamo_genie.operator_metadata import Metadata, ResultMetadata, infer_results
+from dynamo_genie.operator_plan import OperatorPlan, plan_operator
+from dynamo_genie.random_state import draw_remotely
+from dynamo_genie.remote_tensor import RemoteTensor
+from dynamo_genie.runtime.handles import Handle
+from dynamo_genie.runtime.session import Session
+from dynamo_genie.runtime.wire import messages as m
+
+log = logging.getLogger(__name__)
+aten = torch.ops.aten
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+def run_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Run one operator, at least one of whose arguments is a remote tensor; returns what eager returns."""
+    if type(func) is not torch._ops.OpOverload or _is_tracing(args, kwargs):
+        return _trace(func, args, kwargs)
+    special = _SPECIAL.get(func)
+    return _send(func, args, kwargs) if special is None else special(func, args, kwargs)
+
+
+def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Run an operator in the daemon, unless what it writes or returns belongs here."""
+    plan = _plan(func)
+    if _must_run_here(plan, args, kwargs):
+        return _run_here(func, args, kwargs)
+    generator = kwargs.get("generator")
+    if generator is not None:
+        kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
+    structure, tensors, scalars = flatten_call(func, args, kwargs)
+    metas = tuple([(tuple(t.shape), t.stride(), t.dtype) for t in tensors])
+    results = infer_results(func, structure, tuple(scalars), metas)
+    lowered = _lower(func, structure, results.list_lengths)
+    if lowered is None:
+        return _run_unsupported(func, plan, args, kwargs)
+    call = _EagerCall(_session_of(tensors), plan, args, kwargs)
+    return call.run(lowered, results, tensors, scalars, generator)
+
+
+def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
+    """Fetch several remote tensors in one round trip."""
+    handles = [tensor.handle for tensor in tensors]
+    assert handles and all(handle is not None for handle in handles)
+    session = handles[0].session  # type: ignore[union-attr]
+    return session.fetch([h.id for h in handles], [h.kind for h in handles])  # type: ignore[union-attr]
+
+
+@lru_cache(maxsize=None)
+def _plan(func: torch._ops.OpOverload) -> OperatorPlan:
+    return plan_operator(func)
+
+
+@lru_cache(maxsize=4096)
+def _lower(func: torch._ops.OpOverload, structure: StructureKey, lengths: tuple[int, ...]) -> LoweredProgram | None:
+    try:
+        return lower_operator(func, structure, lengths)
+    except UnsupportedOperator:
+        return None
+
+
+def _is_tracing(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a remote tensor without a handle is among the arguments: Dynamo or AOTAutograd traces."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, RemoteTensor):
+            return value.handle is None
+        if type(value) in (list, tuple):
+            for item in value:
+                if isinstance(item, RemoteTensor):
+                    return item.handle is None
+    return False
+
+
+def _session_of(tensors: list[torch.Tensor]) -> Session:
+    """Return the session of the remote arguments."""
+    session: Session | None = None
+    for tensor in tensors:
+        if isinstance(tensor, RemoteTensor):
+            assert tensor.handle is not None
+            if session is None:
+                session = tensor.handle.session
+            elif session is not tensor.handle.session:
+                session.check()
+                tensor.handle.session.check()
+                raise StaleHandleError("an operator mixes remote tensors of two sessions; read one of them first")
+    assert session is not None
+    return session
+
+
+def _trace(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """While Dynamo or AOTAutograd traces, operate on the fake carriers; the graph sees plain tensors."""
+    args, kwargs = tree_map_only(RemoteTensor, lambda tensor: tensor.carrier, (args, kwargs))
+    return func(*args, **kwargs)
+
+
+class _EagerCall:
+    """One operator call on its way to the daemon."""
+
+    def __init__(self, session: Session, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> None:
+        self._session = session
+        self._plan = plan
+        self._args = args
+        self._kwargs = kwargs
+
+    def run(
+        self,
+        lowered: LoweredProgram,
+        results: ResultMetadata,
+        tensors: list[torch.Tensor],
+        scalars: list[int | float],
+        generator: torch.Generator | None,
+    ) -> Any:
+        session = self._session
+        with session.lock:
+            session.check()
+            program = session.register(lowered.digest, lowered.encoded, lowered.node_lines)
+            temporaries: list[Handle] = []
+            inputs: list[m.CallInput] = [self._input(tensor, temporaries) for tensor in tensors]
+            inputs += scalars
+            handles = [session.new_handle() for _ in lowered.program.outputs]
+            outputs = [handle.id for handle in handles]
+            session.counters.events["eager_calls"] += 1
+            if self._plan.random:
+                draw_remotely(session, program, 0, inputs, outputs, generator)
+            else:
+                session.post(m.Call(program, 0, tuple(inputs), tuple(outputs)))
+            metas = results.tensors if results.known else self._ask(handles)
+        return self._wrap(handles, metas, results.layout)
+
+    def _input(self, tensor: torch.Tensor, temporaries: list[Handle]) -> m.CallInput:
+        if isinstance(tensor, RemoteTensor):
+            assert tensor.handle is not None
+            return tensor.handle.id
+        inline = self._session.inline(tensor)
+        if inline is not None:
+            return inline
+        temporaries.append(self._session.put(tensor))
+        return temporaries[-1].id
+
+    def _ask(self, handles: list[Handle]) -> tuple[Metadata, ...]:
+        """Learn shapes that depend on the data from the daemon."""
+        specs = self._session.describe(handles)
+        return tuple((spec.shape, spec.stride, getattr(torch, spec.dtype)) for spec in specs)
+
+    def _wrap(self, handles: list[Handle], metas: tuple[Metadata, ...], layout: tuple[int, ...]) -> Any:
+        new = iter(zip(handles, metas, strict=True))
+        values: list[Any] = []
+        for result, length in zip(self._plan.results, layout, strict=True):
+            if result.kind == "self":
+                assert result.argument is not None
+                values.append(self._plan.argument(result.argument, self._args, self._kwargs))
+                continue
+            root = self._root(result.argument)
+            if length >= 0:
+                values.append([_remote(*next(new), root) for _ in range(length)])
+            else:
+                values.append(_remote(*next(new), root))
+        if len(values) == 1:
+            return values[0]
+        return tuple(values) if values else None
+
+    def _root(self, viewed: int | str | None) -> int | None:
+        if viewed is None:
+            return None
+        base = self._plan.argument(viewed, self._args, self._kwargs)
+        return base.handle.root if isinstance(base, RemoteTensor) and base.handle is not None else None
+
+
+def _remote(handle: Handle, meta: Metadata, root: int | None) -> RemoteTensor:
+    if root is not None:
+        handle.root = root
+    return RemoteTensor(meta[0], meta[1], meta[2], handle)
+
+
+# --- operators that read ---------------------------------------------------------------------------------
+
+
+def _must_run_here(plan: OperatorPlan, args: Args, kwargs: Kwargs) -> bool:
+    """Whether the operator writes into a local tensor, or answers with a plain number."""
+    if any(result.kind == "scalar" for result in plan.results):
+        return True
+    for which in plan.writes:
+        for written in tree_leaves(plan.argument(which, args, kwargs)):
+            if isinstance(written, torch.Tensor) and not isinstance(written, RemoteTensor):
+                return True
+    return False
+
+
+def _run_here(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Read the remote arguments, in one round trip, and run the operator on the client."""
+    remote = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor)]
+    local = iter(read_together(remote))
+    args, kwargs = tree_map_only(RemoteTensor, lambda _: next(local), (args, kwargs))
+    return func(*args, **kwargs)
+
+
+def _run_unsupported(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
+    if plan.writes:
+        raise UnsupportedOperator(f"{func} writes into a remote tensor and is not in the table of operators")
+    remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
+    assert remote.handle is not None
+    remote.handle.session.counters.events["local_reads"] += 1
+    log.warning("%s is not in the table of operators; its remote arguments are read and it runs on the client", func)
+    return _run_here(func, args, kwargs)
+
+
+# --- operators with a shorter way ------------------------------------------------------------------------
+
+
+def _same_tensor(func: Any, args: Args, kwargs: Kwargs) -> RemoteTensor:
+    """`detach` and `alias`: another tensor object for the same remote tensor; nothing is sent."""
+    source = args[0]
+    return RemoteTensor(source.shape, source.stride(), source.dtype, source.handle)
+
+
+def _to_number(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    [local] = read_together([args[0]])
+    return local.item()
+
+
+def _equal(func: Any, args: Args, kwargs: Kwargs) -> bool:
+    left, right = args
+    if left.shape != right.shape:
+        return False
+    return bool(aten.all.default(aten.eq.Tensor(left, right)).item())
+
+
+def _to_copy(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    device = kwargs.get("device")
+    if device is not None and torch.device(device).type != "cpu":
+        return _run_here(func, args, kwargs)
+    return _send(func, args, kwargs)
+
+
+_SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingProxyType(
+    {
+        aten.detach.default: _same_tensor,
+        aten.alias.default: _same_tensor,
+        aten._local_scalar_dense.default: _to_number,
+        aten.equal.default: _equal,
+        aten._to_copy.default: _to_copy,
+    }
+)

@@ -1,0 +1,55 @@
+"""Every error the project raises on purpose, in one tree. Imports nothing but the standard library.
+
+The first line of each message stands alone: Dynamo shows it inside `BackendCompilerFailed`.
+"""
+
+
+class GenieError(Exception):
+    """Root of the tree; catch it to catch everything the project raises on purpose."""
+
+
+class OptionError(GenieError, ValueError):
+    """An option is unknown or its value cannot be used; the message names the known ones."""
+
+
+class DaemonUnavailable(GenieError, ConnectionError):
+    """No daemon answered, or the one in use went away; start it again or check the endpoint."""
+
+
+class SessionLost(DaemonUnavailable):
+    """The worker or the lease behind a session is gone, and every remote tensor of it with them.
+
+    Compiled functions connect again at their next call; tensors that lived there cannot be read any more.
+    """
+
+
+class RequestTimeout(DaemonUnavailable, TimeoutError):
+    """The daemon is there but did not answer in time; raise `request_timeout_s` if the work is long."""
+
+
+class ProtocolError(GenieError):
+    """The other side sent something that the protocol does not allow; versions or software differ."""
+
+
+class VersionMismatch(ProtocolError):
+    """Client and daemon share no protocol version; install the same release on both sides."""
+
+
+class AuthenticationError(GenieError, PermissionError):
+    """The daemon refused the key, or none was given where one is needed (`genie keygen`, `key_file`)."""
+
+
+class QuotaExceeded(GenieError):
+    """A limit of the session or the daemon was reached; free something or raise the limit."""
+
+
+class UnsupportedOperator(GenieError, NotImplementedError):
+    """A graph holds an operator that is not in the table of allowed ones; the message names it."""
+
+
+class StaleHandleError(GenieError, RuntimeError):
+    """A remote tensor was used after its session ended or in another process than its own."""
+
+
+class RemoteError(GenieError, RuntimeError):
+    """The daemon failed in a way that eager PyTorch has no class for; carries the remote traceback."""

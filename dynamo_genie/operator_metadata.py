@@ -1,0 +1,94 @@
+"""Shapes, strides and dtypes of an operator's results, from fake tensors; remembered by structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+
+from dynamo_genie.errors import UnsupportedOperator
+from dynamo_genie.operator_lowering import StructureKey, rebuild_call
+
+Metadata: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+"""Shape, strides (elements) and dtype of a tensor."""
+
+
+@dataclass(frozen=True)
+class ResultMetadata:
+    """What a call returns. `tensors` has one entry per new tensor, lists laid out flat.
+
+    Attributes:
+        layout: For each return of the schema, the number of tensors of a list, or -1 for anything else.
+        known: False when the shapes depend on the data; then `tensors` is empty.
+    """
+
+    tensors: tuple[Metadata, ...]
+    layout: tuple[int, ...]
+    known: bool = True
+
+    @property
+    def list_lengths(self) -> tuple[int, ...]:
+        """The lengths of the results that are lists."""
+        return tuple(n for n in self.layout if n >= 0)
+
+
+def metadata_of(tensor: torch.Tensor) -> Metadata:
+    """Return a tensor's own shape, strides and dtype."""
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+@lru_cache(maxsize=16_384)
+def infer_results(
+    func: torch._ops.OpOverload,
+    structure: StructureKey,
+    scalars: tuple[int | float, ...],
+    tensors: tuple[Metadata, ...],
+) -> ResultMetadata:
+    """Return what a call would return, without running it.
+
+    Raises:
+        UnsupportedOperator: The call would change the shape of an argument in place.
+        Exception: Whatever PyTorch raises for arguments that do not fit.
+    """
+    with FakeTensorMode(), torch.no_grad():
+        fakes = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in tensors]
+        args, kwargs = rebuild_call(structure, fakes, list(scalars))
+        try:
+            out = func(*args, **kwargs)
+        except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedFakeTensorException):
+            return ResultMetadata((), (-1,) * len(func._schema.returns), known=False)
+    for fake, (shape, stride, _) in zip(fakes, tensors, strict=True):
+        if tuple(fake.shape) != shape or fake.stride() != stride:
+            raise UnsupportedOperator(
+                f"{func} changes the shape of a remote tensor in place; use the form that returns a new tensor"
+            )
+    return _describe(func, out)
+
+
+def _describe(func: torch._ops.OpOverload, out: Any) -> ResultMetadata:
+    returns = func._schema.returns
+    values = out if len(returns) > 1 else (out,) if returns else ()
+    found: list[Metadata] = []
+    layout: list[int] = []
+    for result, value in zip(returns, values, strict=True):
+        layout.append(len(value) if isinstance(value, list | tuple) else -1)
+        if result.alias_info is None or not result.alias_info.is_write:
+            found.extend(metadata_of(tensor) for tensor in _tensors(value))
+    return ResultMetadata(tuple(found), tuple(layout))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,113 @@
+"""The options of the backend, and the one function that reads the environment for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dynamo_genie.errors import OptionError
+
+ENVIRONMENT_PREFIX = "GENIE_"
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose; each field is also an environment variable `GENIE_<NAME>`.
+
+    Attributes:
+        daemons: Endpoints of the daemons to use; none starts an embedded daemon for this process.
+        key_file: The client key file made by `genie keygen`, where the daemon wants one.
+        connect_timeout_s: How long to wait for a daemon to let us in.
+        request_timeout_s: How long to wait for an answer once we are in.
+        progress: Whether to show progress of uploads; None shows it on a terminal only.
+    """
+
+    daemons: tuple[str, ...] = ()
+    key_file: str | None = None
+    connect_timeout_s: float = 30.0
+    request_timeout_s: float = 600.0
+    progress: bool | None = None
+
+
+def resolve_options(given: Mapping[str, object] | None, environ: Mapping[str, str]) -> Options:
+    """Merge options, environment and defaults, in this order of precedence; bad ones raise `OptionError`."""
+    given = given or {}
+    _refuse_unknown(given)
+    values: dict[str, object] = {}
+    for name, convert in _CONVERTERS.items():
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if name in given:
+            values[name] = convert(f"option {name!r}", given[name])
+        elif environ.get(variable, "") != "":
+            values[name] = convert(variable, environ[variable])
+    return Options(**values)  # type: ignore[arg-type]  # each converter returns its field's type
+
+
+def _refuse_unknown(given: Mapping[str, object]) -> None:
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise OptionError(f"unknown option {name!r}.{hint} Known: {', '.join(known)}")
+
+
+def _endpoints(source: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        found = [part.strip() for part in value.split(",") if part.strip()]
+    elif isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        found = list(value)
+    else:
+        raise OptionError(f"{source} must be an endpoint or a list of endpoints, not {value!r}")
+    for endpoint in found:
+        if not endpoint.startswith(("tcp://", "ipc://")):
+            raise OptionError(f"{source} names {endpoint!r}; write tcp://HOST:PORT or ipc:///PATH")
+    if len(found) > 1:
+        raise OptionError(f"{source} names {len(found)} daemons; placement over several is not available yet, give one")
+    return tuple(found)
+
+
+def _path(source: str, value: object) -> str | None:
+    if value is None:
+        return None
+    path = value.__fspath__() if hasattr(value, "__fspath__") else value
+    if not isinstance(path, str) or not path:
+        raise OptionError(f"{source} must be the path of a key file, not {value!r}")
+    return path
+
+
+def _seconds(source: str, value: object) -> float:
+    try:
+        seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise OptionError(f"{source} must be a positive number of seconds, not {value!r}")
+    return seconds
+
+
+def _flag(source: str, value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
+        if word == "auto":
+            return None
+    raise OptionError(f"{source} must be true, false or None (on a terminal only), not {value!r}")
+
+
+_CONVERTERS: dict[str, Callable[[str, object], object]] = {
+    "daemons": _endpoints,
+    "key_file": _path,
+    "connect_timeout_s": _seconds,
+    "request_timeout_s": _seconds,
+    "progress": _flag,
+}

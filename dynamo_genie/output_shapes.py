@@ -1,0 +1,128 @@
+"""Shapes of a compiled graph's outputs as functions of the call's arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import sympy
+import torch
+from torch.fx import Node
+
+Extents: TypeAlias = tuple[int, ...]
+
+# What torch's own sympy functions mean for numbers; lambdify prints them by these names.
+_FUNCTIONS = MappingProxyType(
+    {
+        "FloorDiv": lambda a, b: a // b,
+        "CleanDiv": lambda a, b: a // b,
+        "CeilDiv": lambda a, b: -(-a // b),
+        "CeilToInt": math.ceil,
+        "FloorToInt": math.floor,
+        "TruncToInt": math.trunc,
+        "RoundToInt": round,
+        "IntTrueDiv": lambda a, b: a / b,
+        "FloatTrueDiv": lambda a, b: a / b,
+        "PowByNatural": pow,
+        "FloatPow": pow,
+        "ToFloat": float,
+        "Mod": lambda a, b: a % b,
+        "PythonMod": lambda a, b: a % b,
+        "ModularIndexing": lambda a, b, c: (a // b) % c,
+        "Max": max,
+        "Min": min,
+        "Identity": lambda a: a,
+    }
+)
+
+
+@dataclass(frozen=True)
+class OutputMetadata:
+    """What is known of one output when the graph is compiled.
+
+    Attributes:
+        dtype: None for an output that is a plain number or None.
+        shape, stride: Where they do not depend on the call.
+        value: A plain output that does not depend on the call.
+    """
+
+    dtype: torch.dtype | None
+    shape: Extents | None
+    stride: Extents | None
+    value: Any = None
+
+
+class OutputShapes:
+    """Evaluates the symbolic sizes of outputs, once per call, from sizes and numbers of the call's arguments."""
+
+    def __init__(self, placeholders: Sequence[Node], values: Sequence[Any]) -> None:
+        self.outputs = tuple(_metadata(value) for value in values)
+        self._sources = _symbol_sources(placeholders)
+        self._values = tuple(values)
+        expressions = [_expressions(value) for value in values]
+        self.depends_on_call = any(not item.is_number for items in expressions for item in items)
+        free = sorted({s for items in expressions for item in items for s in item.free_symbols}, key=str)
+        self.depends_on_data = any(symbol not in self._sources for symbol in free)
+        self._symbols = [] if self.depends_on_data else [self._sources[symbol] for symbol in free]
+        self._evaluate: Callable[..., list[list[Any]]] = (
+            sympy.lambdify(free, expressions, modules=[dict(_FUNCTIONS), "math"])
+            if self.depends_on_call and not self.depends_on_data
+            else lambda: []
+        )
+
+    def evaluate(self, args: Sequence[Any]) -> tuple[OutputMetadata, ...]:
+        """Return the outputs' metadata for a call with these arguments."""
+        if not self.depends_on_call:
+            return self.outputs
+        sizes = self._evaluate(*(read(args) for read in self._symbols))
+        return tuple(_resolve(output, found) for output, found in zip(self.outputs, sizes, strict=True))
+
+
+def _metadata(value: Any) -> OutputMetadata:
+    if isinstance(value, torch.Tensor):
+        expressions = _expressions(value)
+        if all(item.is_number for item in expressions):
+            return OutputMetadata(value.dtype, tuple(map(int, value.shape)), tuple(map(int, value.stride())))
+        return OutputMetadata(value.dtype, None, None)
+    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return OutputMetadata(None, None, None)
+    return OutputMetadata(None, None, None, value)
+
+
+def _resolve(output: OutputMetadata, found: list[Any]) -> OutputMetadata:
+    if not found:
+        return output
+    if output.dtype is None:
+        return OutputMetadata(None, None, None, found[0])
+    rank = len(found) // 2
+    return OutputMetadata(output.dtype, tuple(map(int, found[:rank])), tuple(map(int, found[rank:])))
+
+
+def _expressions(value: Any) -> list[Any]:
+    if isinstance(value, torch.Tensor):
+        return [_expression(extent) for extent in (*value.shape, *value.stride())]
+    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return [_expression(value)]
+    return []
+
+
+def _expression(extent: Any) -> Any:
+    return extent.node.expr if isinstance(extent, torch.SymInt | torch.SymFloat | torch.SymBool) else sympy.sympify(extent)
+
+
+def _symbol_sources(placeholders: Sequence[Node]) -> dict[Any, Callable[[Sequence[Any]], Any]]:
+    """Map each symbol to a function that reads it from the arguments of a call."""
+    sources: dict[Any, Callable[[Sequence[Any]], Any]] = {}
+    for position, node in enumerate(placeholders):
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | torch.SymFloat) and value.node.expr.is_Symbol:
+            sources[value.node.expr] = lambda args, i=position: args[i]
+        elif isinstance(value, torch.Tensor):
+            for dim, size in enumerate(value.shape):
+                expression = _expression(size)
+                if expression.is_Symbol and expression not in sources:
+                    sources[expression] = lambda args, i=position, d=dim: args[i].shape[d]
+    return sources

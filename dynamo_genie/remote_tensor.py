@@ -1,0 +1,137 @@
+"""`RemoteTensor`: a tensor whose elements live in a daemon, and which behaves like the tensor eager would return.
+
+It claims the device that the program believes in (the CPU) and knows shape, strides and dtype; the elements come
+when something reads them. Eager operators on it run where it lives. Dynamo and AOTAutograd see through it to its
+*carrier*, a plain tensor of the same shape without memory, which brings the handle into compiled calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dynamo_genie.runtime.handles import Handle
+
+Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a plain tensor like `tensor` that owns no memory."""
+    carrier = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    carrier.untyped_storage().resize_(0)
+    return carrier
+
+
+class RemoteTensor(torch.Tensor):
+    """A tensor that lives in a daemon.
+
+    `handle` is None only while a graph is traced, when the carrier is a fake tensor.
+    """
+
+    handle: Handle | None
+    _carrier: torch.Tensor | None
+
+    @staticmethod
+    def __new__(
+        cls,
+        shape: Any,
+        stride: Any,
+        dtype: torch.dtype,
+        handle: Handle | None,
+        carrier: torch.Tensor | None = None,
+    ) -> RemoteTensor:
+        """Wrap a handle; `shape` and `stride` may be symbolic while a graph is traced."""
+        self = torch.Tensor._make_wrapper_subclass(cls, shape, strides=stride, dtype=dtype, device=_CPU)
+        self.handle = handle
+        self._carrier = carrier
+        return self
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator where the tensor lives."""
+        return _dispatch(func, args, kwargs or {})
+
+    @property
+    def carrier(self) -> torch.Tensor:
+        """The plain tensor that stands for this one in compiled calls."""
+        if self._carrier is None:
+            self._carrier = make_carrier(self)
+            self._carrier.genie_handle = self.handle  # type: ignore[attr-defined]
+        return self._carrier
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        """Show Dynamo and AOTAutograd the carrier."""
+        return ["carrier"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> RemoteTensor:
+        """Make the tensor that tracing sees."""
+        carrier = inner["carrier"]
+        return RemoteTensor(size, stride, carrier.dtype, getattr(carrier, "genie_handle", None), carrier)
+
+    def __coerce_same_metadata_as_tangent__(self, expected: Any, expected_type: type | None = None) -> Any:
+        """Go into a backward graph that was traced with a plain tensor as the carrier, which is one."""
+        return self.carrier if expected_type is torch.Tensor else None
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    def materialize(self) -> torch.Tensor:
+        """Return a plain local copy, detached."""
+        assert self.handle is not None
+        [local] = self.handle.session.fetch([self.handle.id], [self.handle.kind])
+        return local
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        """Print like the tensor it stands for."""
+        if self.handle is None:
+            return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
+        local = self.materialize()
+        return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """Return the values as a read-only array: writing to it could not reach the daemon."""
+        if self.requires_grad and not force:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        array = self.materialize().numpy(force=force)
+        array.flags.writeable = False
+        return array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        """Let NumPy read the values."""
+        array = self.materialize().numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def tolist(self) -> Any:
+        """Return the values as nested lists."""
+        return self.materialize().tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle (and `torch.save`) as the plain tensor it stands for."""
+        local = self.materialize()
+        return local.requires_grad_(self.requires_grad).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Copy in the daemon."""
+        if id(self) in memo:
+            return memo[id(self)]
+        if not self.is_leaf:
+            raise RuntimeError(
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment"
+            )
+        with torch.no_grad():
+            copy = self.detach().clone()
+        memo[id(self)] = copy.requires_grad_(self.requires_grad)
+        return copy
+
+
+_CPU = torch.device("cpu")
+
+
+def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from dynamo_genie.eager import run_operator
+
+    return run_operator(func, args, kwargs)

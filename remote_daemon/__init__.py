@@ -1,0 +1,1 @@
+"""The daemon: a supervisor that never imports torch, and workers that own a device."""

@@ -1,0 +1,66 @@
+"""Which sessions may attach, and which attached: shared by the executor and the transfer thread."""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from dataclasses import dataclass, field
+
+from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.staging import Staging
+from dynamo_genie.runtime.wire.messages import AdmitSession
+
+
+@dataclass
+class Admission:
+    """A session that the supervisor let in, from the worker's point of view."""
+
+    session: bytes
+    token: bytes
+    client: str
+    staging: Staging
+    since: float = field(default_factory=time.monotonic)
+    bulk_identity: bytes = b""
+
+
+class Admissions:
+    """Admitted sessions by id, and the ids whose state the executor has yet to free."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._admitted: dict[bytes, Admission] = {}
+        self._dropped: list[bytes] = []
+
+    def admit(self, message: AdmitSession) -> None:
+        """Let a session attach with its token."""
+        with self._lock:
+            self._admitted[message.session] = Admission(
+                message.session, message.token, message.client, Staging(self._budget)
+            )
+
+    def attach(self, session: bytes, token: bytes) -> Admission | None:
+        """Return the admission when the token is right."""
+        with self._lock:
+            admission = self._admitted.get(session)
+        if admission is None or not hmac.compare_digest(admission.token, token):
+            return None
+        return admission
+
+    def drop(self, session: bytes) -> None:
+        """Shut a session out; the executor frees what it holds."""
+        with self._lock:
+            if self._admitted.pop(session, None) is not None:
+                self._dropped.append(session)
+
+    def take_dropped(self) -> list[bytes]:
+        """Return the sessions dropped since the last call."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def all(self) -> list[Admission]:
+        """Every admitted session."""
+        with self._lock:
+            return list(self._admitted.values())

@@ -1,0 +1,96 @@
+"""Decides which CURVE keys may connect, by answering libzmq's questions (ZAP, RFC 27) on a thread of its own.
+
+A socket with `ZAP_DOMAIN` gets nobody in while no authenticator runs in its context. The key that was proven
+becomes the `User-Id` of every message of that connection: that, never the routing id, is the tenant.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection
+from types import TracebackType
+
+import zmq
+from zmq.utils import z85
+
+logger = logging.getLogger(__name__)
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+ZAP_DOMAIN = b"genie"
+ZAP_VERSION = b"1.0"
+
+AdmittedKeys = Callable[[], Collection[str]]
+"""Returns the public keys (Z85) that may connect now; asked at every handshake."""
+
+
+def verdict(request: list[bytes], admitted: AdmittedKeys) -> tuple[bytes, bytes, bytes]:
+    """Answer one ZAP request with status code, status text and user id."""
+    if len(request) != 7 or request[0] != ZAP_VERSION:
+        return b"500", b"malformed request", b""
+    domain, mechanism, key = request[2], request[5], request[6]
+    if domain != ZAP_DOMAIN or mechanism != b"CURVE" or len(key) != 32:
+        return b"400", b"only CURVE keys are admitted", b""
+    public = z85.encode(key)
+    if public.decode() not in admitted():
+        return b"400", b"this key is not admitted", b""
+    return b"200", b"OK", public
+
+
+class Authenticator:
+    """Answers ZAP requests of one context until it is closed; `alive` turns false if it dies."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], admitted: AdmittedKeys) -> None:
+        self._admitted = admitted
+        self._socket = context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(ZAP_ENDPOINT)
+        self._stop_read, self._stop_write = os.pipe()
+        self._thread = threading.Thread(target=self._serve, name="genie-zap", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether handshakes are still being judged; whoever serves must stop when they are not."""
+        return self._thread.is_alive()
+
+    def _serve(self) -> None:
+        try:
+            poller = zmq.Poller()
+            poller.register(self._socket, zmq.POLLIN)
+            poller.register(self._stop_read, zmq.POLLIN)
+            while self._stop_read not in dict(poller.poll()):
+                self._answer(self._socket.recv_multipart())
+        finally:
+            self._socket.close(linger=0)  # from here on handshakes fail: see ZAP_ENFORCE_DOMAIN
+
+    def _answer(self, request: list[bytes]) -> None:
+        code, text, user = verdict(request, self._admitted)
+        if code != b"200":
+            logger.warning("refused a connection from %s: %s", request[3:4], text.decode())
+        self._socket.send_multipart([ZAP_VERSION, request[1] if len(request) > 1 else b"", code, text, user, b""])
+
+    def close(self) -> None:
+        """Stop answering; handshakes fail from now on."""
+        if self._stop_write < 0:
+            return
+        os.write(self._stop_write, b"x")
+        self._thread.join(5)
+        os.close(self._stop_read)
+        os.close(self._stop_write)
+        self._stop_write = -1
+
+    def __enter__(self) -> Authenticator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def verified_user(frame: zmq.Frame) -> str:
+    """Return the proven public key (Z85) behind a received frame; empty where the socket has no keys."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""

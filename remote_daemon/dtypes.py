@@ -1,0 +1,23 @@
+"""The worker's table of dtypes: wire name to torch dtype and back."""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+
+import torch
+
+from dynamo_genie.runtime.wire.tensor import DTYPES, TensorSpec
+
+TORCH_DTYPE = MappingProxyType({name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)})
+DTYPE_NAME = MappingProxyType({dtype: name for name, dtype in TORCH_DTYPE.items()})
+
+
+def spec_nbytes(spec: TensorSpec) -> int:
+    """Bytes of the elements of a dense tensor."""
+    return math.prod(spec.shape) * TORCH_DTYPE[spec.dtype].itemsize
+
+
+def spec_of(tensor: torch.Tensor) -> TensorSpec:
+    """Describe a tensor by its own dtype, shape and strides (expanded ones included)."""
+    return TensorSpec(DTYPE_NAME[tensor.dtype], tuple(tensor.shape), tuple(tensor.stride()))

@@ -1,0 +1,1 @@
+"""Engines turn a Program into something callable on the worker's device."""

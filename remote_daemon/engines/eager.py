@@ -1,0 +1,194 @@
+"""Runs a Program one PyTorch operator after the other, as eager PyTorch would, with as little Python as possible.
+
+A program becomes one generated function with one node a line::
+
+    def run(inputs):
+        (v0, v1,) = inputs
+        inputs.clear()
+        v3 = o0(v0, c0); v0 = None
+        v4 = o1(v3, v1, alpha=2); v3 = v1 = None
+        return (v4,)
+
+Its text is made of this module's own words, integers, and argument names out of PyTorch's schemas; nothing that came
+over the network is ever part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import CodeType, TracebackType
+from typing import Any, TypeAlias
+
+import torch
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.operators import Operator, resolve_operator
+from dynamo_genie.remote_daemon.program_check import check_program
+from dynamo_genie.runtime.wire import program as p
+
+Executable: TypeAlias = Callable[[list[Any]], tuple[Any, ...]]
+"""Takes the inputs in order, then the results come back; empties the list, so that inputs can die early."""
+
+_FIRST_NODE_LINE = 4
+_FILE_NAME = "<program>"
+
+
+class NodeError(Exception):
+    """A node of a program failed; `__cause__` is what PyTorch raised."""
+
+    def __init__(self, node: int, operator: str) -> None:
+        super().__init__(f"node {node} ({operator}) failed")
+        self.node = node
+        self.operator = operator
+
+
+def compile_program(program: p.Program, device: torch.device, constants: Sequence[torch.Tensor]) -> Executable:
+    """Return a function that runs `program` on `device`; raise `ProtocolError` if the program is malformed.
+
+    The function raises `NodeError` when an operator fails.
+
+    Args:
+        program: A validated program.
+        device: Where factory operators make their tensors.
+        constants: The program's constants, as tensors on `device`.
+    """
+    operators = _resolve(program, device)
+    check_program(program, operators)
+    if len(constants) != len(program.constants):
+        raise ProtocolError(f"program has {len(program.constants)} constants, {len(constants)} were given")
+    run = _Source(program, operators, device, constants).function()
+    keys = tuple(node.op for node in program.nodes)
+
+    def execute(inputs: list[Any]) -> tuple[Any, ...]:
+        try:
+            return run(inputs)  # type: ignore[no-any-return]
+        except Exception as error:
+            node = _failed_node(error.__traceback__, run.__code__)
+            if node is None or node >= len(keys):
+                raise
+            raise NodeError(node, keys[node]) from error
+
+    return execute
+
+
+def _resolve(program: p.Program, device: torch.device) -> list[Operator]:
+    found = {key: resolve_operator(key, device) for key in {node.op for node in program.nodes}}
+    return [found[node.op] for node in program.nodes]
+
+
+def _failed_node(traceback: TracebackType | None, code: CodeType) -> int | None:
+    """Return the number of the node at whose line the generated function failed."""
+    while traceback is not None:
+        if traceback.tb_frame.f_code is code and traceback.tb_lineno >= _FIRST_NODE_LINE:
+            return traceback.tb_lineno - _FIRST_NODE_LINE
+        traceback = traceback.tb_next
+    return None
+
+
+class _Source:
+    """Writes the generated function and collects the objects that it names: `o0...` operators, `c0...` literals."""
+
+    def __init__(
+        self, program: p.Program, operators: Sequence[Operator], device: torch.device, constants: Sequence[torch.Tensor]
+    ) -> None:
+        self._program = program
+        self._operators = operators
+        self._names: dict[str, Any] = {"__builtins__": {}}
+        self._literals: dict[Any, str] = {}
+        self._runs: dict[int, str] = {}
+        self._n_inputs = len(program.inputs)
+        self._constants = [self._bind("t", number, tensor) for number, tensor in enumerate(constants)]
+        self._device = device
+
+    def function(self) -> Callable[[list[Any]], tuple[Any, ...]]:
+        source = "\n".join(self._lines())
+        exec(compile(source, _FILE_NAME, "exec", dont_inherit=True), self._names)  # noqa: S102
+        run: Callable[[list[Any]], tuple[Any, ...]] = self._names["run"]
+        return run
+
+    def _lines(self) -> list[str]:
+        program = self._program
+        dying = _last_uses(program)
+        inputs = "".join(f"v{i}, " for i in range(self._n_inputs))
+        unpack = f" ({inputs}) = inputs" if inputs else " () = inputs"
+        lines = ["def run(inputs):", unpack, " inputs.clear()"]
+        first = self._n_inputs + len(program.constants)
+        for number, (node, operator) in enumerate(zip(program.nodes, self._operators, strict=True)):
+            lines.append(self._call(first + number, node, operator, dying.get(number, ())))
+        results = "".join(self._argument(output) + ", " for output in program.outputs)
+        return [*lines, f" return ({results})"]
+
+    def _call(self, value: int, node: p.Node, operator: Operator, dying: Sequence[int]) -> str:
+        arguments = [self._argument(argument) for argument in node.args]
+        arguments += [f"{_schema_name(operator, name)}={self._argument(item)}" for name, item in node.kwargs]
+        if operator.needs_device:
+            arguments.append(f"device={self._literal('device', self._device)}")
+        call = f" v{value} = {self._run(operator)}({', '.join(arguments)})"
+        return call + "".join(f"; v{index} = None" for index in dying)
+
+    def _argument(self, argument: p.Argument) -> str:
+        match argument:
+            case p.Ref(index=index):
+                position = index - self._n_inputs
+                return self._constants[position] if 0 <= position < len(self._constants) else f"v{index}"
+            case p.Items(items=items):
+                return f"[{', '.join(self._argument(item) for item in items)}]"
+            case None | True | False:
+                return repr(argument)
+            case int():
+                return f"({int(argument)})"
+            case float():  # by its digits: 0.0 == -0.0, and a NaN equals nothing
+                return self._literal(("float", argument.hex()), argument)
+            case str():
+                return self._literal(("str", argument), argument)
+            case p.ComplexNumber(real=real, imag=imag):
+                return self._literal(("complex", real.hex(), imag.hex()), complex(real, imag))
+            case p.DtypeName() | p.LayoutName() | p.MemoryFormatName():
+                return self._literal(argument, getattr(torch, argument.name))
+
+    def _run(self, operator: Operator) -> str:
+        name = self._runs.get(id(operator))
+        if name is None:
+            name = self._runs[id(operator)] = self._bind("o", len(self._runs), operator.run)
+        return name
+
+    def _literal(self, key: Any, value: Any) -> str:
+        if key not in self._literals:
+            self._literals[key] = self._bind("c", len(self._literals), value)
+        return self._literals[key]
+
+    def _bind(self, prefix: str, number: int, value: Any) -> str:
+        name = f"{prefix}{number}"
+        self._names[name] = value
+        return name
+
+
+def _schema_name(operator: Operator, given: str) -> str:
+    """Return the schema's own spelling of an argument name; the program was checked, so there is one."""
+    assert operator.schema is not None
+    return next(formal.name for formal in operator.schema.arguments if formal.name == given)
+
+
+def _last_uses(program: p.Program) -> dict[int, list[int]]:
+    """Return, for each node, the values that nothing needs after it (its own result, if nothing ever does)."""
+    first = len(program.inputs) + len(program.constants)
+    last: dict[int, int] = {first + number: number for number in range(len(program.nodes))}
+    for number, node in enumerate(program.nodes):
+        for argument in (*node.args, *(item for _, item in node.kwargs)):
+            last.update((index, number) for index in _references(argument))
+    for output in program.outputs:
+        for index in _references(output):
+            last.pop(index, None)
+    dying: dict[int, list[int]] = {}
+    for index, number in last.items():
+        if not len(program.inputs) <= index < first:  # constants stay
+            dying.setdefault(number, []).append(index)
+    return dying
+
+
+def _references(argument: p.Argument) -> list[int]:
+    if isinstance(argument, p.Ref):
+        return [argument.index]
+    if isinstance(argument, p.Items):
+        return [index for item in argument.items for index in _references(item)]
+    return []

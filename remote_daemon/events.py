@@ -1,0 +1,91 @@
+"""What happens to a supervisor, and what it then wants done: the vocabulary of `protocol.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType, TypeAlias
+
+from dynamo_genie.runtime.wire import messages as m
+
+WorkerId = NewType("WorkerId", int)
+
+
+@dataclass(frozen=True)
+class ClientSaid:
+    """A message on the public endpoint. `tenant` is the proven key, empty without keys."""
+
+    peer: bytes
+    tenant: str
+    message: m.ClientToSupervisor
+
+
+@dataclass(frozen=True)
+class WorkerStarted:
+    worker: WorkerId
+    pid: int
+
+
+@dataclass(frozen=True)
+class WorkerSaid:
+    worker: WorkerId
+    message: m.WorkerToSupervisor
+
+
+@dataclass(frozen=True)
+class WorkerExited:
+    """The process is gone; `how` is for people."""
+
+    worker: WorkerId
+    how: str
+
+
+@dataclass(frozen=True)
+class DrainRequested:
+    """Stop in good order; a second one stops at once."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+Event: TypeAlias = ClientSaid | WorkerStarted | WorkerSaid | WorkerExited | DrainRequested | Tick
+
+
+@dataclass(frozen=True)
+class TellClient:
+    peer: bytes
+    message: m.SupervisorToClient
+
+
+@dataclass(frozen=True)
+class TellWorker:
+    worker: WorkerId
+    message: m.SupervisorToWorker
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    worker: WorkerId
+    tenant: str
+
+
+@dataclass(frozen=True)
+class KillWorker:
+    worker: WorkerId
+
+
+@dataclass(frozen=True)
+class AnnounceReady:
+    """Print the `ready` line: from now on clients can be served."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Leave with `code`; `message` says why if it is not 0."""
+
+    code: int
+    message: str
+
+
+Action: TypeAlias = TellClient | TellWorker | StartWorker | KillWorker | AnnounceReady | Exit

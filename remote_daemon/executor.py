@@ -1,0 +1,104 @@
+"""The worker's executor thread: reads the control socket, runs commands, answers. It alone owns the tensors.
+
+Reading the socket in the thread that runs the commands saves two thread hand-overs in every call. Liveness does
+not depend on it: libzmq's own thread answers heartbeats, and the transfer thread talks to the supervisor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import zmq
+
+from dynamo_genie.errors import GenieError, ProtocolError
+from dynamo_genie.remote_daemon.admissions import Admission, Admissions
+from dynamo_genie.remote_daemon.failures import describe_failure
+from dynamo_genie.remote_daemon.sessions import WorkerSession
+from dynamo_genie.remote_daemon.wakeup import Wakeup
+from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.wire import messages as m
+
+log = logging.getLogger(__name__)
+
+OpenSession = Callable[[Admission], WorkerSession]
+
+
+class Executor:
+    """Runs every session's commands, one batch at a time, fairly between connections."""
+
+    def __init__(self, socket: zmq.Socket[bytes], admissions: Admissions, open_session: OpenSession) -> None:
+        self._socket = socket
+        self._admissions = admissions
+        self._open_session = open_session
+        self._wakeup = Wakeup()
+        self._draining = False
+        self._by_identity: dict[bytes, WorkerSession] = {}
+        self.sessions: dict[bytes, WorkerSession] = {}
+
+    def wake(self) -> None:
+        """Make the thread look for dropped sessions; called from another thread."""
+        self._wakeup.set()
+
+    def drain(self) -> None:
+        """Make `serve` return after the batch in hand; called from another thread."""
+        self._draining = True
+        self._wakeup.set()
+
+    def serve(self) -> None:
+        """Run until drained."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wakeup.fileno(), zmq.POLLIN)
+        while not self._draining:
+            ready = dict(poller.poll(1000))
+            if self._wakeup.fileno() in ready:
+                self._wakeup.clear()
+                self._close_dropped()
+            if self._socket in ready:
+                self._receive()
+
+    def _receive(self) -> None:
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        identity = frames[0]
+        try:
+            if len(frames) != 2:
+                raise ProtocolError(f"a control message has one frame, not {len(frames) - 1}")
+            message = codec.client_to_worker(frames[1])
+            if type(message) is m.Batch:
+                session = self._by_identity.get(identity)
+                if session is None:
+                    raise ProtocolError("the control connection is not attached to a session")
+                replies = session.run(message)
+            else:
+                replies = [self._attach(identity, message)]
+        except GenieError as error:
+            replies = [m.Failed(0, describe_failure(error))]
+        for reply in replies:
+            self._send(identity, reply)
+
+    def _attach(self, identity: bytes, message: m.Attach) -> m.WorkerToClient:
+        admission = self._admissions.attach(message.session, message.token)
+        if admission is None:
+            raise ProtocolError("no such session, or a wrong token")
+        session = self.sessions.get(message.session)
+        if session is None:
+            session = self.sessions[message.session] = self._open_session(admission)
+        self._by_identity[identity] = session
+        return m.Attached(message.request_id)
+
+    def _close_dropped(self) -> None:
+        for session_id in self._admissions.take_dropped():
+            session = self.sessions.pop(session_id, None)
+            if session is not None:
+                session.close()
+                self._by_identity = {i: s for i, s in self._by_identity.items() if s is not session}
+
+    def _send(self, identity: bytes, reply: m.WorkerToClient) -> None:
+        try:
+            self._socket.send_multipart([identity, codec.encode(reply)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            log.debug("client went away before its answer: %s", error)

@@ -1,0 +1,128 @@
+"""The tensors that one session can name, and what they cost. Knows nothing of messages' order or replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
+from dynamo_genie.runtime.wire.messages import ErrorInfo
+
+MAX_HANDLES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Poison:
+    """Stands where a tensor would be, had the call that makes it not failed."""
+
+    error: ErrorInfo
+
+
+class PoisonedInput(Exception):
+    """A command names a handle whose making failed; carries that first error."""
+
+    def __init__(self, error: ErrorInfo) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class HandleTable:
+    """Handles of one session: plain tensors counted per storage, and weights shared by content."""
+
+    def __init__(self, budget: MemoryBudget, weights: WeightStore) -> None:
+        self._budget = budget
+        self._weights = weights
+        self._values: dict[int, torch.Tensor | Poison] = {}
+        self._shared: dict[int, ResidentWeight] = {}
+        self._storages: dict[int, list[int]] = {}
+        self.resident_nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def tensor(self, handle: int) -> torch.Tensor:
+        """Return the tensor a handle names.
+
+        Raises:
+            PoisonedInput: The call that should have made it failed.
+            ProtocolError: There is no such handle.
+        """
+        value = self._values.get(handle)
+        if type(value) is torch.Tensor:
+            return value
+        if isinstance(value, Poison):
+            raise PoisonedInput(value.error)
+        if value is None:
+            raise ProtocolError(f"handle {handle} names nothing in this session")
+        return value
+
+    def add(self, handle: int, tensor: torch.Tensor) -> None:
+        """Name a tensor; its storage counts once, however many handles share it.
+
+        Raises:
+            QuotaExceeded: The memory limit is reached; the handle is not made.
+        """
+        self._require_fresh(handle)
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        entry = self._storages.get(key)
+        if entry is not None:
+            entry[0] += 1
+        else:
+            nbytes = storage.nbytes()
+            if self._budget.used + nbytes > self._budget.limit:
+                self._weights.make_room(nbytes)
+            self._budget.reserve(nbytes, f"a tensor of {nbytes:,} bytes")
+            self.resident_nbytes += nbytes
+            self._storages[key] = [1, nbytes]
+        self._values[handle] = tensor
+
+    def poison(self, handle: int, error: ErrorInfo) -> None:
+        """Remember why a handle has no tensor."""
+        if handle not in self._values:
+            self._values[handle] = Poison(error)
+
+    def adopt(self, handle: int, weight: ResidentWeight) -> None:
+        """Name a shared weight that has been acquired for this handle."""
+        self._require_fresh(handle)
+        self._values[handle] = weight.tensor
+        self._shared[handle] = weight
+
+    def writable(self, handle: int) -> torch.Tensor:
+        """Return the tensor for writing, replacing a shared weight by a private copy first."""
+        weight = self._shared.get(handle)
+        if weight is None:
+            return self.tensor(handle)
+        copy = self._weights.private_copy(weight)
+        self.free(handle)
+        self.add(handle, copy)
+        return copy
+
+    def free(self, handle: int) -> None:
+        """Forget a handle; unknown ones are ignored, so that freeing twice is harmless."""
+        value = self._values.pop(handle, None)
+        weight = self._shared.pop(handle, None)
+        if weight is not None:
+            self._weights.release(weight)
+        elif isinstance(value, torch.Tensor):
+            key = value.untyped_storage()._cdata
+            entry = self._storages[key]
+            entry[0] -= 1
+            if entry[0] == 0:
+                del self._storages[key]
+                self.resident_nbytes -= entry[1]
+                self._budget.release(entry[1])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for handle in list(self._values):
+            self.free(handle)
+
+    def _require_fresh(self, handle: int) -> None:
+        if handle <= 0 or handle in self._values:
+            raise ProtocolError(f"handle {handle} is in use already")
+        if len(self._values) >= MAX_HANDLES:
+            raise ProtocolError(f"more than {MAX_HANDLES:,} handles")

@@ -1,0 +1,65 @@
+"""Which sessions are alive: each is leased to a client that must renew it. Pure bookkeeping; time is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass
+class Lease:
+    """One admitted session: whose it is, where its client is heard from, until when it lasts."""
+
+    session: bytes
+    tenant: str
+    client: str
+    peer: bytes
+    expires: float
+
+
+class Leases:
+    """The sessions of all tenants, found by session, tenant or expiry."""
+
+    def __init__(self, duration_s: float) -> None:
+        self.duration_s = duration_s
+        self._leases: dict[bytes, Lease] = {}
+
+    def grant(self, session: bytes, tenant: str, client: str, peer: bytes, now: float) -> None:
+        """Start the lease of a new session."""
+        self._leases[session] = Lease(session, tenant, client, peer, now + self.duration_s)
+
+    def renew(self, session: bytes, tenant: str, peer: bytes, now: float) -> bool:
+        """Extend a lease; false if there is none of this tenant. Remembers where the client is now."""
+        lease = self._leases.get(session)
+        if lease is None or lease.tenant != tenant:
+            return False
+        lease.expires, lease.peer = now + self.duration_s, peer
+        return True
+
+    def end(self, session: bytes, tenant: str) -> Lease | None:
+        """End one lease of this tenant, and return it if there was one."""
+        lease = self._leases.get(session)
+        return self._leases.pop(session) if lease is not None and lease.tenant == tenant else None
+
+    def end_tenant(self, tenant: str) -> list[Lease]:
+        """End all leases of a tenant and return them."""
+        return [self._leases.pop(lease.session) for lease in self._of(tenant)]
+
+    def end_expired(self, now: float) -> list[Lease]:
+        """End the leases that were not renewed in time and return them."""
+        expired = [lease for lease in self._leases.values() if lease.expires <= now]
+        return [self._leases.pop(lease.session) for lease in expired]
+
+    def count(self, tenant: str) -> int:
+        """Return how many sessions a tenant has."""
+        return len(self._of(tenant))
+
+    def next_expiry(self) -> float | None:
+        """Return when the next lease ends unless it is renewed."""
+        return min((lease.expires for lease in self._leases.values()), default=None)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(tuple(self._leases.values()))
+
+    def _of(self, tenant: str) -> list[Lease]:
+        return [lease for lease in self._leases.values() if lease.tenant == tenant]

@@ -1,0 +1,39 @@
+"""How much memory a worker may fill, counted per storage. Thread-safe; knows nothing of tensors' meaning."""
+
+from __future__ import annotations
+
+import threading
+
+from dynamo_genie.errors import QuotaExceeded
+
+
+class MemoryBudget:
+    """Counts resident and reserved bytes against a limit.
+
+    The executor accounts for what programs leave resident; the bulk thread reserves an upload's memory before
+    it allocates it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._lock = threading.Lock()
+
+    def reserve(self, nbytes: int, what: str) -> None:
+        """Take `nbytes` or raise.
+
+        Raises:
+            QuotaExceeded: The limit would be passed; the message names what was asked, used and allowed.
+        """
+        with self._lock:
+            if self.used + nbytes > self.limit:
+                raise QuotaExceeded(
+                    f"{what} needs {nbytes:,} bytes but {self.used:,} of {self.limit:,} are in use; "
+                    "free tensors or start the daemon with a larger --memory-limit"
+                )
+            self.used += nbytes
+
+    def release(self, nbytes: int) -> None:
+        """Give back what `reserve` took."""
+        with self._lock:
+            self.used -= nbytes

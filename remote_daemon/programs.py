@@ -1,0 +1,64 @@
+"""Programs a worker has seen, compiled once and shared by all its sessions."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.runtime.wire.program import Program, TensorInput, decode_program, program_digest
+
+MAX_PROGRAMS = 4096
+"""Programs kept when no session names them; single eager operators are programs too, and small."""
+
+
+Executable: TypeAlias = Callable[[list[Any]], tuple[Any, ...]]
+"""A compiled program: tensors and numbers in, values out."""
+
+Engine: TypeAlias = Callable[[Program], Executable]
+"""Compiles programs for one device."""
+
+_SCALARS = {"int": int, "float": float, "bool": bool}
+
+
+class LoadedProgram:
+    """A program and its executable. `input_kinds` has None for a tensor, the Python type for a scalar."""
+
+    def __init__(self, program: Program, executable: Executable) -> None:
+        self.executable = executable
+        self.input_kinds = tuple(None if isinstance(i, TensorInput) else _SCALARS[i.kind] for i in program.inputs)
+        self.outputs = len(program.outputs)
+        self.mutated = frozenset(program.mutated_inputs)
+        self.random = program.random
+
+
+class ProgramCache:
+    """Compiled programs by content digest, least recently loaded dropped first."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loaded: OrderedDict[bytes, LoadedProgram] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def load(self, digest: bytes, encoded: bytes) -> LoadedProgram:
+        """Return the program with this digest, compiling `encoded` when it is new.
+
+        Raises:
+            ProtocolError: `encoded` is malformed or is not what the digest names.
+            UnsupportedOperator: It holds an operator outside the table.
+        """
+        known = self._loaded.get(digest)
+        if known is not None:
+            self._loaded.move_to_end(digest)
+            return known
+        if program_digest(encoded) != digest:
+            raise ProtocolError("a program does not match its digest")
+        program = decode_program(encoded)
+        loaded = LoadedProgram(program, self._engine(program))
+        self._loaded[digest] = loaded
+        if len(self._loaded) > MAX_PROGRAMS:
+            self._loaded.popitem(last=False)
+        return loaded

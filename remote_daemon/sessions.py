@@ -1,0 +1,256 @@
+"""One client's command stream on a worker: each command changes the handle table, some are answered.
+
+Sans-IO: `WorkerSession.run` takes a decoded batch and returns replies; it touches no socket. The first error
+is latched and answers the next request; handles that a failed command should have made are poisoned, and
+whatever is computed from them fails with that same first error.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.buffers import BufferStore
+from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
+from dynamo_genie.remote_daemon.failures import describe_failure
+from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.programs import LoadedProgram, ProgramCache
+from dynamo_genie.remote_daemon.staging import Staging
+from dynamo_genie.remote_daemon.weight_store import WeightStore
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
+from dynamo_genie.runtime.wire.tensor import InlineTensor
+
+Send = Callable[[memoryview], int]
+"""Hands bytes to the bulk thread and returns the number of the download."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all sessions of a worker share."""
+
+    buffers: BufferStore
+    weights: WeightStore
+    programs: ProgramCache
+    budget: MemoryBudget
+
+
+@dataclass
+class Binding:
+    """The resident inputs of a program: a template of its inputs and the positions a call fills."""
+
+    handles: tuple[int, ...]
+    positions: tuple[int, ...]
+    holes: tuple[int, ...]
+
+
+class WorkerSession:
+    """State of one session: handles, programs, bindings, the latched error."""
+
+    def __init__(self, services: Services, staging: Staging, send_bulk: Send) -> None:
+        self._services = services
+        self.staging = staging
+        self._send_bulk = send_bulk
+        self.handles = HandleTable(services.budget, services.weights)
+        self._programs: dict[int, LoadedProgram] = {}
+        self._bindings: dict[int, Binding] = {}
+        self._latched: m.ErrorInfo | None = None
+        self._sequence = 0
+        self._last_replies: list[m.WorkerToClient] = []
+        self.calls = 0
+        self._run: dict[type, Callable[[Any], m.WorkerToClient | None]] = {
+            m.Call: self._call,
+            m.Free: self._free,
+            m.Fetch: self._fetch,
+            m.Put: self._put,
+            m.RegisterProgram: self._register,
+            m.BindWeights: self._bind,
+            m.PutUploaded: self._put_uploaded,
+            m.QueryWeights: self._query_weights,
+            m.StoreWeight: self._store_weight,
+            m.AdoptWeight: self._adopt_weight,
+            m.PatchWeight: self._patch_weight,
+            m.Describe: self._describe,
+            m.Sync: self._sync,
+        }
+
+    def run(self, batch: m.Batch) -> list[m.WorkerToClient]:
+        """Run a batch in order and return its replies; a batch seen before only repeats its replies."""
+        if batch.sequence <= self._sequence:
+            return self._last_replies if batch.sequence == self._sequence else []
+        self._sequence = batch.sequence
+        replies: list[m.WorkerToClient] = []
+        for command in batch.commands:
+            reply = self._answer(command)
+            if reply is not None:
+                replies.append(reply)
+        self._last_replies = replies
+        return replies
+
+    def close(self) -> None:
+        """Free everything the session holds."""
+        self.staging.close()
+        self.handles.clear()
+
+    def _answer(self, command: m.Command) -> m.WorkerToClient | None:
+        request_id = getattr(command, "request_id", 0)
+        if request_id and self._latched is not None:
+            error, self._latched = self._latched, None
+            self._poison_results(command, error)
+            return m.Failed(request_id, error)
+        try:
+            return self._run[type(command)](command)
+        except Exception as error:  # the one broad except: every failure becomes a record for the client
+            failure = describe_failure(error, type(command).__name__, getattr(command, "program", -1))
+            self._poison_results(command, failure)
+            if request_id:
+                return m.Failed(request_id, failure)
+            if self._latched is None and not isinstance(error, PoisonedInput):
+                self._latched = failure
+            return None
+
+    def _poison_results(self, command: m.Command, error: m.ErrorInfo) -> None:
+        for handle in getattr(command, "outputs", ()):
+            self.handles.poison(handle, error)
+        if isinstance(command, m.Put | m.PutUploaded | m.AdoptWeight):
+            self.handles.poison(command.handle, error)
+
+    def _call(self, call: m.Call) -> m.WorkerToClient | None:
+        program = self._programs.get(call.program)
+        if program is None:
+            raise ProtocolError(f"program {call.program} is not registered")
+        inputs = self._inputs(program, call)
+        if len(call.outputs) != program.outputs:
+            raise ProtocolError(f"program {call.program} has {program.outputs} outputs, not {len(call.outputs)}")
+        self.calls += 1
+        if program.random:
+            return self._call_random(program, inputs, call)
+        self._name_outputs(call.outputs, program.executable(inputs))
+        return m.Done(call.request_id) if call.request_id else None
+
+    def _call_random(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> m.WorkerToClient | None:
+        if not call.rng or not call.request_id:
+            raise ProtocolError("a program that draws random numbers was called without a generator state")
+        generator = torch.default_generator
+        generator.set_state(torch.frombuffer(bytearray(call.rng), dtype=torch.uint8))
+        self._name_outputs(call.outputs, program.executable(inputs))
+        return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
+
+    def _inputs(self, program: LoadedProgram, call: m.Call) -> list[Any]:
+        tensor = self.handles.tensor
+        kinds = program.input_kinds
+        values: list[Any]
+        if call.binding:
+            binding = self._bindings.get(call.binding)
+            if binding is None:
+                raise ProtocolError(f"binding {call.binding} is unknown")
+            values = [None] * len(kinds)
+            for position, handle in zip(binding.positions, binding.handles, strict=True):
+                values[position] = tensor(handle)
+            holes: Any = binding.holes
+        else:
+            values = [None] * len(kinds)
+            holes = range(len(kinds))
+        if len(holes) != len(call.inputs):
+            raise ProtocolError(f"program {call.program} takes {len(holes)} inputs, not {len(call.inputs)}")
+        for position, value in zip(holes, call.inputs, strict=True):
+            kind = kinds[position]
+            if kind is None:
+                values[position] = tensor(value) if type(value) is int else self._inline(value)
+            elif type(value) is kind:
+                values[position] = value
+            else:
+                raise ProtocolError(f"input {position} of program {call.program} must be {kind.__name__}")
+        return values
+
+    def _name_outputs(self, handles: tuple[int, ...], values: tuple[Any, ...]) -> None:
+        for handle, value in zip(handles, values, strict=True):
+            if handle:
+                self.handles.add(handle, value)
+
+    def _inline(self, tensor: Any) -> torch.Tensor:
+        if type(tensor) is not InlineTensor:
+            raise ProtocolError(f"a tensor input must be a handle or inline data, not {type(tensor).__name__}")
+        data = tensor.data
+        if tensor.packed:
+            expected = spec_nbytes(tensor.spec)
+            if expected > MAX_FETCH_INLINE_NBYTES:
+                raise ProtocolError(f"packed tensor of {expected} bytes is too large")
+            data = zlib.decompressobj().decompress(data, expected + 1)
+        return self._services.buffers.from_bytes(tensor.spec, data)
+
+    def _free(self, command: m.Free) -> None:
+        for handle in command.handles:
+            self.handles.free(handle)
+
+    def _put(self, command: m.Put) -> None:
+        self.handles.add(command.handle, self._inline(command.tensor))
+
+    def _put_uploaded(self, command: m.PutUploaded) -> None:
+        upload = self.staging.claim(command.upload)
+        self.handles.add(command.handle, self._services.buffers.adopt(command.spec, upload.memory))
+
+    def _register(self, command: m.RegisterProgram) -> None:
+        encoded = command.encoded
+        if command.upload:
+            encoded = self.staging.claim(command.upload).memory.numpy().tobytes()
+        self._programs[command.program] = self._services.programs.load(command.digest, encoded)
+
+    def _bind(self, command: m.BindWeights) -> None:
+        program = self._programs.get(command.program)
+        if program is None:
+            raise ProtocolError(f"program {command.program} is not registered")
+        taken = set(command.positions)
+        if len(taken) != len(command.handles) or not taken <= set(range(len(program.input_kinds))):
+            raise ProtocolError("a binding must give one handle for each of its positions")
+        for position, handle in zip(command.positions, command.handles, strict=True):
+            if position in program.mutated:
+                self.handles.writable(handle)
+            self.handles.tensor(handle)
+        holes = tuple(i for i in range(len(program.input_kinds)) if i not in taken)
+        self._bindings[command.binding] = Binding(command.handles, command.positions, holes)
+
+    def _query_weights(self, command: m.QueryWeights) -> m.WeightsMissing:
+        weights = self._services.weights
+        missing = (i for i, digest in enumerate(command.digests) if digest not in weights)
+        return m.WeightsMissing(command.request_id, tuple(missing))
+
+    def _store_weight(self, command: m.StoreWeight) -> None:
+        self._services.weights.store(command.digest, command.spec, self.staging.claim(command.upload))
+
+    def _adopt_weight(self, command: m.AdoptWeight) -> None:
+        weights = self._services.weights
+        weight = weights.acquire(command.digest, command.spec)
+        try:
+            self.handles.adopt(command.handle, weight)
+        except ProtocolError:
+            weights.release(weight)
+            raise
+
+    def _patch_weight(self, command: m.PatchWeight) -> None:
+        upload = self.staging.claim(command.upload)
+        self._services.buffers.patch(self.handles.writable(command.handle), command.offset, upload.memory)
+
+    def _fetch(self, command: m.Fetch) -> m.Fetched:
+        budget = MAX_FETCH_INLINE_NBYTES
+        tensors = []
+        for handle in command.handles:
+            spec, data = self._services.buffers.to_host(self.handles.tensor(handle))
+            if data.nbytes <= budget:
+                budget -= data.nbytes
+                tensors.append(m.FetchedTensor(spec, bytes(data)))
+            else:
+                tensors.append(m.FetchedTensor(spec, b"", self._send_bulk(data)))
+        return m.Fetched(command.request_id, tuple(tensors))
+
+    def _describe(self, command: m.Describe) -> m.Described:
+        return m.Described(command.request_id, tuple(spec_of(self.handles.tensor(h)) for h in command.handles))
+
+    def _sync(self, command: m.Sync) -> m.Done:
+        return m.Done(command.request_id)

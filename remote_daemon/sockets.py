@@ -1,0 +1,119 @@
+"""Server sockets with every setting that a socket open to strangers needs. Knows nothing of messages."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+
+import zmq
+
+from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.remote_daemon.auth import ZAP_DOMAIN
+from dynamo_genie.remote_daemon.policy import IpcAddress, TcpAddress, parse_endpoint, require_keys_off_loopback
+from dynamo_genie.runtime.wire.key_file import ServerKeyPair
+
+HANDSHAKE_MS = 2_000
+HEARTBEAT_MS = 500
+HEARTBEAT_TIMEOUT_MS = 1_500
+BACKLOG = 128
+BULK_HIGH_WATER = 32
+CONTROL_HIGH_WATER = 1_000
+
+Router = zmq.Socket[bytes]
+
+
+def bind_router(
+    context: zmq.Context[Router],
+    endpoint: str,
+    *,
+    max_frame_nbytes: int,
+    curve: ServerKeyPair | None,
+    ports: tuple[int, int] | None = None,
+    high_water: int = CONTROL_HIGH_WATER,
+) -> tuple[Router, str]:
+    """Bind a ROUTER socket and return it with the endpoint that it really has.
+
+    With `curve`, an `Authenticator` must serve `context` already: handshakes fail where none answers.
+
+    Args:
+        endpoint: Where to listen; without keys this must be loopback or ipc.
+        max_frame_nbytes: A peer that sends a larger frame is cut off.
+        curve: The daemon's pair; None serves without keys.
+        ports: First and last port to try when `endpoint` leaves the port open (`*`).
+        high_water: How many messages may queue for one peer, each way.
+    """
+    address = parse_endpoint(endpoint)
+    require_keys_off_loopback(address, has_keys=curve is not None)
+    socket = context.socket(zmq.ROUTER)
+    try:
+        _configure(socket, address, max_frame_nbytes, high_water)
+        if curve is not None:
+            _require_curve(socket, curve)
+        _bind(socket, address, ports)
+        return socket, socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    except BaseException:
+        socket.close(linger=0)
+        raise
+
+
+def _configure(socket: Router, address: TcpAddress | IpcAddress, max_frame_nbytes: int, high_water: int) -> None:
+    settings = {
+        zmq.MAXMSGSIZE: max_frame_nbytes,  # without it one raw peer makes the server buffer all it sends
+        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+        zmq.ROUTER_MANDATORY: 1,
+        zmq.ROUTER_HANDOVER: 0,  # a peer never takes over the routing id of another
+        zmq.LINGER: 0,
+        zmq.BACKLOG: BACKLOG,
+        zmq.SNDHWM: high_water,
+        zmq.RCVHWM: high_water,
+    }
+    for option, value in settings.items():
+        socket.setsockopt(option, value)
+    if isinstance(address, TcpAddress) and address.host.startswith("["):
+        socket.setsockopt(zmq.IPV6, 1)
+
+
+def _require_curve(socket: Router, pair: ServerKeyPair) -> None:
+    socket.curve_server = True
+    socket.curve_publickey = pair.public.encode()
+    socket.curve_secretkey = pair.secret.encode()
+    socket.zap_domain = ZAP_DOMAIN
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator: refuse, where the default is to admit
+
+
+def _bind(socket: Router, address: TcpAddress | IpcAddress, ports: tuple[int, int] | None) -> None:
+    if isinstance(address, IpcAddress):
+        _bind_ipc(socket, address)
+    elif address.port or ports is None:
+        _bind_first(socket, [address.endpoint()])
+    else:
+        _bind_first(socket, (address.endpoint(port) for port in range(ports[0], ports[1] + 1)))
+
+
+def _bind_ipc(socket: Router, address: IpcAddress) -> None:
+    if os.path.lexists(address.path) and not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+        raise DaemonUnavailable(f"cannot listen on {address.endpoint()}: {address.path} exists and is no socket")
+    before = os.umask(0o077)  # only the own user may connect
+    try:
+        _bind_first(socket, [address.endpoint()])
+    finally:
+        os.umask(before)
+
+
+def _bind_first(socket: Router, endpoints: Iterable[str]) -> None:
+    reason, tried = "no port to try", []
+    for endpoint in endpoints:
+        try:
+            socket.bind(endpoint)
+            return
+        except zmq.ZMQError as error:
+            reason = error.strerror or str(error)
+            tried.append(endpoint)
+            if error.errno != errno.EADDRINUSE:
+                break
+    where = tried[0] if len(tried) == 1 else f"any of {tried[0]} ... {tried[-1]}" if tried else "an empty port range"
+    raise DaemonUnavailable(f"cannot listen on {where}: {reason}")

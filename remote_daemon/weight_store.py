@@ -1,0 +1,97 @@
+"""Weights of one worker by content: uploaded once, shared by all its sessions, copied when one changes them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.buffers import BufferStore
+from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.staging import Upload
+from dynamo_genie.runtime.wire.content import content_digest
+from dynamo_genie.runtime.wire.tensor import TensorSpec
+
+
+@dataclass
+class ResidentWeight:
+    """A tensor with a known content. `users` counts the handles that name it."""
+
+    digest: bytes
+    spec: TensorSpec
+    tensor: torch.Tensor
+    nbytes: int
+    users: int = 0
+
+
+class WeightStore:
+    """Maps content digests to resident tensors.
+
+    A weight that no session uses stays, so that the next process with the same model uploads nothing; the
+    least recently used ones make room when memory is wanted.
+    """
+
+    def __init__(self, buffers: BufferStore, budget: MemoryBudget) -> None:
+        self._buffers = buffers
+        self._budget = budget
+        self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
+        self.nbytes = 0
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._by_digest
+
+    def store(self, digest: bytes, spec: TensorSpec, upload: Upload) -> None:
+        """Keep a finished upload under its content digest.
+
+        Raises:
+            ProtocolError: The bytes that arrived are not those that the digest names.
+            QuotaExceeded: The memory limit is reached even without the unused weights.
+        """
+        if content_digest(spec, bytes(upload.chunk_digests)) != digest:
+            raise ProtocolError("an uploaded weight does not match its digest; it was changed while it was sent")
+        if digest in self._by_digest:
+            return
+        self.make_room(upload.nbytes)
+        self._budget.reserve(upload.nbytes, "a weight")
+        tensor = self._buffers.adopt(spec, upload.memory)
+        self._by_digest[digest] = ResidentWeight(digest, spec, tensor, upload.nbytes)
+        self.nbytes += upload.nbytes
+
+    def acquire(self, digest: bytes, spec: TensorSpec) -> ResidentWeight:
+        """Return the weight with this content and count one more user.
+
+        Raises:
+            ProtocolError: The content is not here, or is described differently.
+        """
+        weight = self._by_digest.get(digest)
+        if weight is None or weight.spec != spec:
+            raise ProtocolError("a weight was named that this worker does not hold")
+        self._by_digest.move_to_end(digest)
+        weight.users += 1
+        return weight
+
+    def release(self, weight: ResidentWeight) -> None:
+        """Count one user less; the content stays until memory is wanted."""
+        weight.users -= 1
+
+    def make_room(self, nbytes: int) -> None:
+        """Drop unused weights, oldest first, until `nbytes` more would fit or none is left."""
+        for digest in [d for d, weight in self._by_digest.items() if weight.users == 0]:
+            if self._budget.used + nbytes <= self._budget.limit:
+                return
+            nbytes = self._by_digest.pop(digest).nbytes
+            self._budget.release(nbytes)
+            self.nbytes -= nbytes
+
+    def private_copy(self, weight: ResidentWeight) -> torch.Tensor:
+        """Return a copy that one session may change; the caller accounts for it and releases the original.
+
+        Raises:
+            QuotaExceeded: The copy does not fit.
+        """
+        self.make_room(weight.nbytes)
+        if self._budget.used + weight.nbytes > self._budget.limit:
+            raise QuotaExceeded(f"no room to copy a shared weight of {weight.nbytes:,} bytes before changing it")
+        return weight.tensor.clone(memory_format=torch.preserve_format)

@@ -1,0 +1,169 @@
+"""The worker process: one tenant, one device, everything resident. Started by the supervisor, dies with it.
+
+Two threads: the main one runs commands (`Executor`), the other moves bulk data and talks to the supervisor
+(`Transfers`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import threading
+import time
+from functools import partial
+
+import torch
+import zmq
+
+from dynamo_genie.errors import GenieError
+from dynamo_genie.remote_daemon.admissions import Admission, Admissions
+from dynamo_genie.remote_daemon.auth import Authenticator
+from dynamo_genie.remote_daemon.buffers import BufferStore
+from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.executor import Executor
+from dynamo_genie.remote_daemon.link import WorkerLink, open_worker_link
+from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.parent import die_with_parent
+from dynamo_genie.remote_daemon.programs import Executable, ProgramCache
+from dynamo_genie.remote_daemon.sessions import Services, WorkerSession
+from dynamo_genie.remote_daemon.sockets import BULK_HIGH_WATER, bind_router
+from dynamo_genie.remote_daemon.transfers import Transfers
+from dynamo_genie.remote_daemon.weight_store import WeightStore
+from dynamo_genie.remote_daemon.worker_config import WorkerConfig
+from dynamo_genie.remote_daemon.worker_device import choose_device, device_info, open_buffers
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
+from dynamo_genie.runtime.wire.program import Program
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Everything a worker owns, wired together."""
+
+    def __init__(self, link: WorkerLink, config: WorkerConfig) -> None:
+        self._link = link
+        self._config = config
+        device = choose_device(config.device)
+        self._info = device_info(device, config.memory_limit)
+        budget = MemoryBudget(self._info.memory_limit)
+        buffers = open_buffers(device)
+        programs = ProgramCache(partial(_compile, buffers))
+        self._services = Services(buffers, WeightStore(buffers, budget), programs, budget)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
+        self._authenticator = None
+        if config.keys is not None:
+            self._authenticator = Authenticator(self._context, lambda: {config.client_public_key})
+        control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
+        bulk, self._bulk_endpoint = self._bind("b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER)
+        self._admissions = Admissions(budget)
+        self._transfers = Transfers(bulk, self._admissions)
+        self._executor = Executor(control, self._admissions, self._open_session)
+
+    def serve(self) -> None:
+        """Say that the worker is ready and run until the supervisor drains it or goes away."""
+        self._transfers.watch(self._link.fileno(), self._on_link)
+        self._link.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
+        threading.Thread(target=self._transfer, name="genie-transfers", daemon=True).start()
+        with torch.inference_mode():
+            self._executor.serve()
+        self._transfers.stop()
+
+    def _transfer(self) -> None:
+        try:
+            self._transfers.serve()
+        except BaseException:
+            log.exception("the transfer thread failed; the worker ends")
+            os._exit(1)
+
+    def _bind(self, name: str, max_frame_nbytes: int, **settings: int) -> tuple[zmq.Socket[bytes], str]:
+        endpoint, ports = self._config.bind_arguments(name)
+        return bind_router(
+            self._context,
+            endpoint,
+            max_frame_nbytes=max_frame_nbytes,
+            curve=self._config.keys,
+            ports=ports,
+            **settings,
+        )
+
+    def _open_session(self, admission: Admission) -> WorkerSession:
+        return WorkerSession(self._services, admission.staging, partial(self._transfers.send, admission))
+
+    def _on_link(self) -> bool:
+        """Do what the supervisor says; runs in the transfer thread."""
+        for message in self._link.receive_available():
+            match message:
+                case m.AdmitSession():
+                    self._admissions.admit(message)
+                case m.DropSession():
+                    self._admissions.drop(message.session)
+                    self._executor.wake()
+                case m.WorkerStatusRequest():
+                    self._link.send(m.WorkerStatusReport(message.request_id, self._status()))
+                case m.Drain():
+                    self._executor.drain()
+        if self._link.closed:
+            os._exit(0)  # the supervisor is gone: nobody can reach this process in good order any more
+        if self._authenticator is not None and not self._authenticator.alive:
+            log.error("the authenticator died; the worker ends")
+            os._exit(1)
+        return True
+
+    def _status(self) -> m.WorkerStatus:
+        """Count, from another thread than the executor's: figures may be a call old."""
+        services = self._services
+        now = time.monotonic()
+        sessions = []
+        for admission in self._admissions.all():
+            session = self._executor.sessions.get(admission.session)
+            sessions.append(
+                m.SessionStatus(
+                    session=admission.session.hex()[:12],
+                    client=admission.client,
+                    age_s=now - admission.since,
+                    calls=session.calls if session else 0,
+                    handles=len(session.handles) if session else 0,
+                    resident_nbytes=session.handles.resident_nbytes if session else 0,
+                )
+            )
+        return m.WorkerStatus(
+            tenant=self._config.tenant,
+            pid=os.getpid(),
+            state="ready",
+            device=f"{self._info.kind} {self._info.name}",
+            memory_limit=self._info.memory_limit,
+            resident_nbytes=services.budget.used,
+            weight_nbytes=services.weights.nbytes,
+            programs=len(services.programs),
+            calls=sum(session.calls for session in sessions),
+            sessions=tuple(sessions),
+        )
+
+
+def _compile(buffers: BufferStore, program: Program) -> Executable:
+    constants = [buffers.from_bytes(constant.spec, constant.data) for constant in program.constants]
+    return compile_program(program, buffers.device, constants)
+
+
+def main() -> None:
+    """Run `python -m dynamo_genie.remote_daemon.worker --link-fd N`."""
+    parser = argparse.ArgumentParser(description="Worker of a genie daemon; started by the daemon itself.")
+    parser.add_argument("--link-fd", type=int, required=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the supervisor, which drains us
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    link, config = open_worker_link(parser.parse_args().link_fd)
+    die_with_parent(config.supervisor_pid)
+    try:
+        worker = Worker(link, config)
+    except (GenieError, RuntimeError) as error:
+        code = type(error).__name__ if isinstance(error, GenieError) else "RemoteError"
+        link.send(m.WorkerFailed(code, f"the worker cannot start: {error}"))
+        raise SystemExit(1) from error
+    worker.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Which device a worker runs on, and how much of its memory it may use."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from dynamo_genie.errors import OptionError
+from dynamo_genie.remote_daemon.buffers import BufferStore
+from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
+from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
+from dynamo_genie.runtime.wire.messages import DeviceInfo
+
+USABLE_SHARE = 0.9
+"""The part of a device's memory that resident tensors may fill by default; the rest is for intermediates."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `--device` names ("auto": the first CUDA device, else the CPU).
+
+    Raises:
+        OptionError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name.startswith("cuda"):
+        device = torch.device(name)
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index or 0
+        if index >= found:
+            raise OptionError(f"--device {name}: torch {torch.__version__} finds {found} CUDA devices on this machine")
+        return torch.device("cuda", index)
+    raise OptionError(f"--device {name!r} is unknown; use auto, cpu or cuda:N")
+
+
+def open_buffers(device: torch.device) -> BufferStore:
+    """Return the store for a device's memory."""
+    return HostBufferStore() if device.type == "cpu" else DeviceBufferStore(device)
+
+
+def device_info(device: torch.device, memory_limit: int) -> DeviceInfo:
+    """Describe the device; a limit of 0 becomes the usable share of its memory."""
+    if device.type == "cuda":
+        total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+    else:
+        total, name = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "cpu"
+    return DeviceInfo(device.type, name, memory_limit or int(total * USABLE_SHARE), str(torch.__version__))

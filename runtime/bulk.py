@@ -1,0 +1,134 @@
+"""The client's end of the bulk socket: chunks out and in, a window of them at a time, without copies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+import zmq
+
+from dynamo_genie.errors import ProtocolError, RequestTimeout
+from dynamo_genie.runtime.counters import Counters
+from dynamo_genie.runtime.failures import class_named
+from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, UPLOAD_WINDOW
+
+CREDIT_EVERY = 4
+
+Progress = Callable[[int], None]
+"""Told how many bytes more have been sent."""
+
+
+class BulkConnection:
+    """Uploads and downloads of one session, one caller at a time (under the session's lock)."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], counters: Counters, check: Callable[[], None], timeout_s: float
+    ) -> None:
+        self._socket = socket
+        self._counters = counters
+        self._check = check
+        self._timeout_s = timeout_s
+        self._credits = UPLOAD_WINDOW
+        self._taken = 0
+        self._next_upload = 0
+        self._unfinished: set[int] = set()
+
+    def attach(self, message: m.Attach) -> None:
+        """Open the session on this connection."""
+        self._send(message)
+        reply = self._receive()
+        if not isinstance(reply, m.Attached):
+            raise ProtocolError(f"expected the bulk connection to attach, got {type(reply).__name__}")
+
+    def upload(self, views: Sequence[memoryview], kind: str, progress: Progress | None = None) -> list[int]:
+        """Send each view's bytes and wait until all have arrived; return the numbers of the uploads.
+
+        Raises:
+            QuotaExceeded: The worker has no room.
+            RequestTimeout: The worker stopped taking chunks.
+        """
+        numbers = []
+        for view in views:
+            self._next_upload += 1
+            numbers.append(self._next_upload)
+            self._unfinished.add(self._next_upload)
+            self._send(m.UploadBegin(self._next_upload, view.nbytes))
+            self._send_chunks(self._next_upload, view, kind, progress)
+        while self._unfinished:
+            self._take_report()
+        return numbers
+
+    def download(self, number: int, into: torch.Tensor, kind: str) -> None:
+        """Receive the bytes of a download into a flat uint8 tensor."""
+        room = memoryview(into.numpy())
+        received = 0
+        while received < len(room):
+            message = self._receive()
+            if not isinstance(message, m.Chunk):
+                raise ProtocolError(f"expected a chunk of download {number}, got {type(message).__name__}")
+            self._taken += 1
+            if self._taken % CREDIT_EVERY == 0:
+                self._send(m.Credit(CREDIT_EVERY))
+            if message.transfer != number:
+                self._socket.recv()
+                continue
+            if message.offset != received:
+                raise ProtocolError(f"chunk at {message.offset} of download {number}, expected {received}")
+            expected = room[received : received + CHUNK_NBYTES]
+            if self._socket.recv_into(expected) != len(expected):
+                raise ProtocolError(f"a chunk of download {number} has the wrong size")
+            received += len(expected)
+            self._counters.received[kind] += len(expected)
+
+    def _send_chunks(self, number: int, view: memoryview, kind: str, progress: Progress | None) -> None:
+        for offset in range(0, view.nbytes, CHUNK_NBYTES):
+            while self._credits == 0:
+                self._take_report()
+            if number not in self._unfinished:
+                return
+            chunk = view[offset : offset + CHUNK_NBYTES]
+            header = codec.encode(m.Chunk(number, offset))
+            self._socket.send(header, zmq.SNDMORE)
+            self._socket.send(chunk, copy=False)
+            self._credits -= 1
+            self._counters.sent["control"] += len(header)
+            self._counters.sent[kind] += len(chunk)
+            if progress is not None:
+                progress(len(chunk))
+
+    def _take_report(self) -> None:
+        message = self._receive()
+        if isinstance(message, m.Credit):
+            self._credits += message.chunks
+        elif isinstance(message, m.UploadDone):
+            self._unfinished.discard(message.upload)
+        elif isinstance(message, m.BulkFailed):
+            self._unfinished.clear()
+            raise class_named(message.code)(message.message)
+        elif isinstance(message, m.Chunk):  # of a download whose reader gave up
+            self._socket.recv()
+            self._taken += 1
+
+    def _send(self, message: m.ClientToBulk) -> None:
+        data = codec.encode(message)
+        self._socket.send(data)
+        self._counters.sent["control"] += len(data)
+
+    def _receive(self) -> m.BulkToClient:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            self._check()
+            try:
+                data = self._socket.recv()
+            except zmq.Again:
+                if time.monotonic() > deadline:
+                    raise RequestTimeout(
+                        f"the daemon moved no bulk data for {self._timeout_s:g} s "
+                        "(request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
+                    ) from None
+                continue
+            self._counters.received["control"] += len(data)
+            return codec.bulk_to_client(data)

@@ -1,0 +1,37 @@
+"""What crossed the wire, by tensor class. Counted where frames are handed to the sockets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+TENSOR_CLASSES = ("weight", "kv_cache", "activation", "input", "output", "gradient", "control")
+
+
+@dataclass
+class Counters:
+    """Bytes sent and received by tensor class, and how often the program had to wait.
+
+    `control` is everything that is not a tensor's bytes: headers, ids, shapes, programs. The framing of
+    ZeroMQ and of the network below it is not included.
+    """
+
+    sent: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+
+    def snapshot(self) -> dict[str, object]:
+        """Return plain dicts, every class present."""
+        return {
+            "sent": {name: self.sent[name] for name in TENSOR_CLASSES},
+            "received": {name: self.received[name] for name in TENSOR_CLASSES},
+            "sent_total": sum(self.sent.values()),
+            "received_total": sum(self.received.values()),
+            **{name: self.events[name] for name in ("calls", "eager_calls", "fetches", "round_trips", "local_reads")},
+        }
+
+    def reset(self) -> None:
+        """Start again from zero."""
+        self.sent.clear()
+        self.received.clear()
+        self.events.clear()

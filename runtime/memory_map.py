@@ -1,0 +1,47 @@
+"""Which kinds of memory a process has mapped where, read from /proc/self/maps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One mapped range. `shared`: others may write it. `path`: the file behind it, empty for anonymous memory."""
+
+    start: int
+    end: int
+    shared: bool
+    inode: int
+    path: str
+
+
+class MemoryMap:
+    """A snapshot of the process's mappings."""
+
+    def __init__(self, text: str) -> None:
+        self._mappings = [_parse(line) for line in text.splitlines()]
+        self._starts = [mapping.start for mapping in self._mappings]
+
+    @classmethod
+    def of_this_process(cls) -> MemoryMap:
+        return cls(Path("/proc/self/maps").read_text(errors="surrogateescape"))
+
+    def covering(self, start: int, end: int) -> list[Mapping]:
+        """Return the mappings that cover a range without a gap; empty when a part is not mapped."""
+        found: list[Mapping] = []
+        index = max(bisect_right(self._starts, start) - 1, 0)
+        for mapping in self._mappings[index:]:
+            if mapping.start > start or start >= end:
+                break
+            found.append(mapping)
+            start = max(start, mapping.end)
+        return found if start >= end else []
+
+
+def _parse(line: str) -> Mapping:
+    extent, permissions, _offset, _device, inode, *path = line.split(maxsplit=5)
+    start, end = (int(part, 16) for part in extent.split("-"))
+    return Mapping(start, end, permissions[3] == "s", int(inode), path[0] if path and int(inode) else "")

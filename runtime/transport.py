@@ -1,0 +1,100 @@
+"""Client sockets with every setting that keeps a dead peer from going unnoticed. Knows nothing of messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import zmq
+
+from dynamo_genie.errors import OptionError
+from dynamo_genie.runtime.wire.key_file import ClientKeys
+
+HANDSHAKE_MS = 2_000
+HEARTBEAT_MS = 500
+HEARTBEAT_TIMEOUT_MS = 1_500
+RECONNECT_MS = 100
+RECONNECT_MAX_MS = 2_000
+
+Dealer = zmq.Socket[bytes]
+
+_ENDPOINT = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^\[\]:/\s*]+):\d{1,5}|ipc:///.+")
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Return `endpoint` if a client can connect to it, or raise `OptionError` with the forms there are."""
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise OptionError(f"{endpoint!r} is no endpoint; write tcp://HOST:PORT or ipc:///PATH")
+    return endpoint
+
+
+def connect_dealer(
+    context: zmq.Context[Dealer],
+    endpoint: str,
+    *,
+    keys: ClientKeys | None,
+    max_frame_nbytes: int,
+    high_water: int = 1_000,
+    timeout_ms: int = 10_000,
+    before_connect: Callable[[Dealer], None] | None = None,
+) -> Dealer:
+    """Return a DEALER socket that connects to `endpoint` in the background, again whenever it is cut off.
+
+    Args:
+        keys: The client's pair and the daemon's public key; None talks to a daemon without keys.
+        max_frame_nbytes: A daemon that sends a larger frame is cut off.
+        high_water: How many messages may queue each way before a send waits.
+        timeout_ms: Limit of one send or receive on this socket.
+        before_connect: Called with the socket before anything happens on it; a monitor attached here misses nothing.
+    """
+    check_endpoint(endpoint)
+    socket = context.socket(zmq.DEALER)
+    try:
+        _configure(socket, endpoint, max_frame_nbytes, high_water, timeout_ms)
+        if keys is not None:
+            _use_curve(socket, keys)
+        if before_connect is not None:
+            before_connect(socket)
+        socket.connect(endpoint)
+        return socket
+    except BaseException:
+        socket.close(linger=0)
+        raise
+
+
+def _configure(socket: Dealer, endpoint: str, max_frame_nbytes: int, high_water: int, timeout_ms: int) -> None:
+    settings = {
+        zmq.MAXMSGSIZE: max_frame_nbytes,
+        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+        zmq.RECONNECT_IVL: RECONNECT_MS,
+        zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
+        zmq.LINGER: 0,
+        zmq.SNDHWM: high_water,
+        zmq.RCVHWM: high_water,
+        zmq.RCVTIMEO: timeout_ms,
+        zmq.SNDTIMEO: timeout_ms,
+    }
+    for option, value in settings.items():
+        socket.setsockopt(option, value)
+    if endpoint.startswith("tcp://["):
+        socket.setsockopt(zmq.IPV6, 1)
+
+
+def _use_curve(socket: Dealer, keys: ClientKeys) -> None:
+    socket.curve_publickey = keys.public.encode()
+    socket.curve_secretkey = keys.secret.encode()
+    socket.curve_serverkey = keys.server_public.encode()
+
+
+def reached_through(endpoint: str, dialled: str) -> str:
+    """Return a worker's endpoint as this client must dial it: on the host by which it reached the daemon.
+
+    The worker lives on the supervisor's machine but knows that machine by another name, or as 0.0.0.0.
+    """
+    if not (endpoint.startswith("tcp://") and dialled.startswith("tcp://")):
+        return endpoint
+    host = urlsplit(dialled).netloc.rpartition(":")[0]
+    return f"tcp://{host}:{endpoint.rpartition(':')[2]}"

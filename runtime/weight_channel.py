@@ -1,0 +1,36 @@
+"""What the registry of resident weights needs from a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dynamo_genie.runtime.wire.tensor import TensorSpec
+
+
+class WeightChannel(Protocol):
+    """The part of a session that speaks of weights. Only `missing` and the uploads wait for the daemon."""
+
+    def mint(self) -> int:
+        """Return a handle id never used before in this session."""
+
+    def missing(self, digests: Sequence[bytes]) -> set[int]:
+        """Return the positions of the contents that the daemon lacks."""
+
+    def upload(self, view: memoryview, kind: str = "weight") -> int:
+        """Send bytes and return the number of the upload once all have arrived."""
+
+    def upload_many(self, views: Sequence[memoryview]) -> list[int]:
+        """Send several blocks of bytes, one upload each; a block may be empty."""
+
+    def store(self, digest: bytes, spec: TensorSpec, upload: int) -> None:
+        """Keep an upload on the daemon as a content."""
+
+    def adopt(self, handle: int, digest: bytes, spec: TensorSpec) -> None:
+        """Let a handle name a content."""
+
+    def patch(self, handle: int, offset: int, upload: int) -> None:
+        """Overwrite bytes of what a handle names; who else has that content does not notice."""
+
+    def free(self, handle: int) -> None:
+        """Give up a handle."""

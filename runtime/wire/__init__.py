@@ -1,0 +1,1 @@
+"""What crosses the wire, declared once for both ends. No torch, no sockets."""

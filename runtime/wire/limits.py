@@ -1,0 +1,25 @@
+"""Bounds on everything a peer may send, checked before anything is allocated."""
+
+CHUNK_NBYTES = 1 << 20
+"""Bulk data travels in frames of this many bytes (the last one may be shorter)."""
+
+MAX_CONTROL_NBYTES = 1 << 20
+"""`MAXMSGSIZE` of control sockets: the largest single frame of a control message."""
+
+MAX_BULK_FRAME_NBYTES = CHUNK_NBYTES + 1024
+"""`MAXMSGSIZE` of bulk sockets: one chunk; its header travels in a frame of its own."""
+
+MAX_INLINE_NBYTES = 64 << 10
+"""A tensor up to this size rides inside a control message; a larger one goes by the bulk socket."""
+
+MAX_FETCH_INLINE_NBYTES = 512 << 10
+"""Fetched tensors up to this size together ride inside the reply; the others come by the bulk socket."""
+
+UPLOAD_WINDOW = 16
+"""Chunks that a sender may have on the way before it waits for a credit."""
+
+MAX_RANK = 64
+MAX_STRING = 4096
+MAX_ITEMS = 65_536
+MAX_NODES = 262_144
+MAX_FRAMES = 64

@@ -1,0 +1,180 @@
+"""A Program: the portable, typed form of an ATen graph that a daemon can run. No torch, and no device in it.
+
+Values are numbered: inputs first, then constants, then one value per node, in order; `Ref(i)` names value i.
+A node with several results is one value, a tuple; "getitem" nodes take it apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, TypeAlias, Union
+
+import msgspec
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_NODES, MAX_RANK
+from dynamo_genie.runtime.wire.operators import OPERATORS
+from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor
+
+PROGRAM_VERSION = 1
+MAX_ARGUMENTS = 64
+MAX_NESTING = 4
+
+Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+Int64: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Word: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
+ScalarKind: TypeAlias = Literal["int", "float", "bool"]
+
+
+class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
+    """Base: a msgpack array whose first element is the tag."""
+
+
+# --- arguments -------------------------------------------------------------------------------------------
+
+
+class Ref(_Record, tag="r"):
+    """The value with this number."""
+
+    index: Index
+
+
+class ComplexNumber(_Record, tag="c"):
+    real: float
+    imag: float
+
+
+class DtypeName(_Record, tag="d"):
+    name: Dtype
+
+
+class LayoutName(_Record, tag="l"):
+    name: Literal["strided"]
+
+
+class MemoryFormatName(_Record, tag="m"):
+    name: Literal["contiguous_format", "channels_last", "channels_last_3d", "preserve_format"]
+
+
+class Items(_Record, tag="i"):
+    """A list of arguments (`int[]`, `Tensor[]`, `Tensor?[]`, ...)."""
+
+    items: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+
+
+Argument: TypeAlias = Union[
+    None, bool, Int64, float, Word, Ref, ComplexNumber, DtypeName, LayoutName, MemoryFormatName, Items
+]
+
+
+# --- the program -----------------------------------------------------------------------------------------
+
+
+class TensorInput(_Record, tag="T"):
+    """A tensor comes in here; None leaves its dtype or rank open (programs made from one eager operator)."""
+
+    dtype: Dtype | None = None
+    rank: Annotated[int, msgspec.Meta(ge=0, le=MAX_RANK)] | None = None
+
+
+class ScalarInput(_Record, tag="S"):
+    """A plain number comes in here: a symbolic size of a graph, or a number given to one eager operator."""
+
+    kind: ScalarKind
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One operator call; `kwargs` are sorted by name."""
+
+    op: Word
+    args: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=MAX_ARGUMENTS)]
+    kwargs: Annotated[tuple[tuple[Word, Argument], ...], msgspec.Meta(max_length=MAX_ARGUMENTS)] = ()
+
+
+class Program(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What to compute. `outputs` holds references and literals; `mutated_inputs` are written in place.
+
+    `random` says that running it draws random numbers.
+    """
+
+    version: int
+    inputs: Annotated[tuple[TensorInput | ScalarInput, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    constants: Annotated[tuple[InlineTensor, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    nodes: Annotated[tuple[Node, ...], msgspec.Meta(max_length=MAX_NODES)]
+    outputs: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    mutated_inputs: Annotated[tuple[Index, ...], msgspec.Meta(max_length=MAX_ITEMS)] = ()
+    random: bool = False
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Program)
+
+
+def encode_program(program: Program) -> bytes:
+    """Return the canonical bytes of a program: equal programs have equal bytes."""
+    return _ENCODER.encode(program)
+
+
+def program_digest(encoded: bytes) -> bytes:
+    """Return the identity of a program: the sha256 of its canonical bytes."""
+    return hashlib.sha256(encoded).digest()
+
+
+def decode_program(encoded: bytes) -> Program:
+    """Return the program that these bytes describe, checked, or raise `ProtocolError`."""
+    try:
+        program = _DECODER.decode(encoded)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"malformed program: {error}") from None
+    validate_program(program)
+    return program
+
+
+# --- validation ------------------------------------------------------------------------------------------
+
+
+def validate_program(program: Program) -> None:
+    """Raise `ProtocolError` unless references point backwards, operators are known and sizes are bounded."""
+    if program.version != PROGRAM_VERSION:
+        raise ProtocolError(f"program has version {program.version}; this release reads {PROGRAM_VERSION}")
+    first = len(program.inputs) + len(program.constants)
+    for number, node in enumerate(program.nodes):
+        _check_node(node, f"node {number} ({node.op})", first + number)
+    known = first + len(program.nodes)
+    for number, output in enumerate(program.outputs):
+        if isinstance(output, (str, Items, DtypeName, LayoutName, MemoryFormatName, ComplexNumber)):
+            raise ProtocolError(f"output {number} of the program is neither a reference nor a plain number")
+        _check_argument(output, f"output {number}", known, depth=0)
+    _check_mutated(program)
+
+
+def _check_node(node: Node, where: str, known: int) -> None:
+    if node.op not in OPERATORS:
+        raise ProtocolError(f"{where}: the operator is not in the table of operators")
+    for argument in node.args:
+        _check_argument(argument, where, known, depth=0)
+    names = [name for name, _ in node.kwargs]
+    if any(a >= b for a, b in zip(names, names[1:], strict=False)):
+        raise ProtocolError(f"{where}: keyword arguments are not sorted, or one is given twice")
+    for _, argument in node.kwargs:
+        _check_argument(argument, where, known, depth=0)
+
+
+def _check_argument(argument: Argument, where: str, known: int, depth: int) -> None:
+    if isinstance(argument, Ref):
+        if argument.index >= known:
+            raise ProtocolError(f"{where}: refers to value {argument.index}, but only {known} exist there")
+    elif isinstance(argument, Items):
+        if depth == MAX_NESTING:
+            raise ProtocolError(f"{where}: lists are nested deeper than {MAX_NESTING}")
+        for item in argument.items:
+            _check_argument(item, where, known, depth + 1)
+
+
+def _check_mutated(program: Program) -> None:
+    mutated = program.mutated_inputs
+    if any(a >= b for a, b in zip(mutated, mutated[1:], strict=False)):
+        raise ProtocolError("mutated inputs are not sorted, or one is listed twice")
+    for index in mutated:
+        if index >= len(program.inputs) or not isinstance(program.inputs[index], TensorInput):
+            raise ProtocolError(f"mutated input {index} is not a tensor input of the program")

@@ -1,0 +1,47 @@
+"""Fixtures for every test: a clean environment, a seeded torch, a fresh Dynamo. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+# Before anything imports torch: several test processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Options of the shell that started the tests are none of theirs; GENIE_TEST_* steers the tests themselves.
+for name in list(os.environ):
+    if name.startswith("GENIE_") and not name.startswith("GENIE_TEST_"):
+        del os.environ[name]
+
+hypothesis.settings.register_profile("dev", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=200, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def _reset_torch() -> None:
+    """Seeds torch and empties Dynamo's caches, as far as the process has imported them."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
+
+
+@pytest.fixture(autouse=True)
+def fresh_torch() -> Iterator[None]:
+    """Every test starts from the same seed and compiles from nothing, whatever ran before it."""
+    _reset_torch()
+    yield
+    _reset_torch()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU")

@@ -1,0 +1,105 @@
+"""What a user installs and imports: the list of packages, the links, the entry points, the public names."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LINKED = ("passes", "runtime", "remote_daemon")
+
+
+def load_setup() -> ModuleType:
+    """setup.py as a module, without running setup()."""
+    spec = importlib.util.spec_from_file_location("genie_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def packages_on_disk() -> set[str]:
+    """Folders with an `__init__.py`, as names below `dynamo_genie`; the links are the same folders once more."""
+    tops = [(ROOT / name, name) for name in LINKED]
+    tops += [(path, path.name) for path in (ROOT / "dynamo_genie").iterdir() if path.is_dir() and not path.is_symlink()]
+    return {
+        ".".join((name, *init.parent.relative_to(top).parts)) for top, name in tops for init in top.rglob("__init__.py")
+    }
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_setup_lists_every_package_on_disk() -> None:
+    assert set(load_setup().SUBPACKAGES) == packages_on_disk()
+
+
+def test_setup_maps_every_package_to_its_folder() -> None:
+    setup = load_setup()
+    for name in setup.SUBPACKAGES:
+        assert (ROOT / setup.folder(name) / "__init__.py").is_file(), name
+
+
+def test_no_folder_with_code_lacks_an_init_file() -> None:
+    folders = {path.parent for name in (*LINKED, "dynamo_genie") for path in (ROOT / name).rglob("*.py")}
+    assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_bare_checkout_reaches_the_folders_through_relative_links(name: str) -> None:
+    link = ROOT / "dynamo_genie" / name
+    assert link.is_symlink()
+    assert link.readlink() == Path("..") / name
+
+
+def test_subpackages_import_under_one_name_from_a_bare_checkout() -> None:
+    code = "import dynamo_genie.runtime.wire as w, sys; print(w.__name__, 'runtime' in sys.modules)"
+    assert run_python(code) == "dynamo_genie.runtime.wire False"
+
+
+def test_import_dynamo_genie_imports_neither_torch_nor_zmq() -> None:
+    # torch imports the package for TORCH_LOGS="+dynamo_genie", and the supervisor imports it in every daemon.
+    code = "import dynamo_genie, sys; print(sorted({'torch', 'zmq', 'numpy', 'rich'} & set(sys.modules)))"
+    assert run_python(code) == "[]"
+
+
+def test_the_supervisor_runs_without_torch() -> None:
+    code = "import dynamo_genie.remote_daemon.supervisor, sys; print('torch' in sys.modules)"
+    assert run_python(code) == "False"
+
+
+def test_public_names() -> None:
+    # A change here is a change of the interface: say so in CHANGELOG.md.
+    code = "import dynamo_genie; print(*sorted(dynamo_genie.__all__))"
+    assert run_python(code).split() == sorted(PUBLIC_NAMES)
+
+
+def test_every_public_name_resolves() -> None:
+    code = "import dynamo_genie as g; print([n for n in g.__all__ if getattr(g, n, None) is None])"
+    assert run_python(code) == "[]"
+
+
+def test_the_installed_package_registers_its_backend_and_its_command() -> None:
+    try:
+        points = {(point.group, point.name): point.value for point in distribution("dynamo_genie").entry_points}
+    except PackageNotFoundError:
+        pytest.skip("dynamo_genie is not installed here")
+    assert points == {
+        ("torch_dynamo_backends", "genie"): "dynamo_genie.backend:genie",
+        ("console_scripts", "genie"): "dynamo_genie.cli.__main__:main",
+    }
+
+
+PUBLIC_NAMES = ("connect", "refresh", "reset_stats", "shutdown", "stats")
