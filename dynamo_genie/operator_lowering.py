@@ -36,9 +36,7 @@ def flatten_call(
     if not kwargs:
         return (positional, ()), tensors, scalars
     names = kwargs if len(kwargs) == 1 else sorted(kwargs)
-    named = [
-        (name, _flatten(kwargs[name], tensors, scalars)) for name in names if name not in HANDLED_BY_WORKER
-    ]
+    named = [(name, _flatten(kwargs[name], tensors, scalars)) for name in names if name not in HANDLED_BY_WORKER]
     return (positional, tuple(named)), tensors, scalars
 
 
@@ -158,9 +156,7 @@ def _outputs(
     return tuple(outputs), tuple(scalars)
 
 
-def _mutated_inputs(
-    func: OpOverload, args: tuple[p.Argument, ...], kwargs: dict[str, p.Argument]
-) -> tuple[int, ...]:
+def _mutated_inputs(func: OpOverload, args: tuple[p.Argument, ...], kwargs: dict[str, p.Argument]) -> tuple[int, ...]:
     mutated: set[int] = set()
     for position, formal in enumerate(func._schema.arguments):
         if formal.alias_info is not None and formal.alias_info.is_write:

@@ -43,7 +43,8 @@ def origin(node: Node) -> Node:
 
 def is_attention(node: Node) -> bool:
     """Say whether a node is an attention kept as one operator."""
-    return node.target is portable_attention or portable_replacements().get(node.target) is portable_attention
+    target: Any = node.target
+    return target is portable_attention or portable_replacements().get(target) is portable_attention
 
 
 def attention_operands(gm: GraphModule) -> Iterator[tuple[Node, Node]]:

@@ -40,6 +40,11 @@ class Admissions:
                 message.session, message.token, message.client, Staging(self._budget)
             )
 
+    def knows(self, session: bytes) -> bool:
+        """Whether the session was admitted and not dropped since."""
+        with self._lock:
+            return session in self._admitted
+
     def attach(self, session: bytes, token: bytes) -> Admission | None:
         """Return the admission when the token is right."""
         with self._lock:

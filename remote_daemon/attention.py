@@ -28,8 +28,8 @@ def attention(
     logsumexp = torch.logsumexp(scores, -1)
     weights = _weights(scores, logsumexp)
     output = weights @ _spread(value, query).to(weights.dtype)
-    # The CPU kernel lays its output out as [batch, q_len, heads, head_dim] in memory.
-    return output.to(query.dtype).transpose(1, 2).contiguous().transpose(1, 2), logsumexp
+    logsumexp = logsumexp.masked_fill(torch.isneginf(logsumexp), 0.0)  # as the CPU kernel has it for unseeing rows
+    return torch.empty_like(query).copy_(output), _heads_inside(logsumexp)
 
 
 def attention_backward(
@@ -54,9 +54,9 @@ def attention_backward(
     grad_scores = weights * (grad @ v.transpose(-2, -1) - delta) * _scale(query, scale)
     grads = (grad_scores @ k, grad_scores.transpose(-2, -1) @ q, weights.transpose(-2, -1) @ grad)
     return (
-        grads[0].to(query.dtype),
-        _gather(grads[1], key).to(key.dtype),
-        _gather(grads[2], value).to(value.dtype),
+        _heads_inside(grads[0]).to(query.dtype),
+        _heads_inside(_gather(grads[1], key)).to(key.dtype),
+        _heads_inside(_gather(grads[2], value)).to(value.dtype),
     )
 
 
@@ -65,13 +65,16 @@ def _refuse_dropout(dropout_p: float) -> None:
         raise ValueError(f"portable attention has no dropout, but dropout_p is {dropout_p}")
 
 
+def _heads_inside(values: Tensor) -> Tensor:
+    """Lay values out as [batch, length, heads, ...] in memory, as the CPU kernel does; the shape stays."""
+    return values.transpose(1, 2).contiguous().transpose(1, 2)
+
+
 def _scale(query: Tensor, scale: float | None) -> float:
     return 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
 
 
-def _scores(
-    query: Tensor, key: Tensor, is_causal: bool, attn_mask: Tensor | None, scale: float | None
-) -> Tensor:
+def _scores(query: Tensor, key: Tensor, is_causal: bool, attn_mask: Tensor | None, scale: float | None) -> Tensor:
     """Return the scaled and masked scores [batch, heads, q_len, kv_len], at least in float32."""
     wide = torch.promote_types(query.dtype, torch.float32)
     scores = (query.to(wide) @ _spread(key, query).to(wide).transpose(-2, -1)) * _scale(query, scale)

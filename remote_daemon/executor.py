@@ -7,6 +7,7 @@ not depend on it: libzmq's own thread answers heartbeats, and the transfer threa
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 
 import zmq
@@ -21,6 +22,9 @@ from dynamo_genie.runtime.wire import messages as m
 
 log = logging.getLogger(__name__)
 
+MAX_EARLY = 64
+"""Clients remembered that tried to attach before the supervisor's word about them; their connects time out."""
+
 OpenSession = Callable[[Admission], WorkerSession]
 
 
@@ -34,10 +38,11 @@ class Executor:
         self._wakeup = Wakeup()
         self._draining = False
         self._by_identity: dict[bytes, WorkerSession] = {}
+        self._early: deque[tuple[bytes, m.Attach]] = deque(maxlen=MAX_EARLY)
         self.sessions: dict[bytes, WorkerSession] = {}
 
     def wake(self) -> None:
-        """Make the thread look for dropped sessions; called from another thread."""
+        """Make the thread look for admitted and dropped sessions; called from another thread."""
         self._wakeup.set()
 
     def drain(self) -> None:
@@ -55,6 +60,7 @@ class Executor:
             if self._wakeup.fileno() in ready:
                 self._wakeup.clear()
                 self._close_dropped()
+                self._attach_early()
             if self._socket in ready:
                 self._receive()
 
@@ -68,19 +74,22 @@ class Executor:
             if len(frames) != 2:
                 raise ProtocolError(f"a control message has one frame, not {len(frames) - 1}")
             message = codec.client_to_worker(frames[1])
-            if type(message) is m.Batch:
+            if isinstance(message, m.Batch):
                 session = self._by_identity.get(identity)
                 if session is None:
                     raise ProtocolError("the control connection is not attached to a session")
                 replies = session.run(message)
             else:
-                replies = [self._attach(identity, message)]
+                replies = self._attach(identity, message)
         except GenieError as error:
             replies = [m.Failed(0, describe_failure(error))]
         for reply in replies:
             self._send(identity, reply)
 
-    def _attach(self, identity: bytes, message: m.Attach) -> m.WorkerToClient:
+    def _attach(self, identity: bytes, message: m.Attach) -> list[m.WorkerToClient]:
+        if not self._admissions.knows(message.session):
+            self._early.append((identity, message))  # the supervisor's word is still on its way
+            return []
         admission = self._admissions.attach(message.session, message.token)
         if admission is None:
             raise ProtocolError("no such session, or a wrong token")
@@ -88,7 +97,18 @@ class Executor:
         if session is None:
             session = self.sessions[message.session] = self._open_session(admission)
         self._by_identity[identity] = session
-        return m.Attached(message.request_id)
+        return [m.Attached(message.request_id)]
+
+    def _attach_early(self) -> None:
+        """Try again the clients that came before the supervisor's word about them; the others wait on."""
+        for _ in range(len(self._early)):
+            identity, message = self._early.popleft()
+            try:
+                replies = self._attach(identity, message)
+            except ProtocolError as error:
+                replies = [m.Failed(message.request_id, describe_failure(error))]
+            for reply in replies:
+                self._send(identity, reply)
 
     def _close_dropped(self) -> None:
         for session_id in self._admissions.take_dropped():

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ import zmq
 
 from dynamo_genie.errors import AuthenticationError
 from dynamo_genie.runtime.wire.key_file import ClientKeys, PublicKey, ServerKeyPair, read_key_file, write_key_file
+
+logger = logging.getLogger(__name__)
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -30,7 +33,7 @@ class ServerKeys:
     directory: Path
 
     def clients(self) -> dict[str, str]:
-        """Return the admitted clients now, as public key to name; unreadable files admit nobody."""
+        """Return the admitted clients now, as public key to name."""
         return load_client_names(self.directory)
 
 
@@ -49,9 +52,14 @@ def load_server_keys(directory: str | os.PathLike[str]) -> ServerKeys:
 
 
 def load_client_names(directory: Path) -> dict[str, str]:
-    """Map the public key of each admitted client to its name."""
-    files = sorted((directory / "clients").glob("*.pub"))
-    return {read_key_file(file, PublicKey).public: file.stem for file in files}
+    """Map the public key of each admitted client to its name; a file that holds no key admits nobody."""
+    names: dict[str, str] = {}
+    for file in sorted((directory / "clients").glob("*.pub")):
+        try:
+            names[read_key_file(file, PublicKey).public] = file.stem
+        except AuthenticationError as error:
+            logger.warning("a client is left out: %s", error)
+    return names
 
 
 def create_server_keys(directory: Path) -> ServerKeys:

@@ -52,7 +52,7 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
 def _on_device(key: str, overload: torch._ops.OpOverload, device: torch.device) -> Operator:
     schema = overload._schema
     random = torch.Tag.nondeterministic_seeded in overload.tags
-    run = overload._op
+    run: Run = overload._op
     if random and device.type != "cpu":
         run = _as_on_cpu(overload, device)
     return Operator(key, run, schema, random, _makes_tensors(schema))
@@ -139,6 +139,8 @@ def _as_on_cpu(overload: torch._ops.OpOverload, device: torch.device) -> Run:
     makes_tensors = _makes_tensors(schema)
     written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
 
+    returns_argument = any(r.alias_info is not None and r.alias_info.is_write for r in schema.returns)
+
     def run(*args: Any, **kwargs: Any) -> Any:
         if makes_tensors:
             kwargs["device"] = "cpu"
@@ -146,7 +148,7 @@ def _as_on_cpu(overload: torch._ops.OpOverload, device: torch.device) -> Run:
         result = overload._op(*here, **named)
         for position in written:
             args[position].copy_(here[position])
-        if written and isinstance(result, torch.Tensor):
+        if returns_argument:
             return args[written[0]]
         return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), result)
 
@@ -155,7 +157,10 @@ def _as_on_cpu(overload: torch._ops.OpOverload, device: torch.device) -> Run:
 
 # --- attention -------------------------------------------------------------------------------------------
 
-_ATTENTION = {"genie.attention": attention.attention, "genie.attention_backward": attention.attention_backward}
+_ATTENTION: dict[str, Run] = {
+    "genie.attention": attention.attention,
+    "genie.attention_backward": attention.attention_backward,
+}
 
 
 def _resolve_attention(key: str, device: torch.device) -> Operator:
@@ -164,4 +169,5 @@ def _resolve_attention(key: str, device: torch.device) -> Operator:
         "genie.attention": aten._scaled_dot_product_flash_attention_for_cpu.default,
         "genie.attention_backward": aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
     }[key]
-    return Operator(key, kernel._op if device.type == "cpu" else _ATTENTION[key], kernel._schema)
+    run: Run = kernel._op if device.type == "cpu" else _ATTENTION[key]
+    return Operator(key, run, kernel._schema)

@@ -39,7 +39,7 @@ _LITERALS: dict[str, tuple[type, ...]] = {
     "Tensor": (bool, int, float, p.ComplexNumber),  # PyTorch makes a tensor of a number where it wants one
 }
 _NUMERIC = frozenset({"int", "SymInt", "float", "bool", "SymBool", "number", "Scalar"})
-_REFUSED_KEYWORDS = frozenset({"device", "pin_memory", "generator"})
+_REFUSED_KEYWORDS = frozenset({"device", "pin_memory"})
 
 
 def check_program(program: p.Program, operators: Sequence[Operator]) -> None:
@@ -73,7 +73,9 @@ def _check_function(node: p.Node, where: str, kinds: Sequence[ValueKind]) -> Val
             case (p.Ref(index=index), int()) if kinds[index] in (ValueKind.SEVERAL, ValueKind.ANY):
                 return ValueKind.ANY
         raise ProtocolError(f"{where}: takes a value of several results and a position")
-    flat = [item for argument in node.args for item in (argument.items if isinstance(argument, p.Items) else (argument,))]
+    flat: list[p.Argument] = []
+    for argument in node.args:
+        flat += argument.items if isinstance(argument, p.Items) else (argument,)
     for argument in flat:
         is_number = isinstance(argument, (bool, int, float))
         if not is_number and not (isinstance(argument, p.Ref) and kinds[argument.index] is ValueKind.NUMBER):
@@ -81,9 +83,7 @@ def _check_function(node: p.Node, where: str, kinds: Sequence[ValueKind]) -> Val
     return ValueKind.NUMBER
 
 
-def _check_arguments(
-    node: p.Node, schema: torch._C.FunctionSchema, where: str, kinds: Sequence[ValueKind]
-) -> None:
+def _check_arguments(node: p.Node, schema: torch._C.FunctionSchema, where: str, kinds: Sequence[ValueKind]) -> None:
     formals = schema.arguments
     n_positional = sum(not formal.kwarg_only for formal in formals)
     if len(node.args) > n_positional:

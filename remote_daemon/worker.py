@@ -98,6 +98,7 @@ class Worker:
             match message:
                 case m.AdmitSession():
                     self._admissions.admit(message)
+                    self._executor.wake()
                 case m.DropSession():
                     self._admissions.drop(message.session)
                     self._executor.wake()

@@ -13,6 +13,7 @@ from itertools import accumulate
 import torch
 
 from dynamo_genie.runtime.memory_map import MemoryMap
+from dynamo_genie.runtime.page_edges import PageEdges
 from dynamo_genie.runtime.page_scan import PAGE_NBYTES, PageScanner
 from dynamo_genie.runtime.sampled_tracking import SampledFingerprint
 from dynamo_genie.runtime.watch import ByteRange, Watch
@@ -31,6 +32,7 @@ class _Region:
     end: int
     argument: bytearray
     watches: list[Watch]
+    edges: dict[Watch, PageEdges]
     starts: list[int] = field(init=False)
     reach: list[int] = field(init=False)
 
@@ -43,8 +45,9 @@ class _Region:
         index = bisect_left(self.starts, high) - 1
         while index >= 0 and self.reach[index] > low:  # reach: the furthest end of all watches up to this one
             watch = self.watches[index]
-            if watch.address + watch.nbytes > low:
-                watch.mark(low - watch.address, high - watch.address)
+            first, last = low - watch.address, high - watch.address
+            if watch.nbytes > first and self.edges[watch].written(first, last):
+                watch.mark(first, last)
             index -= 1
 
     def mark_all(self) -> None:
@@ -71,7 +74,7 @@ class KernelWriteTracker:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._sampled = SampledFingerprint()
-        self._watches: dict[Watch, None] = {}
+        self._watches: dict[Watch, PageEdges] = {}
         self._regions: list[_Region] = []
         self._files: dict[str, FileState] = {}
         self._file_watches: dict[str, list[Watch]] = {}
@@ -80,10 +83,11 @@ class KernelWriteTracker:
     def watch(self, tensors: Sequence[torch.Tensor], inbox: set[Watch]) -> list[Watch]:
         with self._lock:
             watches = [Watch(tensor, inbox) for tensor in tensors]
-            self._watches.update(dict.fromkeys(watches))
+            self._watches.update((watch, PageEdges(watch)) for watch in watches)
             if not self._is_child():
                 self._lay_out()
                 for watch in watches:
+                    self._watches[watch].note()
                     watch.take()  # what was written before is no news to somebody who watches from now on
             return watches
 
@@ -159,7 +163,7 @@ class KernelWriteTracker:
                 self._give_up(watches[0])
                 return
         else:
-            yield _Region(low, high, self._pages.argument(low, high), watches)
+            yield _Region(low, high, self._pages.argument(low, high), watches, self._watches)
             return
         for watch in watches:
             yield from self._register(*_pages_of(watch), [watch])

@@ -57,14 +57,14 @@ def dense_for_wire(tensor: torch.Tensor) -> torch.Tensor:
     Dense tensors keep their strides (a transposed weight travels transposed). Expanded, sliced and overlapping ones are
     copied; lazy conjugation and negation are carried out.
     """
-    _require_cpu(tensor)
+    require_cpu(tensor)
     plain = tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
     return plain if is_dense(tuple(plain.shape), plain.stride()) else plain.detach().contiguous()
 
 
 def tensor_bytes(tensor: torch.Tensor, *, writable: bool = False) -> memoryview:
     """Return the memory of a dense CPU tensor as bytes, without a copy; the view keeps the memory alive."""
-    _require_cpu(tensor)
+    require_cpu(tensor)
     assert is_dense(tuple(tensor.shape), tensor.stride()), "take the bytes of dense_for_wire(tensor) instead"
     assert not tensor.is_conj(), "take the bytes of dense_for_wire(tensor) instead"
     assert not tensor.is_neg(), "take the bytes of dense_for_wire(tensor) instead"
@@ -84,7 +84,8 @@ def empty_like_spec(spec: TensorSpec) -> torch.Tensor:
     return torch.empty_strided(spec.shape, spec.stride, dtype=TORCH_DTYPES[spec.dtype], device="cpu")
 
 
-def _require_cpu(tensor: torch.Tensor) -> None:
+def require_cpu(tensor: torch.Tensor) -> None:
+    """Raise `TypeError` unless the tensor's elements lie in this process's memory."""
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         raise TypeError(
             f"expected a strided CPU tensor, got layout {tensor.layout} on {tensor.device}; move it with .to('cpu')"

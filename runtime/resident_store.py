@@ -12,7 +12,7 @@ import torch
 
 from dynamo_genie.runtime.chunk_diff import Recheck
 from dynamo_genie.runtime.digests import TensorDigest, TensorHasher
-from dynamo_genie.runtime.memory import dense_for_wire, spec_of, tensor_bytes
+from dynamo_genie.runtime.memory import dense_for_wire, require_cpu, spec_of, tensor_bytes
 from dynamo_genie.runtime.progress import LONG_NBYTES, upload_with_progress
 from dynamo_genie.runtime.tensor_identity import Layout, layout_of
 from dynamo_genie.runtime.watch import Watch, WriteTracker
@@ -128,11 +128,12 @@ class ResidentStore:
 
     def refresh(self, residents: Iterable[Resident], *, everything: frozenset[Resident] = frozenset()) -> bool:
         """Send the chunks that were written and did change; of the residents in `everything`, look at all chunks."""
-        rechecks = {r: found for r in residents if (found := _recheck(r, r in everything)) is not None}
+        chosen = list(residents)
         try:
+            rechecks = {r: found for r in chosen if (found := _recheck(r, r in everything)) is not None}
             return self._send_changes(rechecks)
         except BaseException:
-            for resident in rechecks:  # it is not known what arrived: all of it goes again
+            for resident in chosen:  # it is not known what arrived: all of it goes again
                 resident.content = None
                 resident.watch.mark_all()
             raise
@@ -158,6 +159,8 @@ class ResidentStore:
     def _create(self, fresh: dict[Layout, torch.Tensor]) -> None:
         if not fresh:
             return
+        for tensor in fresh.values():
+            require_cpu(tensor)
         watches = self._tracker.watch(list(fresh.values()), self.inbox)  # before hashing: later writes are noticed
         try:
             dense = [dense_for_wire(tensor) for tensor in fresh.values()]
@@ -241,6 +244,5 @@ def _recheck(resident: Resident, everything: bool) -> Recheck | None:
     if tensor is None:
         return None
     dense = dense_for_wire(tensor)
-    copied = dense.data_ptr() != tensor.data_ptr() or dense.stride() != tensor.stride()  # its bytes lie elsewhere
     known = None if resident.content is None else resident.content.chunks
-    return Recheck.of(tensor_bytes(dense), known, None if everything or copied else written)
+    return Recheck.of(tensor_bytes(dense), known, None if everything or dense is not tensor else written)

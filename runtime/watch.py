@@ -53,7 +53,7 @@ class Watch:
             return None
         storage = tensor.untyped_storage()
         low = storage.data_ptr()
-        inside = low <= self.address and self.address + self.nbytes <= low + storage.nbytes()
+        inside = 0 < low <= self.address and self.address + self.nbytes <= low + storage.nbytes()
         return storage if inside else None
 
 

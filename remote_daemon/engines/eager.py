@@ -61,7 +61,7 @@ def compile_program(program: p.Program, device: torch.device, constants: Sequenc
 
     def execute(inputs: list[Any]) -> tuple[Any, ...]:
         try:
-            return run(inputs)  # type: ignore[no-any-return]
+            return run(inputs)
         except Exception as error:
             node = _failed_node(error.__traceback__, run.__code__)
             if node is None or node >= len(keys):
@@ -93,7 +93,7 @@ class _Source:
     ) -> None:
         self._program = program
         self._operators = operators
-        self._names: dict[str, Any] = {"__builtins__": {}}
+        self._names: dict[str, Any] = {}  # keeps the builtins: torch imports modules in the name of its caller
         self._literals: dict[Any, str] = {}
         self._runs: dict[int, str] = {}
         self._n_inputs = len(program.inputs)

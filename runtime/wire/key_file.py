@@ -73,6 +73,11 @@ def read_key_file(path: Path, kind: type[K]) -> K:
 def write_key_file(path: Path, record: PublicKey | ServerKeyPair | ClientKeys) -> None:
     """Write `record` to a new file that only its owner can read; an existing file is never overwritten."""
     mode = 0o644 if isinstance(record, PublicKey) else 0o600
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # a daemon may read the directory at any time
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        os.link(unfinished, path)
+    finally:
+        os.unlink(unfinished)

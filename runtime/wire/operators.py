@@ -18,7 +18,9 @@ def _expand(namespace: str, words: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
-ATEN: tuple[str, ...] = _expand("aten", """
+ATEN: tuple[str, ...] = _expand(
+    "aten",
+    """
 _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
 _addmm_activation _assert_async.default|msg _assert_tensor_metadata _batch_norm_with_update _cdist_backward
 _cdist_forward _chunk_cat _conj _conj_copy _conj_physical _ctc_loss.Tensor|default _ctc_loss_backward.Tensor|default
@@ -148,7 +150,8 @@ upsample_nearest2d_backward upsample_nearest3d upsample_nearest3d_backward upsam
 upsample_trilinear3d_backward var.correction var_mean.correction vdot view.default|dtype view_as_complex
 view_as_complex_copy view_as_real view_as_real_copy view_copy.default|dtype where.self
 xlogy.Scalar_Other|Scalar_Self|Tensor xlogy_.Scalar_Other|Tensor zero zero_ zeros zeros_like
-""")
+""",
+)
 
 FUNCTIONS: tuple[str, ...] = (
     "getitem",

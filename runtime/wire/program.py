@@ -7,7 +7,8 @@ A node with several results is one value, a tuple; "getitem" nodes take it apart
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal, TypeAlias, Union
+from itertools import pairwise
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -33,51 +34,51 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 # --- arguments -------------------------------------------------------------------------------------------
 
 
-class Ref(_Record, tag="r"):
+class Ref(_Record, frozen=True, tag="r"):
     """The value with this number."""
 
     index: Index
 
 
-class ComplexNumber(_Record, tag="c"):
+class ComplexNumber(_Record, frozen=True, tag="c"):
     real: float
     imag: float
 
 
-class DtypeName(_Record, tag="d"):
+class DtypeName(_Record, frozen=True, tag="d"):
     name: Dtype
 
 
-class LayoutName(_Record, tag="l"):
+class LayoutName(_Record, frozen=True, tag="l"):
     name: Literal["strided"]
 
 
-class MemoryFormatName(_Record, tag="m"):
+class MemoryFormatName(_Record, frozen=True, tag="m"):
     name: Literal["contiguous_format", "channels_last", "channels_last_3d", "preserve_format"]
 
 
-class Items(_Record, tag="i"):
+class Items(_Record, frozen=True, tag="i"):
     """A list of arguments (`int[]`, `Tensor[]`, `Tensor?[]`, ...)."""
 
     items: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-Argument: TypeAlias = Union[
-    None, bool, Int64, float, Word, Ref, ComplexNumber, DtypeName, LayoutName, MemoryFormatName, Items
-]
+Argument: TypeAlias = (
+    None | bool | Int64 | float | Word | Ref | ComplexNumber | DtypeName | LayoutName | MemoryFormatName | Items
+)
 
 
 # --- the program -----------------------------------------------------------------------------------------
 
 
-class TensorInput(_Record, tag="T"):
+class TensorInput(_Record, frozen=True, tag="T"):
     """A tensor comes in here; None leaves its dtype or rank open (programs made from one eager operator)."""
 
     dtype: Dtype | None = None
     rank: Annotated[int, msgspec.Meta(ge=0, le=MAX_RANK)] | None = None
 
 
-class ScalarInput(_Record, tag="S"):
+class ScalarInput(_Record, frozen=True, tag="S"):
     """A plain number comes in here: a symbolic size of a graph, or a number given to one eager operator."""
 
     kind: ScalarKind
@@ -154,7 +155,7 @@ def _check_node(node: Node, where: str, known: int) -> None:
     for argument in node.args:
         _check_argument(argument, where, known, depth=0)
     names = [name for name, _ in node.kwargs]
-    if any(a >= b for a, b in zip(names, names[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(names)):
         raise ProtocolError(f"{where}: keyword arguments are not sorted, or one is given twice")
     for _, argument in node.kwargs:
         _check_argument(argument, where, known, depth=0)
@@ -173,7 +174,7 @@ def _check_argument(argument: Argument, where: str, known: int, depth: int) -> N
 
 def _check_mutated(program: Program) -> None:
     mutated = program.mutated_inputs
-    if any(a >= b for a, b in zip(mutated, mutated[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(mutated)):
         raise ProtocolError("mutated inputs are not sorted, or one is listed twice")
     for index in mutated:
         if index >= len(program.inputs) or not isinstance(program.inputs[index], TensorInput):

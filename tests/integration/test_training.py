@@ -60,13 +60,19 @@ def assert_trains_like_eager(eager: nn.Module, compiled: Compile, make_optimizer
     same(actual, expected)
 
 
-@pytest.mark.parametrize("make_optimizer", [sgd, adamw])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])
+_FAST = {("gpt2", adamw), ("bert", sgd)}
+_CASES = [(name, optimizer) for name in ("gpt2", "llama", "bert", "vit") for optimizer in (sgd, adamw)]
+
+
+@pytest.mark.parametrize(
+    ("name", "make_optimizer"),
+    [pytest.param(*case, marks=() if case in _FAST else pytest.mark.slow) for case in _CASES],
+)
 def test_two_steps_equal_eager(name: str, make_optimizer: Optimizer, compiled: Compile) -> None:
     assert_trains_like_eager(make_model(name), compiled, make_optimizer, name)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert"])
+@pytest.mark.parametrize("name", [pytest.param("gpt2", marks=pytest.mark.slow), "bert"])
 def test_two_steps_with_dropout_equal_eager_with_an_equal_seed(name: str, compiled: Compile) -> None:
     rates = dict(dropout=0.1) if name == "bert" else dict(resid_pdrop=0.1, embd_pdrop=0.1)
     model = make_model(name, **rates)

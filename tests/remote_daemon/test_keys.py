@@ -74,3 +74,10 @@ def test_a_missing_file_and_a_mixed_pair_are_named(tmp_path: Path) -> None:
     first.write_text(first.read_text().replace(secret, other))
     with pytest.raises(AuthenticationError, match="damaged"):
         load_client_keys(first)
+
+
+def test_a_client_file_without_a_key_admits_nobody_and_harms_nobody(tmp_path: Path) -> None:
+    server = create_server_keys(tmp_path)
+    path = create_client_keys(server, "alice")
+    (tmp_path / "clients" / "broken.pub").write_text("")
+    assert server.clients() == {load_client_keys(path).public: "alice"}

@@ -83,15 +83,19 @@ def test_nobody_gets_in_without_an_authenticator(context: zmq.Context, far_conte
     assert arrives(router, far_context, endpoint, ALICE, SILENCE_MS) is None
 
 
+def broken_list() -> set[str]:
+    raise RuntimeError("the list of admitted keys cannot be read")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_nobody_gets_in_once_the_authenticator_died(context: zmq.Context, far_context: zmq.Context) -> None:
-    with pytest.warns(pytest.PytestUnhandledThreadExceptionWarning):
-        authenticator = Authenticator(context, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-        router, endpoint = bind(context, SERVER)
-        assert authenticator.alive
-        assert arrives(router, far_context, endpoint, ALICE, SILENCE_MS) is None
-        assert not authenticator.alive
-        assert arrives(router, far_context, endpoint, ALICE, SILENCE_MS) is None
-        authenticator.close()
+    authenticator = Authenticator(context, broken_list)
+    router, endpoint = bind(context, SERVER)
+    assert authenticator.alive
+    assert arrives(router, far_context, endpoint, ALICE, SILENCE_MS) is None
+    assert not authenticator.alive
+    assert arrives(router, far_context, endpoint, ALICE, SILENCE_MS) is None
+    authenticator.close()
 
 
 @pytest.mark.parametrize(
@@ -148,8 +152,8 @@ def test_a_raw_peer_that_announces_an_enormous_frame_is_cut_off(context: zmq.Con
     _, endpoint = bind(context, None)
     port = int(endpoint.rpartition(":")[2])
     greeting = b"\xff" + b"\0" * 8 + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" * 32
-    ready = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"[:2] + b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
-    ready = b"\x04" + bytes([len(ready) - 2]) + ready[2:]
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    ready = b"\x04" + bytes([len(ready)]) + ready
     with raw_socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
         peer.sendall(greeting + ready + b"\x02" + (1 << 40).to_bytes(8, "big") + b"x" * 1000)
         with pytest.raises(ConnectionError):

@@ -16,7 +16,8 @@ import pytest
 import zmq
 from tests.remote_daemon.fixtures import LIMIT_S, DaemonProcess, children_of, eventually, is_running
 
-from dynamo_genie.remote_daemon.keys import create_client_keys, create_server_keys
+from dynamo_genie.remote_daemon.keys import ServerKeys, create_client_keys, create_server_keys
+from dynamo_genie.remote_daemon.supervisor import Supervisor, SupervisorConfig
 from dynamo_genie.runtime.admission import Admission, request_status
 from dynamo_genie.runtime.keys import load_client_keys
 from dynamo_genie.runtime.transport import connect_dealer
@@ -228,17 +229,23 @@ def test_a_worker_admits_the_key_of_its_own_tenant_only(start_daemon: Start, tmp
         stranger.close(linger=0)
 
 
-def test_serving_stops_when_the_authenticator_dies(start_daemon: Start, tmp_path: Path) -> None:
+class KeysThatBreak(ServerKeys):
+    """A list of clients that cannot be read any more."""
+
+    def clients(self) -> dict[str, str]:
+        raise RuntimeError("the list is gone")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_serving_stops_when_the_authenticator_dies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server = create_server_keys(tmp_path)
     alice = load_client_keys(create_client_keys(server, "alice"))
-    daemon = start_daemon(keys=str(tmp_path))
-    endpoint = daemon.wait_ready()
-    (tmp_path / "clients" / "broken.pub").write_text("not a key")
-    with pytest.raises(Exception, match=endpoint):
-        Admission.open(endpoint, keys=alice, connect_timeout_s=3, on_lost=print)
-    code, _, err = daemon.wait_exit()
-    assert code == 1
-    assert "the authenticator died" in err
+    config = SupervisorConfig("tcp://127.0.0.1:*", keys=KeysThatBreak(server.pair, tmp_path))
+    with Supervisor(config, announce=print) as supervisor, zmq.Context() as context:
+        dealer = connect_dealer(context, supervisor.endpoint, keys=alice, max_frame_nbytes=MAX_CONTROL_NBYTES)
+        assert supervisor.run() == 1
+        dealer.close(linger=0)
+    assert "the authenticator died" in caplog.text
 
 
 def test_two_daemons_cannot_share_an_endpoint(start_daemon: Start) -> None:

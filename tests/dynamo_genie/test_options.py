@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dynamo_genie.errors import OptionError
+from dynamo_genie.options import Options, resolve_options
+
+
+def test_defaults() -> None:
+    assert resolve_options(None, {}) == Options((), None, 30.0, 600.0, None)
+
+
+def test_options_beat_the_environment_and_the_environment_beats_the_default() -> None:
+    environ = {"GENIE_DAEMONS": "tcp://a:1", "GENIE_CONNECT_TIMEOUT_S": "7"}
+    options = resolve_options({"daemons": "tcp://b:2"}, environ)
+    assert (options.daemons, options.connect_timeout_s, options.request_timeout_s) == (("tcp://b:2",), 7.0, 600.0)
+
+
+@pytest.mark.parametrize("value", ["tcp://a:1", ["tcp://a:1"], ("tcp://a:1",), " tcp://a:1 ,"])
+def test_one_daemon_in_any_form(value: object) -> None:
+    assert resolve_options({"daemons": value}, {}).daemons == ("tcp://a:1",)
+
+
+@pytest.mark.parametrize("value", [["tcp://a:1", "tcp://b:1"], "tcp://a:1,tcp://b:1"])
+def test_several_daemons_are_not_available_yet(value: object) -> None:
+    with pytest.raises(OptionError, match="not available yet"):
+        resolve_options({"daemons": value}, {})
+
+
+def test_an_unknown_option_names_the_known_ones_and_the_likely_one() -> None:
+    with pytest.raises(OptionError) as caught:
+        resolve_options({"deamons": "tcp://a:1"}, {})
+    text = str(caught.value)
+    assert text.startswith("unknown option 'deamons'. Did you mean 'daemons'? Known: ")
+    for name in ("daemons", "key_file", "connect_timeout_s", "request_timeout_s", "progress"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("daemons", 7),
+        ("daemons", [7]),
+        ("daemons", "gpu-box:7777"),
+        ("key_file", 7),
+        ("key_file", ""),
+        ("connect_timeout_s", 0),
+        ("connect_timeout_s", -1),
+        ("connect_timeout_s", float("inf")),
+        ("connect_timeout_s", float("nan")),
+        ("connect_timeout_s", True),
+        ("request_timeout_s", "soon"),
+        ("progress", "perhaps"),
+        ("progress", 1.5),
+    ],
+)
+def test_a_bad_value_names_option_and_value(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=name) as caught:
+        resolve_options({name: value}, {})
+    assert str(value) in str(caught.value)
+
+
+def test_a_bad_variable_is_named_as_such() -> None:
+    with pytest.raises(OptionError, match="GENIE_REQUEST_TIMEOUT_S"):
+        resolve_options(None, {"GENIE_REQUEST_TIMEOUT_S": "soon"})
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("no", False), ("AUTO", None), ("", None)])
+def test_progress_from_the_environment(text: str, value: bool | None) -> None:
+    assert resolve_options(None, {"GENIE_PROGRESS": text}).progress is value
+
+
+def test_a_key_file_may_be_a_path() -> None:
+    assert resolve_options({"key_file": Path("/k")}, {}).key_file == "/k"
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Options().progress = True  # type: ignore[misc]
