@@ -94,7 +94,7 @@ class CompiledGraph:
         if bound is None or bound.connection is not connection:
             bound = self._bound = self._bind_first(connection, args)
         else:
-            bound.binding.sync([*[args[i] for i in bound.resident], *self._lowered.lifted_constants])
+            bound.binding.sync((*[args[i] for i in bound.resident], *self._lowered.lifted_constants))
         if bound.generation != bound.binding.generation:
             bound.generation = bound.binding.generation
             lifted = range(len(args), len(args) + len(self._lowered.lifted_constants))
@@ -123,6 +123,11 @@ def handle_of(value: Any) -> Handle | None:
     if isinstance(value, RemoteTensor):
         return value.handle
     return getattr(value, "genie_handle", None) if isinstance(value, torch.Tensor) else None
+
+
+def is_expanded(tensor: torch.Tensor) -> bool:
+    """Whether elements share memory because a dimension has stride 0; kernels take another path for those."""
+    return 0 in tensor.stride() and any(st == 0 and n > 1 for n, st in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 class _Call:
@@ -164,16 +169,25 @@ class _Call:
         if handle is None:
             kind = self._plan.input_kinds[position]
             if position not in self._program.mutated_inputs:
-                inline = self._session.inline(value, kind)
+                inline = None if is_expanded(value) else self._session.inline(value, kind)
                 if inline is not None:
                     return inline
-            handle = self._session.put(value.detach(), kind)
+            handle = self._put(value.detach(), kind)
             if position in self._program.mutated_inputs:
                 self._written.append((value, handle))
         elif handle.session is not self._session:
             handle.session.check()
         self._kept.append(handle)
         return handle.id
+
+    def _put(self, value: torch.Tensor, kind: str) -> Handle:
+        """Send a local tensor; of an expanded one, what is repeated goes once and is expanded there."""
+        if not is_expanded(value):
+            return self._session.put(value, kind)
+        base = value.as_strided([1 if st == 0 else n for n, st in zip(value.shape, value.stride(), strict=True)], value.stride())
+        handle = self._session.put(base, kind)
+        expanded = RemoteTensor(base.shape, base.stride(), base.dtype, handle).expand(value.shape)
+        return expanded.handle
 
     def _output_handle(self, index: int, output: OutputMetadata, args: Sequence[Any]) -> Handle | None:
         source = self._plan.passed_through[index]

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._functorch import config as functorch_config
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
 from torch.fx import GraphModule, Node
@@ -17,6 +18,7 @@ from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import OptionError
 from dynamo_genie.lowering import lower
 from dynamo_genie.options import Options
+from dynamo_genie.passes.effects import drop_effect_tokens
 from dynamo_genie.passes.portable import make_portable
 
 
@@ -29,15 +31,16 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
     """
     _require_cpu(example_inputs)
     capture = _Capture(partial(CONNECTIONS.get, options))
-    return aot_module_simplified(  # type: ignore[no-any-return]
-        gm,
-        example_inputs,
-        fw_compiler=capture.forward,
-        bw_compiler=capture.backward,
-        inference_compiler=capture.forward,
-        decompositions=decomposition_table(),
-        keep_inference_input_mutations=True,
-    )
+    with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
+        return aot_module_simplified(  # type: ignore[no-any-return]
+            gm,
+            example_inputs,
+            fw_compiler=capture.forward,
+            bw_compiler=capture.backward,
+            inference_compiler=capture.forward,
+            decompositions=decomposition_table(),
+            keep_inference_input_mutations=True,
+        )
 
 
 class _Capture:
@@ -58,7 +61,7 @@ class _Capture:
         return self._compile(gm, frozenset(), self._resident)
 
     def _compile(self, gm: GraphModule, resident: frozenset[int], fetched: frozenset[int]) -> CompiledGraph:
-        portable = make_portable(gm).graph_module
+        portable = make_portable(drop_effect_tokens(gm).graph_module).graph_module
         placeholders = portable.graph.find_nodes(op="placeholder")
         outputs = list(portable.graph.output_node().args[0])
         tensors = frozenset(i for i in resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))

@@ -22,7 +22,7 @@ from dynamo_genie.operator_lowering import StructureKey, flatten_call, lower_ope
 from dynamo_genie.operator_metadata import Metadata, ResultMetadata, infer_results
 from dynamo_genie.operator_plan import OperatorPlan, plan_operator
 from dynamo_genie.random_state import draw_remotely
-from dynamo_genie.remote_tensor import RemoteTensor
+from dynamo_genie.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.session import Session
 from dynamo_genie.runtime.wire import messages as m
@@ -56,7 +56,8 @@ def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
     lowered = _lower(func, structure, results.list_lengths)
     if lowered is None:
         return _run_unsupported(func, plan, args, kwargs)
-    call = _EagerCall(_session_of(tensors), plan, args, kwargs)
+    kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
+    call = _EagerCall(_session_of(tensors), kind, plan, args, kwargs)
     return call.run(lowered, results, tensors, scalars, generator)
 
 
@@ -118,8 +119,11 @@ def _trace(func: Any, args: Args, kwargs: Kwargs) -> Any:
 class _EagerCall:
     """One operator call on its way to the daemon."""
 
-    def __init__(self, session: Session, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> None:
+    def __init__(
+        self, session: Session, kind: type[RemoteTensor], plan: OperatorPlan, args: Args, kwargs: Kwargs
+    ) -> None:
         self._session = session
+        self._type = kind
         self._plan = plan
         self._args = args
         self._kwargs = kwargs
@@ -174,9 +178,9 @@ class _EagerCall:
                 continue
             root = self._root(result.argument)
             if length >= 0:
-                values.append([_remote(*next(new), root) for _ in range(length)])
+                values.append([_remote(self._type, *next(new), root) for _ in range(length)])
             else:
-                values.append(_remote(*next(new), root))
+                values.append(_remote(self._type, *next(new), root))
         if len(values) == 1:
             return values[0]
         return tuple(values) if values else None
@@ -188,10 +192,10 @@ class _EagerCall:
         return base.handle.root if isinstance(base, RemoteTensor) and base.handle is not None else None
 
 
-def _remote(handle: Handle, meta: Metadata, root: int | None) -> RemoteTensor:
+def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, root: int | None) -> RemoteTensor:
     if root is not None:
         handle.root = root
-    return RemoteTensor(meta[0], meta[1], meta[2], handle)
+    return kind(meta[0], meta[1], meta[2], handle)  # type: ignore[no-any-return]
 
 
 # --- operators that read ---------------------------------------------------------------------------------
@@ -232,7 +236,7 @@ def _run_unsupported(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) 
 def _same_tensor(func: Any, args: Args, kwargs: Kwargs) -> RemoteTensor:
     """`detach` and `alias`: another tensor object for the same remote tensor; nothing is sent."""
     source = args[0]
-    return RemoteTensor(source.shape, source.stride(), source.dtype, source.handle)
+    return type(source)(source.shape, source.stride(), source.dtype, source.handle)  # type: ignore[no-any-return]
 
 
 def _to_number(func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -110,7 +110,7 @@ def _expressions(value: Any) -> list[Any]:
 
 
 def _expression(extent: Any) -> Any:
-    return extent.node.expr if isinstance(extent, torch.SymInt | torch.SymFloat | torch.SymBool) else sympy.sympify(extent)
+    return extent.node.expr if isinstance(extent, torch.SymInt | torch.SymFloat | torch.SymBool) else sympy.Integer(extent)
 
 
 def _symbol_sources(placeholders: Sequence[Node]) -> dict[Any, Callable[[Sequence[Any]], Any]]:

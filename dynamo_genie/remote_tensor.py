@@ -41,7 +41,7 @@ class RemoteTensor(torch.Tensor):
         dtype: torch.dtype,
         handle: Handle | None,
         carrier: torch.Tensor | None = None,
-    ) -> RemoteTensor:
+    ) -> Any:
         """Wrap a handle; `shape` and `stride` may be symbolic while a graph is traced."""
         self = torch.Tensor._make_wrapper_subclass(cls, shape, strides=stride, dtype=dtype, device=_CPU)
         self.handle = handle
@@ -74,8 +74,8 @@ class RemoteTensor(torch.Tensor):
         return RemoteTensor(size, stride, carrier.dtype, getattr(carrier, "genie_handle", None), carrier)
 
     def __coerce_same_metadata_as_tangent__(self, expected: Any, expected_type: type | None = None) -> Any:
-        """Go into a backward graph that was traced with a plain tensor as the carrier, which is one."""
-        return self.carrier if expected_type is torch.Tensor else None
+        """Go into a backward graph that was traced with a plain tensor."""
+        return Tangent(self.shape, self.stride(), self.dtype, self.handle) if expected_type is torch.Tensor else None
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -126,6 +126,19 @@ class RemoteTensor(torch.Tensor):
             copy = self.detach().clone()
         memo[id(self)] = copy.requires_grad_(self.requires_grad)
         return copy
+
+
+class Tangent(RemoteTensor):
+    """A remote tensor on its way into a backward graph, where AOTAutograd takes it for an opaque tensor.
+
+    AOTAutograd may bring it into another memory format first; the carrier, which has no memory, could not follow.
+    What is computed from a `Tangent` is one.
+    """
+
+    @property
+    def __tensor_flatten__(self) -> Any:  # type: ignore[override]
+        """Not there: `hasattr` tells AOTAutograd that there is no carrier to take out."""
+        raise AttributeError("__tensor_flatten__")
 
 
 _CPU = torch.device("cpu")

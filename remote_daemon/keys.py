@@ -1,9 +1,9 @@
 """The daemon's keys: a directory with the daemon's own pair and the public key of each client it admits.
 
-    DIR/server.key          the daemon's pair, mode 0600
-    DIR/server.pub          its public key
-    DIR/clients/NAME.pub    one admitted client a file; delete the file to lock the client out
-    DIR/NAME.key            what to hand to that client (`key_file`), mode 0600; the daemon does not need it
+DIR/server.key          the daemon's pair, mode 0600
+DIR/server.pub          its public key
+DIR/clients/NAME.pub    one admitted client a file; delete the file to lock the client out
+DIR/NAME.key            what to hand to that client (`key_file`), mode 0600; the daemon does not need it
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_server_keys(directory: str | os.PathLike[str]) -> ServerKeys:
         raise AuthenticationError(f"{root / 'server.key'} is damaged: its secret and public key do not belong together")
     keys = ServerKeys(pair, root)
     if not keys.clients():
-        raise AuthenticationError(f"{root / 'clients'} admits nobody; add a client with: genie keygen {root} --client NAME")
+        raise AuthenticationError(f"{root / 'clients'} admits nobody; add one: genie keygen {root} --client NAME")
     return keys
 
 
@@ -75,7 +75,8 @@ def create_server_keys(directory: Path) -> ServerKeys:
 def create_client_keys(server: ServerKeys, name: str) -> Path:
     """Admit a new client and return the path of the key file to hand to it."""
     if not CLIENT_NAME.fullmatch(name) or name == "server":
-        raise AuthenticationError(f"{name!r} is no client name: letters, digits, '.', '_', '-', at most 64, not 'server'")
+        allowed = "letters, digits, '.', '_', '-', at most 64, not 'server'"
+        raise AuthenticationError(f"{name!r} is no client name; allowed: {allowed}")
     path = server.directory / f"{name}.key"
     admitted = server.directory / "clients" / f"{name}.pub"
     for file in (path, admitted):

@@ -109,7 +109,7 @@ class Link(Generic[T]):
         while len(self._incoming) - start >= PREFIX_NBYTES and (limit is None or len(found) < limit):
             nbytes = int.from_bytes(self._incoming[start : start + PREFIX_NBYTES], "big")
             if nbytes > MAX_MESSAGE_NBYTES:
-                raise ProtocolError(f"a message of {nbytes} bytes on the link; at most {MAX_MESSAGE_NBYTES} are allowed")
+                raise ProtocolError(f"a message of {nbytes} bytes on the link; the limit is {MAX_MESSAGE_NBYTES}")
             end = start + PREFIX_NBYTES + nbytes
             if end > len(self._incoming):
                 break

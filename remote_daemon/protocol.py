@@ -33,6 +33,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS, negotiate
 
 MAX_WAITING = 256
+SHUTTING_DOWN = "the daemon is shutting down"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class SupervisorProtocol:
         if negotiate(hello.protocols) is None:
             return [_refuse(peer, hello, "VersionMismatch", _no_common_version(hello))]
         if self.draining:
-            return [_refuse(peer, hello, "DaemonUnavailable", "the daemon is shutting down")]
+            return [_refuse(peer, hello, "DaemonUnavailable", SHUTTING_DOWN)]
         tenant = self._tenants.setdefault(key, Tenant(key))
         if tenant.ready is not None and tenant.worker is not None:
             return self._admit(tenant, tenant.ready, Waiting(peer, hello), now)
@@ -230,10 +231,10 @@ class SupervisorProtocol:
         return [_refuse(w.peer, w.hello, failure.code, failure.message) for w in tenant.take_waiting()]
 
     def _restart_due(self, now: float) -> list[Action]:
-        due = [tenant for tenant in self._tenants.values() if tenant.restart_at is not None and tenant.restart_at <= now]
         actions: list[Action] = []
-        for tenant in due:
-            actions += self._start_worker(tenant)
+        for tenant in self._tenants.values():
+            if tenant.restart_at is not None and tenant.restart_at <= now:
+                actions += self._start_worker(tenant)
         return actions
 
     def _tenant_of(self, worker: WorkerId) -> Tenant | None:
@@ -280,8 +281,7 @@ class SupervisorProtocol:
         actions: list[Action] = []
         for tenant in self._tenants.values():
             tenant.restart_at = None
-            for client in tenant.take_waiting():
-                actions.append(_refuse(client.peer, client.hello, "DaemonUnavailable", "the daemon is shutting down"))
+            actions += [_refuse(w.peer, w.hello, "DaemonUnavailable", SHUTTING_DOWN) for w in tenant.take_waiting()]
             if tenant.worker is not None:
                 is_ready = tenant.ready is not None
                 actions.append(TellWorker(tenant.worker, m.Drain()) if is_ready else KillWorker(tenant.worker))

@@ -22,7 +22,7 @@ from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.programs import LoadedProgram, ProgramCache
 from dynamo_genie.remote_daemon.staging import Staging
-from dynamo_genie.remote_daemon.weight_store import WeightStore
+from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor
@@ -61,6 +61,7 @@ class WorkerSession:
         self._programs: dict[int, LoadedProgram] = {}
         self._bindings: dict[int, Binding] = {}
         self._latched: m.ErrorInfo | None = None
+        self._held: list[ResidentWeight] = []
         self._sequence = 0
         self._last_replies: list[m.WorkerToClient] = []
         self.calls = 0
@@ -96,6 +97,7 @@ class WorkerSession:
     def close(self) -> None:
         """Free everything the session holds."""
         self.staging.close()
+        self._let_go()
         self.handles.clear()
 
     def _answer(self, command: m.Command) -> m.WorkerToClient | None:
@@ -217,12 +219,28 @@ class WorkerSession:
         self._bindings[command.binding] = Binding(command.handles, command.positions, holes)
 
     def _query_weights(self, command: m.QueryWeights) -> m.WeightsMissing:
-        weights = self._services.weights
-        missing = (i for i, digest in enumerate(command.digests) if digest not in weights)
+        """Answer which contents are lacking; the others, and what is stored now, stay until the next query."""
+        self._let_go()
+        missing = []
+        for position, digest in enumerate(command.digests):
+            weight = self._services.weights.hold(digest)
+            if weight is None:
+                missing.append(position)
+            else:
+                self._held.append(weight)
         return m.WeightsMissing(command.request_id, tuple(missing))
 
     def _store_weight(self, command: m.StoreWeight) -> None:
-        self._services.weights.store(command.digest, command.spec, self.staging.claim(command.upload))
+        weights = self._services.weights
+        weights.store(command.digest, command.spec, self.staging.claim(command.upload))
+        weight = weights.hold(command.digest)
+        assert weight is not None
+        self._held.append(weight)
+
+    def _let_go(self) -> None:
+        for weight in self._held:
+            self._services.weights.release(weight)
+        self._held.clear()
 
     def _adopt_weight(self, command: m.AdoptWeight) -> None:
         weights = self._services.weights

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -120,10 +120,8 @@ class Supervisor:
 
     def request_drain(self) -> None:
         """Ask `run` to end in good order; safe in a signal handler and from other threads."""
-        try:
+        with suppress(BlockingIOError):  # so many requests are waiting already that one more says nothing new
             os.write(self._wake_write, b"d")
-        except BlockingIOError:
-            pass  # so many requests are waiting already that one more says nothing new
 
     def run(self) -> int:
         """Serve until drained, told to exit, or alone; return the exit code."""

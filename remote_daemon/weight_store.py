@@ -39,9 +39,6 @@ class WeightStore:
         self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
         self.nbytes = 0
 
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._by_digest
-
     def store(self, digest: bytes, spec: TensorSpec, upload: Upload) -> None:
         """Keep a finished upload under its content digest.
 
@@ -59,6 +56,14 @@ class WeightStore:
         self._by_digest[digest] = ResidentWeight(digest, spec, tensor, upload.nbytes)
         self.nbytes += upload.nbytes
 
+    def hold(self, digest: bytes) -> ResidentWeight | None:
+        """Return the weight with this content and count one more user, or None."""
+        weight = self._by_digest.get(digest)
+        if weight is not None:
+            self._by_digest.move_to_end(digest)
+            weight.users += 1
+        return weight
+
     def acquire(self, digest: bytes, spec: TensorSpec) -> ResidentWeight:
         """Return the weight with this content and count one more user.
 
@@ -68,8 +73,7 @@ class WeightStore:
         weight = self._by_digest.get(digest)
         if weight is None or weight.spec != spec:
             raise ProtocolError("a weight was named that this worker does not hold")
-        self._by_digest.move_to_end(digest)
-        weight.users += 1
+        self.hold(digest)
         return weight
 
     def release(self, weight: ResidentWeight) -> None:

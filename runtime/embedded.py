@@ -14,7 +14,7 @@ import time
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO
 
 import dynamo_genie
 from dynamo_genie.errors import DaemonUnavailable
@@ -23,7 +23,7 @@ LONGEST_SUFFIX = "/genie.999999c"
 MAX_IPC_PATH_NBYTES = 107
 LOG_NAME = "daemon.log"
 LOG_TAIL_NBYTES = 4_000
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 3.0
 READY = b"ready "
 
 
@@ -34,6 +34,7 @@ class EmbeddedDaemon:
         self.endpoint = endpoint
         self.pid = process.pid
         self._process = process
+        self._directory = directory
         self._finalizer = weakref.finalize(self, _end, process, directory, os.getpid())
 
     @classmethod
@@ -69,6 +70,10 @@ class EmbeddedDaemon:
     def alive(self) -> bool:
         """Whether the daemon still runs; always false in a forked child, whose daemon it is not."""
         return self._finalizer.alive and _is_ours(self._finalizer) and self._process.poll() is None
+
+    def log_tail(self) -> str:
+        """Return the end of what the daemon and its worker wrote to their log."""
+        return _log_tail(self._directory)
 
     def stop(self) -> None:
         """End the daemon in good order and remove its directory; again, or in a forked child, does nothing."""
@@ -136,10 +141,11 @@ def _wait_ready(process: subprocess.Popen[bytes], directory: Path, deadline: flo
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
         what = f"the embedded daemon did not start (exit code {process.poll()})"
-    raise DaemonUnavailable(f"{what}; its log ends with:\n{_log_tail(directory)}")
+    tail = _log_tail(directory)
+    raise DaemonUnavailable(f"{what}: {tail.splitlines()[-1]}\nThe end of its log:\n{tail}")
 
 
-def _first_line(stream: BinaryIO, deadline: float) -> bytes:
+def _first_line(stream: IO[bytes], deadline: float) -> bytes:
     """Read up to a line end, the end of the stream, or the deadline."""
     poller = select.poll()
     poller.register(stream, select.POLLIN)
@@ -167,12 +173,12 @@ def _end(process: subprocess.Popen[bytes], directory: Path, owner_pid: int) -> N
     """Stop the daemon that `owner_pid` started; other processes leave it alone."""
     if os.getpid() != owner_pid:
         return
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(STOP_TIMEOUT_S)
+    # the first signal drains, the second one says that nobody waits for what still runs
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+            break
     if process.stdout is not None:
         process.stdout.close()
     shutil.rmtree(directory, ignore_errors=True)

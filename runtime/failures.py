@@ -25,7 +25,7 @@ def _known_classes() -> dict[str, type[Exception]]:
         if isinstance(value, type) and issubclass(value, errors.GenieError):
             classes[value.__name__] = value
     classes["OutOfMemoryError"] = RemoteOutOfMemory
-    classes["LinAlgError"] = torch.linalg.LinAlgError
+    classes["LinAlgError"] = classes["_LinAlgError"] = torch.linalg.LinAlgError
     return classes
 
 

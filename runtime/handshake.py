@@ -37,7 +37,8 @@ class HandshakeWatch:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.succeeded = True
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            raise AuthenticationError(f"the daemon at {self._endpoint} does not admit this key (key_file, GENIE_KEY_FILE)")
+            who = f"the daemon at {self._endpoint}"
+            raise AuthenticationError(f"{who} does not admit this key (key_file, GENIE_KEY_FILE)")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             raise AuthenticationError(f"{self._endpoint} refused the handshake: {self._likely_cause()}")
         else:
@@ -48,7 +49,7 @@ class HandshakeWatch:
     def _likely_cause(self) -> str:
         if self._has_keys:
             return "the daemon has other keys than the key file says, or none, or is no genie daemon (GENIE_KEY_FILE)"
-        return "it wants a key, or is no genie daemon; pass the key file made by `genie keygen` (key_file, GENIE_KEY_FILE)"
+        return "it wants a key (genie keygen; key_file, GENIE_KEY_FILE), or is no genie daemon"
 
     def close(self) -> None:
         """Stop watching."""

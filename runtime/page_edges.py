@@ -37,10 +37,10 @@ class PageEdges:
         return self._noted is None or self._noted != before
 
     def _read(self) -> bytes | None:
-        storage = self._watch.storage()  # kept alive until the bytes are read
-        if storage is None:
-            return None
+        tensor = self._watch.owner()  # keeps the memory alive until the bytes are read
         address = self._watch.address
+        if tensor is None or tensor.data_ptr() != address:
+            return None
         head = ctypes.string_at(address, self._head) if self._head else b""
         rest = self._nbytes - self._tail
         return head + ctypes.string_at(address + self._tail, rest) if rest else head

@@ -95,9 +95,12 @@ class PageScanner:
         return written
 
     def close(self) -> None:
-        """Stop all tracking."""
-        os.close(self._pagemap_fd)
-        os.close(self._fault_fd)
+        """Stop all tracking; closing twice is fine."""
+        descriptors = (self._pagemap_fd, self._fault_fd)
+        self._pagemap_fd = self._fault_fd = -1  # never a descriptor that has meanwhile become somebody else's
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def _reported(self, count: int) -> Iterator[tuple[int, int]]:
         vector = self._vector

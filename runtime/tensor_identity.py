@@ -7,6 +7,7 @@ another may then be born with its id.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import eq
 from typing import Any, TypeAlias
 
 import torch
@@ -41,8 +42,9 @@ class TensorIdentities:
     def unchanged(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Say whether nothing changed. Fast; a rare False may be spurious (autograd's modes take part in the guard)."""
         return (
-            list(map(id, tensors)) == self._ids
-            and list(map(torch.Tensor.data_ptr, tensors)) == self._addresses
+            len(tensors) == len(self._ids)
+            and all(map(eq, map(id, tensors), self._ids))  # no lists: they would be written beside small weights
+            and all(map(eq, map(torch.Tensor.data_ptr, tensors), self._addresses))
             and (self._guards is None or self._guards.check(*self._only_distinct(tensors)))
         )
 

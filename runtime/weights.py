@@ -6,7 +6,7 @@ nothing changed: three comparisons over the list and one look at the kernel's re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 
@@ -31,6 +31,21 @@ class ResidentWeights:
         two positions have one handle only when they are the same memory.
         """
         return WeightBinding(self._store, tensors, mutated)
+
+    def refresh(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Compare whole contents with the daemon's copies and send what differs; tensors not resident are skipped.
+
+        The sure way where no tracker is exact and weights are written behind PyTorch's back.
+        """
+        store = self._store
+        store.sweep()
+        owners = [owner for tensor in tensors if (owner := store.owner_of(tensor)) is not None]
+        residents = frozenset(owner.resident for owner in owners if owner.resident is not None)
+        for resident in residents:
+            resident.note_versions()
+        sent = store.refresh(residents, everything=residents)
+        store.flush()
+        return sent
 
     def close(self) -> None:
         """Stop watching; for the end of the session, which frees the handles."""

@@ -23,12 +23,14 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def daemon(
-    listen: Annotated[str, typer.Option(help="tcp://HOST:PORT (PORT may be *) or ipc:///PATH")] = "tcp://127.0.0.1:7777",
+    listen: Annotated[
+        str, typer.Option(help="tcp://HOST:PORT (PORT may be *) or ipc:///PATH")
+    ] = "tcp://127.0.0.1:7777",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N")] = "auto",
     memory_limit: Annotated[str, typer.Option(help="Most bytes to keep resident, e.g. 8GiB; 0 lets it choose")] = "0",
     keys: Annotated[Path | None, typer.Option(help="Directory made by `genie keygen`; needed off loopback")] = None,
     worker_ports: Annotated[str, typer.Option(help="Ports for workers, A-B; any free ones by default")] = "",
-    lease_s: Annotated[float, typer.Option(help="A session whose client is silent for so long is dropped", min=1.0)] = 15.0,
+    lease_s: Annotated[float, typer.Option(help="Drop a session whose client is silent so long", min=1.0)] = 15.0,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     owns_directory: Annotated[bool, typer.Option("--owns-directory", hidden=True)] = False,
 ) -> None:
@@ -55,7 +57,7 @@ def parse_nbytes(text: str) -> int:
     """Read a number of bytes: `8GiB`, `512MB`, `1000`."""
     found = _SIZE.fullmatch(text.strip())
     if not found:
-        raise OptionError(f"{text!r} is no size; write a number of bytes, or one with KiB, MiB, GiB, TiB, KB, MB, GB, TB")
+        raise OptionError(f"{text!r} is no size; write bytes, or a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB")
     unit = (found[2] or "").upper()
     base = 1024 if unit.endswith("I") else 1000
     return int(float(found[1]) * base ** _POWERS[unit[:1]])
@@ -68,5 +70,3 @@ def parse_ports(text: str) -> tuple[int, int]:
     if not 0 < first <= last <= 65_535:
         raise OptionError(f"--worker-ports {text!r}: write FIRST-LAST, between 1 and 65535; a worker takes two")
     return first, last
-
-

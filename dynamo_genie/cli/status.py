@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -65,8 +66,12 @@ def render(report: m.DaemonStatus) -> Group:
     return Group(head, _workers(report), *([_sessions(report)] if any(w.sessions for w in report.workers) else []))
 
 
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # ten columns in 80
+
+
 def _workers(report: m.DaemonStatus) -> Table:
-    table = Table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls", "sessions")
+    table = _table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls", "sessions")
     for w in report.workers:
         sizes = (human_nbytes(n) for n in (w.resident_nbytes, w.weight_nbytes, w.memory_limit))
         counts = (str(n) for n in (w.programs, w.calls, len(w.sessions)))
@@ -75,11 +80,12 @@ def _workers(report: m.DaemonStatus) -> Table:
 
 
 def _sessions(report: m.DaemonStatus) -> Table:
-    table = Table("tenant", "session", "client", "age", "calls", "handles", "resident")
+    table = _table("tenant", "session", "client", "age", "calls", "handles", "resident")
     for w in report.workers:
         for s in w.sessions:
             size = human_nbytes(s.resident_nbytes)
-            table.add_row(w.tenant, s.session, s.client, _duration(s.age_s), str(s.calls), str(s.handles), size)
+            client = Text("".join(c if c.isprintable() else "?" for c in s.client))  # the client chose it
+            table.add_row(w.tenant, s.session, client, _duration(s.age_s), str(s.calls), str(s.handles), size)
     return table
 
 

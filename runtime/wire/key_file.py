@@ -61,7 +61,7 @@ def read_key_file(path: Path, kind: type[K]) -> K:
             data = file.read(MAX_KEY_FILE_NBYTES + 1)
     except OSError as error:
         raise AuthenticationError(f"cannot read the key file {path}: {error.strerror}") from None
-    if kind is not PublicKey and mode & 0o077:
+    if "secret" in kind.__struct_fields__ and mode & 0o077:
         raise AuthenticationError(f"the key file {path} can be read by others (mode {mode:04o}): chmod 600 {path}")
     try:
         return msgspec.json.decode(data, type=kind)

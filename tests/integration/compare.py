@@ -45,7 +45,9 @@ def difference(actual: Any, expected: Any, where: str = "result") -> str | None:
     if isinstance(expected, Sequence) and not isinstance(expected, str | bytes):
         if not isinstance(actual, Sequence) or len(actual) != len(expected):
             return f"{where}: {actual!r:.80} is not a sequence of {len(expected)}"
-        return _first_difference([(f"[{i}]", a, e) for i, (a, e) in enumerate(zip(actual, expected))], where)
+        return _first_difference(
+            [(f"[{i}]", a, e) for i, (a, e) in enumerate(zip(actual, expected, strict=True))], where
+        )
     if isinstance(expected, float) and expected != expected and actual != actual:
         return None
     return None if actual == expected else f"{where}: {actual!r:.80} and {expected!r:.80} differ"
@@ -77,7 +79,7 @@ def _meaningful_strides(tensor: Tensor) -> list[int]:
     """Strides that address something: those of an empty tensor, or of an extent of 1, are never used."""
     if tensor.numel() == 0:
         return []
-    return [stride for size, stride in zip(tensor.shape, tensor.stride()) if size > 1]
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

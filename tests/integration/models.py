@@ -50,9 +50,16 @@ _SEQ2SEQ = dict(
     decoder_start_token_id=1,
 )
 _ENCODER = dict(
-    vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=64
+    vocab_size=VOCAB,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=64,
 )
-_VISION = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=8)
+_VISION = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=8
+)
 _TEXT_TOWER = dict(_ENCODER, eos_token_id=2, bos_token_id=1, pad_token_id=0, projection_dim=16)
 
 
@@ -114,7 +121,9 @@ def _t5() -> nn.Module:
 
 
 def _bart() -> nn.Module:
-    return hf.BartForConditionalGeneration(hf.BartConfig(**_SEQ2SEQ, max_position_embeddings=64, forced_eos_token_id=None))
+    return hf.BartForConditionalGeneration(
+        hf.BartConfig(**_SEQ2SEQ, max_position_embeddings=64, forced_eos_token_id=None)
+    )
 
 
 def _whisper() -> nn.Module:

@@ -1,4 +1,4 @@
-"""What eager refuses is refused here with the same class, at the latest when the result is read; the next call works."""
+"""What eager refuses raises the same class here, at the latest when the result is read; the next call works."""
 
 from __future__ import annotations
 
@@ -34,8 +34,12 @@ def _add_even(x: Tensor, number: int) -> Tensor:
 
 
 CASES = {
-    "matrix product of shapes that do not fit": Case(torch.matmul, (torch.ones(2, 3), torch.ones(3, 4)), (torch.ones(2, 3), torch.ones(5, 4))),
-    "addition of shapes that do not fit": Case(torch.add, (torch.ones(2, 3), torch.ones(3)), (torch.ones(2, 3), torch.ones(4))),
+    "matrix product of shapes that do not fit": Case(
+        torch.matmul, (torch.ones(2, 3), torch.ones(3, 4)), (torch.ones(2, 3), torch.ones(5, 4))
+    ),
+    "addition of shapes that do not fit": Case(
+        torch.add, (torch.ones(2, 3), torch.ones(3)), (torch.ones(2, 3), torch.ones(4))
+    ),
     "embedding index out of range": Case(
         lambda ids: functional.embedding(ids, _TABLE), (torch.tensor([0, 4]),), (torch.tensor([0, 5]),)
     ),

@@ -45,7 +45,7 @@ def _contents(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 @pytest.fixture
 def decoders(compiled: Compile) -> tuple[Decoder, Decoder]:
     """Eager first, compiled second."""
-    model = make_model("llama")
+    model = make_model("llama", num_hidden_layers=1)
     return Decoder(model, model), Decoder(model, compiled(model))
 
 
@@ -169,7 +169,7 @@ def test_cache_saved_by_the_user_and_restored_is_used(decoders: tuple[Decoder, D
         cache = decoder.prefill()
         saved = [(k.clone(), v.clone()) for k, v in _contents(cache)]
         decoder.step(_tokens(5), cache)
-        for layer, (keys, values) in zip(cache.layers, saved):
+        for layer, (keys, values) in zip(cache.layers, saved, strict=True):
             layer.keys, layer.values = keys, values
         return decoder.step(_tokens(6), cache)
 

@@ -97,7 +97,7 @@ def test_dropout_in_backward_uses_the_mask_of_forward(compiled: Compile) -> None
     call = compiled(loss)
     for seed in range(2):
         inputs = [torch.linspace(1, 2, 50).requires_grad_() for _ in range(2)]
-        for way, x in zip((loss, call), inputs):
+        for way, x in zip((loss, call), inputs, strict=True):
             torch.manual_seed(seed)
             way(x).backward()
         same(inputs[1].grad, inputs[0].grad)

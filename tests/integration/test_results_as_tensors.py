@@ -48,7 +48,9 @@ USES: dict[str, Callable[[Tensor], Any]] = {
     "if": lambda y: "yes" if y.max() > 1 else "no",
     "iteration": list,
     "unpacking": lambda y: operator.itemgetter(0, 1, 2)([*y]),
-    "enumerate and zip": lambda y: [(i, row.sum(), other) for (i, row), other in zip(enumerate(y), y.tolist())],
+    "enumerate and zip": lambda y: [
+        (i, row.sum(), other) for (i, row), other in zip(enumerate(y), y.tolist(), strict=True)
+    ],
     "index": lambda y: (y[0], y[-1, 2], y[1:, ::2], y[None], y[..., 1], y[:, [0, 2]]),
     "index by a tensor": lambda y: y[torch.tensor([2, 0])],
     "boolean mask": lambda y: y[y > 0.5],
@@ -65,9 +67,21 @@ USES: dict[str, Callable[[Tensor], Any]] = {
     "reduction": lambda y: (y.sum(), y.mean(0), y.max(1), y.argmax(-1), y.std(), y.cumsum(0), y.norm()),
     "sort": lambda y: (y.sort(descending=True), y.topk(2), y.flatten().argsort()),
     "cat and stack": lambda y: (torch.cat([y, torch.zeros(1, 4)]), torch.stack([y, y])),
-    "functional": lambda y: (functional.softmax(y, -1), functional.linear(y, torch.ones(2, 4)), functional.pad(y, (1, 1))),
+    "functional": lambda y: (
+        functional.softmax(y, -1),
+        functional.linear(y, torch.ones(2, 4)),
+        functional.pad(y, (1, 1)),
+    ),
     "module": lambda y: nn.LayerNorm(4)(y).detach(),
-    "conversion": lambda y: (y.to(torch.float64), y.half(), y.long(), y.to("cpu"), y.cpu(), y.contiguous(), y.type(torch.int8)),
+    "conversion": lambda y: (
+        y.to(torch.float64),
+        y.half(),
+        y.long(),
+        y.to("cpu"),
+        y.cpu(),
+        y.contiguous(),
+        y.type(torch.int8),
+    ),
     "like": lambda y: (torch.zeros_like(y), y.new_ones(2), torch.full_like(y, 3)),
     "clone and detach": lambda y: (y.clone(), y.detach(), y.data),
     "copy": lambda y: (copy.copy(y), copy.deepcopy(y)),
@@ -129,7 +143,7 @@ def test_write_into_a_result_is_seen_in_its_views_and_by_the_next_call(name: str
 
 def test_write_into_a_local_tensor_from_a_result(results: tuple[Tensor, Tensor]) -> None:
     targets = [torch.zeros(3, 4), torch.zeros(3, 4)]
-    for target, result in zip(targets, results):
+    for target, result in zip(targets, results, strict=True):
         target[0] = result[0]
         target[1:].copy_(result[1:])
         target += result
@@ -207,7 +221,7 @@ def test_eager_autograd_through_a_result_used_as_a_leaf(results: tuple[Tensor, T
 def test_eager_operators_after_a_compiled_call_are_differentiated(compiled: Compile) -> None:
     call = compiled(_compute)
     inputs = [_input().requires_grad_() for _ in range(2)]
-    for way, x in zip((_compute, call), inputs):
+    for way, x in zip((_compute, call), inputs, strict=True):
         y = way(x)
         (y.exp() * y[0]).sum().backward()
     same(inputs[1].grad, inputs[0].grad)

@@ -108,7 +108,7 @@ def test_two_models_of_one_class_with_different_weights(compiled: Compile) -> No
     x = torch.ones(2, 6)
     with torch.no_grad():
         for _ in range(2):
-            for model, call in zip(models, calls):
+            for model, call in zip(models, calls, strict=True):
                 same(call(x), model(x))
 
 

@@ -120,7 +120,7 @@ def test_evaluation_between_training_steps_sees_the_new_weights(compiled: Compil
     x = torch.randn(5, 4)
     optimizers = adamw(eager.parameters()), adamw(remote.parameters())
     for _ in range(3):
-        for model, optimizer in zip((eager, call), optimizers):
+        for model, optimizer in zip((eager, call), optimizers, strict=True):
             model(x).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()

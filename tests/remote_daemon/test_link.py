@@ -11,7 +11,9 @@ from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ServerKeyPair
 
-CONFIG = WorkerConfig("default", "cpu", 1 << 33, TcpBind("127.0.0.1", 7800, 7801), ServerKeyPair("a" * 40, "b" * 40), "c" * 40, 1)
+CONFIG = WorkerConfig(
+    "default", "cpu", 1 << 33, TcpBind("127.0.0.1", 7800, 7801), ServerKeyPair("a" * 40, "b" * 40), "c" * 40, 1
+)
 
 
 def test_the_configuration_comes_first_and_messages_after_it() -> None:

@@ -22,19 +22,24 @@ def test_endpoints_are_read(endpoint: str, address: TcpAddress | IpcAddress) -> 
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "tcp://", "tcp://h", "tcp://h:x", "tcp://h:70000", "udp://h:1", "ipc://relative", "ipc:///" + "x" * 107]
+    "endpoint",
+    ["", "tcp://", "tcp://h", "tcp://h:x", "tcp://h:70000", "udp://h:1", "ipc://relative", "ipc:///" + "x" * 107],
 )
 def test_others_are_refused(endpoint: str) -> None:
     with pytest.raises(OptionError):
         parse_endpoint(endpoint)
 
 
-@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:1", "tcp://127.9.9.9:1", "tcp://localhost:1", "tcp://[::1]:1", "ipc:///x"])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:1", "tcp://127.9.9.9:1", "tcp://localhost:1", "tcp://[::1]:1", "ipc:///x"]
+)
 def test_loopback_and_ipc_need_no_keys(endpoint: str) -> None:
     require_keys_off_loopback(parse_endpoint(endpoint), has_keys=False)
 
 
-@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:*", "tcp://*:1", "tcp://10.0.0.5:1", "tcp://[::]:1", "tcp://gpu-box:1"])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://0.0.0.0:*", "tcp://*:1", "tcp://10.0.0.5:1", "tcp://[::]:1", "tcp://gpu-box:1"]
+)
 def test_every_other_address_needs_keys(endpoint: str) -> None:
     with pytest.raises(AuthenticationError, match="genie keygen"):
         require_keys_off_loopback(parse_endpoint(endpoint), has_keys=False)

@@ -45,7 +45,9 @@ def far_context() -> Iterator[zmq.Context]:
     context.destroy(linger=0)
 
 
-def arrives(router: zmq.Socket, context: zmq.Context, endpoint: str, keys: ClientKeys | None, wait_ms: int) -> str | None:
+def arrives(
+    router: zmq.Socket, context: zmq.Context, endpoint: str, keys: ClientKeys | None, wait_ms: int
+) -> str | None:
     """Return the user behind a message that got through, None if none did."""
     dealer = connect_dealer(context, endpoint, keys=keys, max_frame_nbytes=MAX_NBYTES)
     dealer.send(b"hello")
@@ -58,7 +60,9 @@ def bind(context: zmq.Context, curve: ServerKeyPair | None) -> tuple[zmq.Socket,
     return bind_router(context, "tcp://127.0.0.1:*", max_frame_nbytes=MAX_NBYTES, curve=curve)
 
 
-def test_only_admitted_keys_get_in_and_the_user_is_the_proven_key(context: zmq.Context, far_context: zmq.Context) -> None:
+def test_only_admitted_keys_get_in_and_the_user_is_the_proven_key(
+    context: zmq.Context, far_context: zmq.Context
+) -> None:
     with Authenticator(context, lambda: {ALICE.public}):
         router, endpoint = bind(context, SERVER)
         assert arrives(router, far_context, endpoint, MALLORY, SILENCE_MS) is None
@@ -148,6 +152,16 @@ def test_a_frame_above_the_limit_cuts_its_sender_off(context: zmq.Context, far_c
     assert arrives(router, far_context, endpoint, None, ANSWER_MS) == ""
 
 
+def ends(peer: raw_socket.socket) -> bool:
+    """Whether the other side hangs up before the socket's time-out."""
+    try:
+        while peer.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
 def test_a_raw_peer_that_announces_an_enormous_frame_is_cut_off(context: zmq.Context) -> None:
     _, endpoint = bind(context, None)
     port = int(endpoint.rpartition(":")[2])
@@ -156,7 +170,4 @@ def test_a_raw_peer_that_announces_an_enormous_frame_is_cut_off(context: zmq.Con
     ready = b"\x04" + bytes([len(ready)]) + ready
     with raw_socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
         peer.sendall(greeting + ready + b"\x02" + (1 << 40).to_bytes(8, "big") + b"x" * 1000)
-        with pytest.raises(ConnectionError):
-            while True:
-                if not peer.recv(4096):
-                    raise ConnectionError
+        assert ends(peer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -69,7 +70,8 @@ class PlayedDaemon:
                 self.heard.append(message)
                 reply = self.answer(message)
                 if reply is not None:
-                    self._router.send_multipart([peer, codec.encode(reply)])
+                    with contextlib.suppress(zmq.ZMQError):  # the client may have left by now
+                        self._router.send_multipart([peer, codec.encode(reply)])
 
     def heard_a(self, kind: type[m.ClientToSupervisor], times: int = 1) -> bool:
         waited = threading.Event()

@@ -34,7 +34,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
         content = bytes(byte & 1 for byte in content)
     tensor = torch.empty(shape, dtype=dtype)
     tensor_bytes(tensor, writable=True)[:] = content
-    tensor = tensor.permute(draw(st.permutations(range(len(shape)))))
+    tensor = tensor.permute(draw(st.permutations(list(range(len(shape))))))
     if shape and draw(st.booleans()):
         tensor = tensor[:: draw(st.integers(1, 2))]
     if draw(st.booleans()):
@@ -50,6 +50,7 @@ def elements(tensor: torch.Tensor) -> bytes:
     return bytes(tensor_bytes(torch.empty_like(plain, memory_format=torch.contiguous_format).copy_(plain)))
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
 @given(tensors())
 def test_a_tensor_that_travels_comes_back_with_the_same_elements(tensor: torch.Tensor) -> None:
     dense = dense_for_wire(tensor)
@@ -62,6 +63,7 @@ def test_a_tensor_that_travels_comes_back_with_the_same_elements(tensor: torch.T
     assert elements(back) == elements(tensor)
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
 @given(tensors())
 def test_a_dense_tensor_keeps_its_strides_and_its_memory(tensor: torch.Tensor) -> None:
     if tensor.is_conj() or not is_dense(tuple(tensor.shape), tensor.stride()):
@@ -100,6 +102,7 @@ def test_lazily_negated_tensors_travel_with_their_values() -> None:
     assert elements(dense_for_wire(imaginary)) == elements(torch.tensor([-2.0]))
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize")
 def test_what_cannot_travel_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="quint8"):
         spec_of(torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.quint8))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 from dynamo_genie.runtime.weights import ResidentWeights, WeightBinding
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 from dynamo_genie.runtime.write_tracking import KernelWriteTracker, SampledFingerprint, WriteTracker
 from tests.runtime.host_channel import HostChannel
 
@@ -46,6 +46,8 @@ def weights(channel: HostChannel, tracker: WriteTracker) -> Iterator[ResidentWei
 
 class Model(nn.Module):
     """A big weight, two small ones that share pages with other things, a buffer, a tied weight."""
+
+    steps: torch.Tensor
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -155,7 +157,7 @@ def one_element_through_numpy(model: Model) -> None:
 
 def read_from_a_file(model: Model) -> None:
     with open("/dev/zero", "rb") as file:
-        file.readinto(memoryview(model.big.weight.detach().numpy())[100:101].cast("B"))
+        file.readinto(model.big.weight.detach().numpy()[100])
 
 
 Change = Callable[[Model], None]
@@ -231,6 +233,19 @@ def test_a_first_change_says_so_and_costs_what_changed(
     change(model)
     assert binding.sync(model.statics())
     assert channel.take_sent() == SEEN_BY_ALL[change]
+
+
+def test_refresh_finds_what_sampling_missed(channel: HostChannel) -> None:
+    weights = ResidentWeights(channel, SampledFingerprint())
+    model = Model()
+    binding = weights.bind(model.statics())
+    channel.take_sent()
+    one_element_through_numpy(model)
+    assert not binding.sync(model.statics())  # the gap that refresh is for
+    assert weights.refresh([*model.statics(), torch.zeros(3)])
+    assert channel.take_sent() == CHUNK_NBYTES
+    assert_same(channel, binding, model.statics())
+    assert not weights.refresh(model.statics())
 
 
 def test_tied_weights_are_one_resident(weights: ResidentWeights, channel: HostChannel) -> None:

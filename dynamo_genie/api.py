@@ -1,0 +1,88 @@
+"""The functions beside the backend: connect early, count bytes, force a look at the weights, shut down."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import torch
+
+from dynamo_genie.connection import CONNECTIONS, Connection
+from dynamo_genie.options import resolve_options
+
+
+def connect(daemons: str | list[str] | None = None, **options: object) -> dict[str, Any]:
+    """Open the session that compiled functions with the same options will use, and describe its daemon.
+
+    Optional: the first call of a compiled function does it too. Use it to fail early, or to start the embedded
+    daemon before it is needed.
+
+    Args:
+        daemons: Endpoint(s); None means `GENIE_DAEMONS`, else an embedded daemon.
+        **options: The other fields of `dynamo_genie.options.Options`.
+
+    Returns:
+        Endpoint, device, memory limit in bytes, and the daemon's torch version.
+
+    Raises:
+        DaemonUnavailable: No daemon answers.
+    """
+    given = options if daemons is None else {"daemons": daemons, **options}
+    connection = CONNECTIONS.get(resolve_options(given, os.environ))
+    device = connection.session.device
+    return {
+        "endpoint": connection.endpoint,
+        "device": f"{device.kind} {device.name}",
+        "memory_limit": device.memory_limit,
+        "torch_version": device.torch_version,
+    }
+
+
+def stats() -> dict[str, Any]:
+    """Return bytes on the wire by tensor class, calls, fetches and round trips, per daemon and in total.
+
+    Counts what this process handed to its sockets since the start or `reset_stats()`, without ZeroMQ's and the
+    network's framing. `live_handles` counts remote tensors that are still named.
+    """
+    daemons = {connection.endpoint: _stats_of(connection) for connection in CONNECTIONS.all()}
+    return {"total": _total(list(daemons.values())), "daemons": daemons}
+
+
+def reset_stats() -> None:
+    """Start counting from zero."""
+    for connection in CONNECTIONS.all():
+        connection.session.counters.reset()
+
+
+def refresh(model: torch.nn.Module) -> None:
+    """Compare every parameter and buffer with the daemon's copy by content, and send what differs.
+
+    Only needed where the kernel cannot track written pages (see `docs/architecture.md`) and weights were changed
+    behind PyTorch's back, through `.data` or a NumPy alias.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    for connection in CONNECTIONS.all():
+        with connection.session.lock:
+            connection.weights.refresh(tensors)
+
+
+def shutdown() -> None:
+    """Close every session and stop the embedded daemon; the next compiled call opens new ones."""
+    CONNECTIONS.shutdown()
+
+
+def _stats_of(connection: Connection) -> dict[str, Any]:
+    session = connection.session
+    return {**session.counters.snapshot(), "live_handles": session.live_handles}
+
+
+def _total(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    sent: Counter[str] = Counter()
+    received: Counter[str] = Counter()
+    for part in parts:
+        total.update({name: value for name, value in part.items() if isinstance(value, int)})
+        sent.update(part["sent"])
+        received.update(part["received"])
+    return {**total, "sent": dict(sent), "received": dict(received)}
