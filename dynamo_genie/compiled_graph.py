@@ -66,7 +66,7 @@ class CompiledGraph:
         self, gm: GraphModule, lowered: LoweredProgram, plan: CallPlan, connect: Callable[[], Connection]
     ) -> None:
         placeholders = gm.graph.find_nodes(op="placeholder")
-        outputs = gm.graph.output_node().args[0]
+        outputs: Any = gm.graph.output_node().args[0]
         self._shapes = OutputShapes(placeholders, [getattr(o, "meta", {}).get("val", o) for o in outputs])
         self._lowered = lowered
         self._plan = plan
@@ -164,7 +164,7 @@ class _Call:
 
     def _input(self, position: int, value: Any) -> m.CallInput:
         if not isinstance(value, torch.Tensor):
-            return value  # type: ignore[no-any-return]
+            return 0 if value is None else value  # an input nobody reads may be None
         handle = handle_of(value)
         if handle is None:
             kind = self._plan.input_kinds[position]
@@ -184,10 +184,12 @@ class _Call:
         """Send a local tensor; of an expanded one, what is repeated goes once and is expanded there."""
         if not is_expanded(value):
             return self._session.put(value, kind)
-        base = value.as_strided([1 if st == 0 else n for n, st in zip(value.shape, value.stride(), strict=True)], value.stride())
+        shape = [1 if st == 0 else n for n, st in zip(value.shape, value.stride(), strict=True)]
+        base = value.as_strided(shape, value.stride())
         handle = self._session.put(base, kind)
-        expanded = RemoteTensor(base.shape, base.stride(), base.dtype, handle).expand(value.shape)
-        return expanded.handle
+        expanded = handle_of(RemoteTensor(base.shape, base.stride(), base.dtype, handle).expand(value.shape))
+        assert expanded is not None
+        return expanded
 
     def _output_handle(self, index: int, output: OutputMetadata, args: Sequence[Any]) -> Handle | None:
         source = self._plan.passed_through[index]
@@ -207,7 +209,7 @@ class _Call:
         handle = handle_of(source)
         if handle is None or isinstance(source, RemoteTensor):
             return source
-        return RemoteTensor(source.shape, source.stride(), source.dtype, handle)
+        return RemoteTensor(source.shape, source.stride(), source.dtype, handle, None, source.storage_offset())
 
     def _ask(self, handles: list[Handle | None], metadata: Sequence[OutputMetadata]) -> tuple[OutputMetadata, ...]:
         """Learn the shapes that depend on data from the daemon."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +20,28 @@ from dynamo_genie.errors import OptionError
 from dynamo_genie.lowering import lower
 from dynamo_genie.options import Options
 from dynamo_genie.passes.effects import drop_effect_tokens
+from dynamo_genie.passes.kv_cache import find_cache_facts
+from dynamo_genie.passes.pipeline import Pass, run_passes
 from dynamo_genie.passes.portable import make_portable
+from dynamo_genie.passes.roles import InputOrigins, find_roles
+from dynamo_genie.passes.semantics import Role, annotate, facts_of
+
+REWRITES = (Pass("effects", drop_effect_tokens), Pass("portable", make_portable))
+"""What is rewritten in every ATen graph, top to bottom."""
+
+_TENSOR_CLASS = MappingProxyType(
+    {
+        Role.WEIGHT: "weight",
+        Role.BUFFER: "weight",
+        Role.KV_CACHE: "kv_cache",
+        Role.TOKEN_IDS: "input",
+        Role.POSITION: "input",
+        Role.MASK: "input",
+        Role.INPUT: "input",
+        Role.GRADIENT: "gradient",
+        Role.ACTIVATION: "activation",
+    }
+)
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
@@ -32,13 +54,13 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
     _require_cpu(example_inputs)
     capture = _Capture(partial(CONNECTIONS.get, options))
     with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
-        return aot_module_simplified(  # type: ignore[no-any-return]
+        return aot_module_simplified(
             gm,
             example_inputs,
-            fw_compiler=capture.forward,
+            fw_compiler=capture.training_forward,
             bw_compiler=capture.backward,
-            inference_compiler=capture.forward,
-            decompositions=decomposition_table(),
+            inference_compiler=capture.inference,
+            decompositions=decomposition_table(),  # type: ignore[arg-type]  # torch's own tables have this wider type
             keep_inference_input_mutations=True,
         )
 
@@ -50,29 +72,60 @@ class _Capture:
         self._connect = connect
         self._resident: frozenset[int] = frozenset()
 
-    def forward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
-        context = TracingContext.try_get()
-        metadata = context.fw_metadata if context is not None else None
-        self._resident = frozenset(metadata.static_input_indices or ()) if metadata is not None else frozenset()
-        return self._compile(gm, self._resident, frozenset())
+    def inference(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
+        """Compile a graph without a backward."""
+        return self._forward(gm, None)
+
+    def training_forward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
+        """Compile a forward graph; what it saves for backward comes after the results that the user sees."""
+        metadata = _forward_metadata()
+        return self._forward(gm, metadata.num_forward_returns if metadata is not None else None)
+
+    def _forward(self, gm: GraphModule, n_results: int | None) -> CompiledGraph:
+        metadata = _forward_metadata()
+        if metadata is not None:
+            self._resident = frozenset(metadata.static_input_indices or ())
+        gm = run_passes(gm, REWRITES).gm
+        placeholders = gm.graph.find_nodes(op="placeholder")
+        resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
+        annotate(find_roles(gm, InputOrigins(parameters=resident)))
+        annotate(find_cache_facts(gm, n_results))
+        return self._compile(gm, resident, frozenset(), n_results)
 
     def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
-        """Compile a backward graph: its output i is the gradient of the forward's input i."""
-        return self._compile(gm, frozenset(), self._resident)
+        """Compile a backward graph: its result i is the gradient of the forward's input i."""
+        gm = run_passes(gm, REWRITES).gm
+        annotate(find_roles(gm, InputOrigins(), backward=True))
+        return self._compile(gm, frozenset(), self._resident, None)
 
-    def _compile(self, gm: GraphModule, resident: frozenset[int], fetched: frozenset[int]) -> CompiledGraph:
-        portable = make_portable(drop_effect_tokens(gm).graph_module).graph_module
-        placeholders = portable.graph.find_nodes(op="placeholder")
-        outputs = list(portable.graph.output_node().args[0])
-        tensors = frozenset(i for i in resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
+    def _compile(
+        self, gm: GraphModule, resident: frozenset[int], fetched: frozenset[int], n_results: int | None
+    ) -> CompiledGraph:
+        placeholders = gm.graph.find_nodes(op="placeholder")
+        returned: Any = gm.graph.output_node().args[0]
+        outputs = list(returned)
         plan = CallPlan(
-            resident=tensors,
-            input_kinds=("input",) * len(placeholders),
-            output_kinds=("output",) * len(outputs),
+            resident=resident,
+            input_kinds=tuple(_tensor_class(node) for node in placeholders),
+            output_kinds=tuple(
+                "activation" if n_results is not None and i >= n_results else _tensor_class(output)
+                for i, output in enumerate(outputs)
+            ),
             passed_through=tuple(_position(output, placeholders) for output in outputs),
             fetched=frozenset(i for i in fetched if i < len(outputs) and isinstance(outputs[i], Node)),
         )
-        return CompiledGraph(portable, lower(portable), plan, self._connect)
+        return CompiledGraph(gm, lower(gm), plan, self._connect)
+
+
+def _forward_metadata() -> Any:
+    context = TracingContext.try_get()
+    return context.fw_metadata if context is not None else None
+
+
+def _tensor_class(value: Any) -> str:
+    """Return the class under which a value's bytes are counted."""
+    facts = facts_of(value) if isinstance(value, Node) else None
+    return _TENSOR_CLASS.get(facts.role, "output") if facts is not None else "output"
 
 
 def _position(output: Any, placeholders: Sequence[Node]) -> int:

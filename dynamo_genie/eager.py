@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +24,7 @@ from dynamo_genie.operator_plan import OperatorPlan, plan_operator
 from dynamo_genie.random_state import draw_remotely
 from dynamo_genie.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.runtime.handles import Handle
+from dynamo_genie.runtime.memory import TORCH_DTYPES
 from dynamo_genie.runtime.session import Session
 from dynamo_genie.runtime.wire import messages as m
 
@@ -51,9 +52,10 @@ def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
     if generator is not None:
         kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
     structure, tensors, scalars = flatten_call(func, args, kwargs)
-    metas = tuple([(tuple(t.shape), t.stride(), t.dtype) for t in tensors])
-    results = infer_results(func, structure, tuple(scalars), metas)
-    lowered = _lower(func, structure, results.list_lengths)
+    metas = tuple([(tuple(t.shape), t.stride(), t.dtype, t.storage_offset()) for t in tensors])
+    default = torch.get_default_dtype()
+    results = infer_results(func, structure, tuple(scalars), metas, default)
+    lowered = _lower(func, structure, results.list_lengths, default)
     if lowered is None:
         return _run_unsupported(func, plan, args, kwargs)
     kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
@@ -69,13 +71,15 @@ def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
     return session.fetch([h.id for h in handles], [h.kind for h in handles])  # type: ignore[union-attr]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _plan(func: torch._ops.OpOverload) -> OperatorPlan:
     return plan_operator(func)
 
 
 @lru_cache(maxsize=4096)
-def _lower(func: torch._ops.OpOverload, structure: StructureKey, lengths: tuple[int, ...]) -> LoweredProgram | None:
+def _lower(
+    func: torch._ops.OpOverload, structure: StructureKey, lengths: tuple[int, ...], default_dtype: torch.dtype
+) -> LoweredProgram | None:
     try:
         return lower_operator(func, structure, lengths)
     except UnsupportedOperator:
@@ -166,7 +170,7 @@ class _EagerCall:
     def _ask(self, handles: list[Handle]) -> tuple[Metadata, ...]:
         """Learn shapes that depend on the data from the daemon."""
         specs = self._session.describe(handles)
-        return tuple((spec.shape, spec.stride, getattr(torch, spec.dtype)) for spec in specs)
+        return tuple((spec.shape, spec.stride, TORCH_DTYPES[spec.dtype], 0) for spec in specs)
 
     def _wrap(self, handles: list[Handle], metas: tuple[Metadata, ...], layout: tuple[int, ...]) -> Any:
         new = iter(zip(handles, metas, strict=True))
@@ -195,7 +199,7 @@ class _EagerCall:
 def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, root: int | None) -> RemoteTensor:
     if root is not None:
         handle.root = root
-    return kind(meta[0], meta[1], meta[2], handle)  # type: ignore[no-any-return]
+    return kind(meta[0], meta[1], meta[2], handle, None, meta[3])
 
 
 # --- operators that read ---------------------------------------------------------------------------------
@@ -220,7 +224,21 @@ def _run_here(func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
+def _run_out(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
+    """Run the form of an `out=` operator that returns new tensors, and copy them where the caller wants them."""
+    wanted = [kwargs[str(which)] for which in plan.writes]
+    rest = {name: value for name, value in kwargs.items() if name not in plan.writes}
+    made = func.overloadpacket(*args, **rest)
+    for out, value in zip(wanted, made if isinstance(made, tuple) else (made,), strict=True):
+        if out.shape != value.shape:
+            raise UnsupportedOperator(f"{func} would resize a remote out= tensor from {out.shape} to {value.shape}")
+        out.copy_(value)
+    return wanted[0] if len(wanted) == 1 else tuple(wanted)
+
+
 def _run_unsupported(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
+    if plan.writes and all(isinstance(which, str) for which in plan.writes):
+        return _run_out(func, plan, args, kwargs)
     if plan.writes:
         raise UnsupportedOperator(f"{func} writes into a remote tensor and is not in the table of operators")
     remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
@@ -236,7 +254,7 @@ def _run_unsupported(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) 
 def _same_tensor(func: Any, args: Args, kwargs: Kwargs) -> RemoteTensor:
     """`detach` and `alias`: another tensor object for the same remote tensor; nothing is sent."""
     source = args[0]
-    return type(source)(source.shape, source.stride(), source.dtype, source.handle)  # type: ignore[no-any-return]
+    return type(source)(source.shape, source.stride(), source.dtype, source.handle, None, source.storage_offset())  # type: ignore[no-any-return]
 
 
 def _to_number(func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -84,6 +84,7 @@ class _GraphLowering:
             outputs=outputs,
             mutated_inputs=tuple(sorted(self._mutated)),
             random=self._random,
+            default_dtype=dtype_name(torch.get_default_dtype()),
         )
         lines = tuple(source_line(node.stack_trace) for node in calls)
         return finish(program, lines, lifted_constants=lifted, scalar_outputs=scalars)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch._ops import OpOverload
 
-from dynamo_genie.argument_lowering import HANDLED_BY_WORKER, draws_random_numbers, lower_leaf, operator_key
+from dynamo_genie.argument_lowering import HANDLED_BY_WORKER, draws_random_numbers, dtype_name, lower_leaf, operator_key
 from dynamo_genie.lowering import LoweredProgram, finish
 from dynamo_genie.runtime.wire import program as p
 
@@ -90,6 +90,7 @@ def lower_operator(func: OpOverload, structure: StructureKey, list_lengths: Sequ
         outputs=outputs,
         mutated_inputs=_mutated_inputs(func, args, dict(kwargs)),
         random=draws_random_numbers(func),
+        default_dtype=dtype_name(torch.get_default_dtype()),
     )
     return finish(program, (None,) * len(nodes), scalar_outputs=scalar_outputs)
 

@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import (
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.operator_lowering import StructureKey, rebuild_call
 
-Metadata: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-"""Shape, strides (elements) and dtype of a tensor."""
+Metadata: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, int]
+"""Shape, strides (elements), dtype and storage offset (elements) of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ResultMetadata:
 
 def metadata_of(tensor: torch.Tensor) -> Metadata:
     """Return a tensor's own shape, strides and dtype."""
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.storage_offset()
 
 
 @lru_cache(maxsize=16_384)
@@ -52,26 +52,34 @@ def infer_results(
     structure: StructureKey,
     scalars: tuple[int | float, ...],
     tensors: tuple[Metadata, ...],
+    default_dtype: torch.dtype,
 ) -> ResultMetadata:
-    """Return what a call would return, without running it.
+    """Return what a call would return, without running it. `default_dtype` is the current one: results follow it.
 
     Raises:
         UnsupportedOperator: The call would change the shape of an argument in place.
         Exception: Whatever PyTorch raises for arguments that do not fit.
     """
     with FakeTensorMode(), torch.no_grad():
-        fakes = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in tensors]
+        fakes = [_fake(*metadata) for metadata in tensors]
         args, kwargs = rebuild_call(structure, fakes, list(scalars))
         try:
             out = func(*args, **kwargs)
         except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedFakeTensorException):
             return ResultMetadata((), (-1,) * len(func._schema.returns), known=False)
-    for fake, (shape, stride, _) in zip(fakes, tensors, strict=True):
+    for fake, (shape, stride, _, _) in zip(fakes, tensors, strict=True):
         if tuple(fake.shape) != shape or fake.stride() != stride:
             raise UnsupportedOperator(
                 f"{func} changes the shape of a remote tensor in place; use the form that returns a new tensor"
             )
     return _describe(func, out)
+
+
+def _fake(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, offset: int) -> torch.Tensor:
+    fake = torch.empty_strided(shape, stride, dtype=dtype)
+    if offset == 0:
+        return fake
+    return fake.new_empty(offset + fake.untyped_storage().nbytes() // dtype.itemsize).as_strided(shape, stride, offset)
 
 
 def _describe(func: torch._ops.OpOverload, out: Any) -> ResultMetadata:

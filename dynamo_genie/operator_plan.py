@@ -42,7 +42,7 @@ def plan_operator(func: torch._ops.OpOverload) -> OperatorPlan:
         if argument.alias_info is None:
             continue
         which: int | str = argument.name if argument.kwarg_only else position
-        aliases.update({name: which for name in argument.alias_info.before_set})
+        aliases.update(dict.fromkeys(argument.alias_info.before_set, which))
         if argument.alias_info.is_write:
             writes.append(which)
     results = tuple(_result(result, aliases) for result in schema.returns)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -70,7 +72,7 @@ class OutputShapes:
         self._evaluate: Callable[..., list[list[Any]]] = (
             sympy.lambdify(free, expressions, modules=[dict(_FUNCTIONS), "math"])
             if self.depends_on_call and not self.depends_on_data
-            else lambda: []
+            else list
         )
 
     def evaluate(self, args: Sequence[Any]) -> tuple[OutputMetadata, ...]:
@@ -110,7 +112,9 @@ def _expressions(value: Any) -> list[Any]:
 
 
 def _expression(extent: Any) -> Any:
-    return extent.node.expr if isinstance(extent, torch.SymInt | torch.SymFloat | torch.SymBool) else sympy.Integer(extent)
+    if isinstance(extent, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return extent.node.expr
+    return sympy.Integer(extent)
 
 
 def _symbol_sources(placeholders: Sequence[Node]) -> dict[Any, Callable[[Sequence[Any]], Any]]:
@@ -119,10 +123,14 @@ def _symbol_sources(placeholders: Sequence[Node]) -> dict[Any, Callable[[Sequenc
     for position, node in enumerate(placeholders):
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt | torch.SymFloat) and value.node.expr.is_Symbol:
-            sources[value.node.expr] = lambda args, i=position: args[i]
+            sources[value.node.expr] = itemgetter(position)
         elif isinstance(value, torch.Tensor):
             for dim, size in enumerate(value.shape):
                 expression = _expression(size)
                 if expression.is_Symbol and expression not in sources:
-                    sources[expression] = lambda args, i=position, d=dim: args[i].shape[d]
+                    sources[expression] = partial(_size, position, dim)
     return sources
+
+
+def _size(position: int, dim: int, args: Sequence[Any]) -> Any:
+    return args[position].shape[dim]

@@ -19,7 +19,11 @@ Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     """Return a plain tensor like `tensor` that owns no memory."""
+    offset = tensor.storage_offset()
     carrier = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    if offset:
+        whole = torch.empty(offset + carrier.untyped_storage().nbytes() // carrier.itemsize, dtype=tensor.dtype)
+        carrier = whole.as_strided(tensor.shape, tensor.stride(), offset)
     carrier.untyped_storage().resize_(0)
     return carrier
 
@@ -35,15 +39,18 @@ class RemoteTensor(torch.Tensor):
 
     @staticmethod
     def __new__(
-        cls,
+        cls: type[RemoteTensor],
         shape: Any,
         stride: Any,
         dtype: torch.dtype,
         handle: Handle | None,
         carrier: torch.Tensor | None = None,
-    ) -> Any:
+        offset: Any = 0,
+    ) -> RemoteTensor:
         """Wrap a handle; `shape` and `stride` may be symbolic while a graph is traced."""
-        self = torch.Tensor._make_wrapper_subclass(cls, shape, strides=stride, dtype=dtype, device=_CPU)
+        self = torch.Tensor._make_wrapper_subclass(
+            cls, shape, strides=stride, storage_offset=offset, dtype=dtype, device=_CPU
+        )
         self.handle = handle
         self._carrier = carrier
         return self
@@ -51,7 +58,9 @@ class RemoteTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch types its own as a C function, not as a class method
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Run an operator where the tensor lives."""
         return _dispatch(func, args, kwargs or {})
 
@@ -71,11 +80,13 @@ class RemoteTensor(torch.Tensor):
     def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> RemoteTensor:
         """Make the tensor that tracing sees."""
         carrier = inner["carrier"]
-        return RemoteTensor(size, stride, carrier.dtype, getattr(carrier, "genie_handle", None), carrier)
+        return RemoteTensor(size, stride, carrier.dtype, getattr(carrier, "genie_handle", None), carrier, carrier.storage_offset())
 
     def __coerce_same_metadata_as_tangent__(self, expected: Any, expected_type: type | None = None) -> Any:
         """Go into a backward graph that was traced with a plain tensor."""
-        return Tangent(self.shape, self.stride(), self.dtype, self.handle) if expected_type is torch.Tensor else None
+        if expected_type is not torch.Tensor:
+            return None
+        return Tangent(self.shape, self.stride(), self.dtype, self.handle, offset=self.storage_offset())
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -85,12 +96,19 @@ class RemoteTensor(torch.Tensor):
         [local] = self.handle.session.fetch([self.handle.id], [self.handle.kind])
         return local
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    # mypy forgets the names of a `__repr__`'s parameters, and then cannot match torch's keyword with this one
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         """Print like the tensor it stands for."""
         if self.handle is None:
             return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
         local = self.materialize()
         return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
+
+    def __format__(self, format_spec: str) -> str:
+        """Format a number as a number, anything else like `repr`."""
+        if self.dim() == 0 and self.handle is not None:
+            return format(self.item(), format_spec)
+        return object.__format__(self, format_spec)
 
     def numpy(self, *, force: bool = False) -> Any:
         """Return the values as a read-only array: writing to it could not reach the daemon."""
@@ -136,7 +154,7 @@ class Tangent(RemoteTensor):
     """
 
     @property
-    def __tensor_flatten__(self) -> Any:  # type: ignore[override]
+    def __tensor_flatten__(self) -> Any:
         """Not there: `hasattr` tells AOTAutograd that there is no carrier to take out."""
         raise AttributeError("__tensor_flatten__")
 

@@ -17,6 +17,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graph_view import RESHAPING, attention_operands, origin, result_nodes
+from dynamo_genie.passes.semantics import Facts, Residency, Role, nbytes_of
 
 aten = torch.ops.aten
 
@@ -62,6 +63,16 @@ def find_kv_caches(gm: GraphModule, n_results: int | None = None) -> tuple[KVCac
                 caches[node] = cache
                 break
     return tuple(caches.values())
+
+
+def find_cache_facts(gm: GraphModule, n_results: int | None = None) -> dict[Node, Facts]:
+    """Return the facts about every value that holds a KV cache before or after the call."""
+    facts: dict[Node, Facts] = {}
+    for cache in find_kv_caches(gm, n_results):
+        for node in (cache.before, cache.after):
+            if node is not None:
+                facts[node] = Facts(Role.KV_CACHE, Residency.RESIDENT, nbytes_of(node), cache.evidence)
+    return facts
 
 
 def _as_cache(node: Node, attention: Node, results: set[Node], written_back: dict[Any, Any]) -> KVCache | None:

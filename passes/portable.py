@@ -57,6 +57,10 @@ def make_portable(gm: GraphModule) -> PassResult:
         if node.op == "call_function" and node.target in replacements:
             node.target = replacements[node.target]
             modified = True
+        elif node.target is torch.ops.prims.convert_element_type.default:  # what PyTorch's decompositions use
+            node.target = aten._to_copy.default
+            node.args, node.kwargs = (node.args[0],), {"dtype": node.args[1]}
+            modified = True
     if modified:
         gm.graph.lint()
         gm.recompile()

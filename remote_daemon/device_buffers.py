@@ -30,7 +30,7 @@ class DeviceBufferStore:
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
         """See `BufferStore`."""
         spec, flat = dense_bytes(tensor)
-        return spec, memoryview(flat.cpu().numpy())
+        return spec, flat.cpu().numpy().data
 
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""

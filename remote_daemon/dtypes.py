@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 
-from dynamo_genie.runtime.wire.tensor import DTYPES, TensorSpec
+from dynamo_genie.runtime.wire.tensor import DTYPES, Dtype, TensorSpec
 
-TORCH_DTYPE = MappingProxyType({name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)})
-DTYPE_NAME = MappingProxyType({dtype: name for name, dtype in TORCH_DTYPE.items()})
+TORCH_DTYPE: Mapping[str, torch.dtype] = MappingProxyType(
+    {name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)}
+)
+DTYPE_NAME: Mapping[torch.dtype, Dtype] = MappingProxyType(
+    {TORCH_DTYPE[name]: name for name in DTYPES if name in TORCH_DTYPE}
+)
 
 
 def spec_nbytes(spec: TensorSpec) -> int:

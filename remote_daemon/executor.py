@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError
+from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.sessions import WorkerSession
@@ -77,7 +77,7 @@ class Executor:
             if isinstance(message, m.Batch):
                 session = self._by_identity.get(identity)
                 if session is None:
-                    raise ProtocolError("the control connection is not attached to a session")
+                    raise SessionLost("the connection to the worker was cut, and what was on the way is lost")
                 replies = session.run(message)
             else:
                 replies = self._attach(identity, message)

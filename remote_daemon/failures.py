@@ -21,10 +21,15 @@ def describe_failure(error: BaseException, operator: str = "", program: int = -1
         node, operator, error = error.node, error.operator, error.__cause__
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return ErrorInfo(
-        kind=type(error).__name__,
+        kind="OutOfMemoryError" if _is_out_of_memory(error) else type(error).__name__,
         message=str(error)[:MAX_TRACEBACK],
         operator=operator[:MAX_STRING],
         program=program,
         node=node,
         traceback=trace[-MAX_TRACEBACK:],
     )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was lacking: on the CPU, PyTorch says so in a plain `RuntimeError`."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))

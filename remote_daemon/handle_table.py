@@ -69,12 +69,14 @@ class HandleTable:
         storage = tensor.untyped_storage()
         key = storage._cdata
         entry = self._storages.get(key)
+        if entry is None and self._weights.owns(key):  # a view of a weight would let one session change all
+            tensor = tensor.clone(memory_format=torch.preserve_format)
+            storage = tensor.untyped_storage()
+            key = storage._cdata
         if entry is not None:
             entry[0] += 1
         else:
             nbytes = storage.nbytes()
-            if self._budget.used + nbytes > self._budget.limit:
-                self._weights.make_room(nbytes)
             self._budget.reserve(nbytes, f"a tensor of {nbytes:,} bytes")
             self.resident_nbytes += nbytes
             self._storages[key] = [1, nbytes]
@@ -82,7 +84,7 @@ class HandleTable:
 
     def poison(self, handle: int, error: ErrorInfo) -> None:
         """Remember why a handle has no tensor."""
-        if handle not in self._values:
+        if handle > 0 and handle not in self._values and len(self._values) < MAX_HANDLES:
             self._values[handle] = Poison(error)
 
     def adopt(self, handle: int, weight: ResidentWeight) -> None:
@@ -97,9 +99,15 @@ class HandleTable:
         if weight is None:
             return self.tensor(handle)
         copy = self._weights.private_copy(weight)
-        self.free(handle)
+        del self._values[handle], self._shared[handle]
+        self._weights.release(weight)
         self.add(handle, copy)
         return copy
+
+    def spoil(self, handle: int, error: ErrorInfo) -> None:
+        """Let a handle whose tensor is not what it should be fail wherever it is used."""
+        self.free(handle)
+        self.poison(handle, error)
 
     def free(self, handle: int) -> None:
         """Forget a handle; unknown ones are ignored, so that freeing twice is harmless."""

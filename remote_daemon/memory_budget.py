@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from dynamo_genie.errors import QuotaExceeded
 
@@ -17,14 +18,17 @@ class MemoryBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.reclaim: Callable[[int], None] | None = None  # gives back what may go, until so many bytes more would fit
         self._lock = threading.Lock()
 
     def reserve(self, nbytes: int, what: str) -> None:
-        """Take `nbytes` or raise.
+        """Take `nbytes`, after giving back what nobody needs where that helps, or raise.
 
         Raises:
             QuotaExceeded: The limit would be passed; the message names what was asked, used and allowed.
         """
+        if self.used + nbytes > self.limit and self.reclaim is not None:
+            self.reclaim(nbytes)
         with self._lock:
             if self.used + nbytes > self.limit:
                 raise QuotaExceeded(

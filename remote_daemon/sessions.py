@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
 from dynamo_genie.remote_daemon.failures import describe_failure
@@ -26,6 +26,9 @@ from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor
+
+MAX_REFUSED = 4096
+"""Refused programs whose reason is kept for those who call them."""
 
 Send = Callable[[memoryview], int]
 """Hands bytes to the bulk thread and returns the number of the download."""
@@ -59,6 +62,7 @@ class WorkerSession:
         self._send_bulk = send_bulk
         self.handles = HandleTable(services.budget, services.weights)
         self._programs: dict[int, LoadedProgram] = {}
+        self._refused: dict[int, m.ErrorInfo] = {}
         self._bindings: dict[int, Binding] = {}
         self._latched: m.ErrorInfo | None = None
         self._held: list[ResidentWeight] = []
@@ -85,6 +89,8 @@ class WorkerSession:
         """Run a batch in order and return its replies; a batch seen before only repeats its replies."""
         if batch.sequence <= self._sequence:
             return self._last_replies if batch.sequence == self._sequence else []
+        if batch.sequence != self._sequence + 1:
+            raise SessionLost(f"batch {batch.sequence} came after {self._sequence}: some between were lost")
         self._sequence = batch.sequence
         replies: list[m.WorkerToClient] = []
         for command in batch.commands:
@@ -108,7 +114,7 @@ class WorkerSession:
             return m.Failed(request_id, error)
         try:
             return self._run[type(command)](command)
-        except Exception as error:  # the one broad except: every failure becomes a record for the client
+        except Exception as error:  # noqa: BLE001 - every failure becomes a record for the client
             failure = describe_failure(error, type(command).__name__, getattr(command, "program", -1))
             self._poison_results(command, failure)
             if request_id:
@@ -122,11 +128,23 @@ class WorkerSession:
             self.handles.poison(handle, error)
         if isinstance(command, m.Put | m.PutUploaded | m.AdoptWeight):
             self.handles.poison(command.handle, error)
+        elif isinstance(command, m.PatchWeight):
+            self.handles.spoil(command.handle, error)
+        elif isinstance(command, m.RegisterProgram):
+            self._programs.pop(command.program, None)
+            if len(self._refused) < MAX_REFUSED:
+                self._refused[command.program] = error
+
+    def _program(self, number: int) -> LoadedProgram:
+        program = self._programs.get(number)
+        if program is None:
+            if number in self._refused:
+                raise PoisonedInput(self._refused[number])
+            raise ProtocolError(f"program {number} is not registered")
+        return program
 
     def _call(self, call: m.Call) -> m.WorkerToClient | None:
-        program = self._programs.get(call.program)
-        if program is None:
-            raise ProtocolError(f"program {call.program} is not registered")
+        program = self._program(call.program)
         inputs = self._inputs(program, call)
         if len(call.outputs) != program.outputs:
             raise ProtocolError(f"program {call.program} has {program.outputs} outputs, not {len(call.outputs)}")
@@ -145,7 +163,7 @@ class WorkerSession:
         return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
 
     def _inputs(self, program: LoadedProgram, call: m.Call) -> list[Any]:
-        tensor = self.handles.tensor
+        tensor, writable = self.handles.tensor, self.handles.writable
         kinds = program.input_kinds
         values: list[Any]
         if call.binding:
@@ -164,7 +182,10 @@ class WorkerSession:
         for position, value in zip(holes, call.inputs, strict=True):
             kind = kinds[position]
             if kind is None:
-                values[position] = tensor(value) if type(value) is int else self._inline(value)
+                if type(value) is not int:
+                    values[position] = self._inline(value)
+                else:
+                    values[position] = tensor(value) if position not in program.mutated else writable(value)
             elif type(value) is kind:
                 values[position] = value
             else:
@@ -205,9 +226,8 @@ class WorkerSession:
         self._programs[command.program] = self._services.programs.load(command.digest, encoded)
 
     def _bind(self, command: m.BindWeights) -> None:
-        program = self._programs.get(command.program)
-        if program is None:
-            raise ProtocolError(f"program {command.program} is not registered")
+        self._let_go()  # what was asked for and stored has its handles by now
+        program = self._program(command.program)
         taken = set(command.positions)
         if len(taken) != len(command.handles) or not taken <= set(range(len(program.input_kinds))):
             raise ProtocolError("a binding must give one handle for each of its positions")

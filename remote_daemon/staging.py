@@ -71,7 +71,7 @@ class Staging:
             except RuntimeError as error:
                 self._budget.release(nbytes)
                 raise QuotaExceeded(f"no memory for an upload of {nbytes:,} bytes: {error}") from None
-            upload = Upload(nbytes, memory, memoryview(memory.numpy()))
+            upload = Upload(nbytes, memory, memory.numpy().data)
             (self._open if nbytes else self._finished)[upload_id] = upload
             return upload
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError
+from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
 from dynamo_genie.remote_daemon.staging import Staging
 from dynamo_genie.remote_daemon.wakeup import Wakeup
@@ -43,6 +43,7 @@ class Peer:
     """One client's bulk connection."""
 
     identity: bytes
+    session: bytes
     staging: Staging
     outgoing: deque[Download]
     credits: int = UPLOAD_WINDOW
@@ -72,6 +73,10 @@ class Transfers:
         self._waiting.append((admission, Download(self._next_download, data)))
         self._wakeup.set()
         return self._next_download
+
+    def forget(self, session: bytes) -> None:
+        """Let go of a dropped session's connection and of what waits for it; called in this thread."""
+        self._peers = {identity: peer for identity, peer in self._peers.items() if peer.session != session}
 
     def stop(self) -> None:
         """Make `serve` return."""
@@ -115,7 +120,7 @@ class Transfers:
                 return
             peer = self._peers.get(identity)
             if peer is None:
-                raise ProtocolError("the bulk connection is not attached to a session")
+                raise SessionLost("the bulk connection to the worker was cut, and what was on the way is lost")
             transfer = getattr(message, "upload", 0) or getattr(message, "transfer", 0)
             self._dispatch(peer, message)
         except GenieError as error:
@@ -129,7 +134,7 @@ class Transfers:
         if admission is None:
             raise ProtocolError("no such session, or a wrong token")
         admission.bulk_identity = identity
-        self._peers[identity] = Peer(identity, admission.staging, deque())
+        self._peers[identity] = Peer(identity, admission.session, admission.staging, deque())
         self._say(identity, m.Attached(message.request_id))
 
     def _dispatch(self, peer: Peer, message: m.ClientToBulk) -> None:

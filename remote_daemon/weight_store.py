@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -37,7 +38,14 @@ class WeightStore:
         self._buffers = buffers
         self._budget = budget
         self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
+        self._storages: set[int] = set()
+        self._lock = threading.Lock()  # the transfer thread makes room for uploads
         self.nbytes = 0
+        budget.reclaim = self.make_room
+
+    def owns(self, storage_key: int) -> bool:
+        """Whether a storage (by its address) belongs to a resident weight."""
+        return storage_key in self._storages
 
     def store(self, digest: bytes, spec: TensorSpec, upload: Upload) -> None:
         """Keep a finished upload under its content digest.
@@ -50,19 +58,25 @@ class WeightStore:
             raise ProtocolError("an uploaded weight does not match its digest; it was changed while it was sent")
         if digest in self._by_digest:
             return
-        self.make_room(upload.nbytes)
         self._budget.reserve(upload.nbytes, "a weight")
-        tensor = self._buffers.adopt(spec, upload.memory)
-        self._by_digest[digest] = ResidentWeight(digest, spec, tensor, upload.nbytes)
-        self.nbytes += upload.nbytes
+        try:
+            tensor = self._buffers.adopt(spec, upload.memory)
+        except BaseException:
+            self._budget.release(upload.nbytes)
+            raise
+        with self._lock:
+            self._by_digest[digest] = ResidentWeight(digest, spec, tensor, upload.nbytes)
+            self._storages.add(tensor.untyped_storage()._cdata)
+            self.nbytes += upload.nbytes
 
     def hold(self, digest: bytes) -> ResidentWeight | None:
         """Return the weight with this content and count one more user, or None."""
-        weight = self._by_digest.get(digest)
-        if weight is not None:
-            self._by_digest.move_to_end(digest)
-            weight.users += 1
-        return weight
+        with self._lock:
+            weight = self._by_digest.get(digest)
+            if weight is not None:
+                self._by_digest.move_to_end(digest)
+                weight.users += 1
+            return weight
 
     def acquire(self, digest: bytes, spec: TensorSpec) -> ResidentWeight:
         """Return the weight with this content and count one more user.
@@ -70,32 +84,51 @@ class WeightStore:
         Raises:
             ProtocolError: The content is not here, or is described differently.
         """
-        weight = self._by_digest.get(digest)
-        if weight is None or weight.spec != spec:
-            raise ProtocolError("a weight was named that this worker does not hold")
-        self.hold(digest)
-        return weight
+        weight = self.hold(digest)
+        if weight is not None and weight.spec == spec:
+            return weight
+        if weight is not None:
+            self.release(weight)
+        raise ProtocolError("a weight was named that this worker does not hold")
 
     def release(self, weight: ResidentWeight) -> None:
         """Count one user less; the content stays until memory is wanted."""
-        weight.users -= 1
+        with self._lock:
+            weight.users -= 1
 
     def make_room(self, nbytes: int) -> None:
         """Drop unused weights, oldest first, until `nbytes` more would fit or none is left."""
-        for digest in [d for d, weight in self._by_digest.items() if weight.users == 0]:
-            if self._budget.used + nbytes <= self._budget.limit:
-                return
-            nbytes = self._by_digest.pop(digest).nbytes
-            self._budget.release(nbytes)
-            self.nbytes -= nbytes
+        with self._lock:
+            if nbytes > self._budget.limit:
+                return  # it will never fit: keep what there is
+            for digest in [d for d, weight in self._by_digest.items() if weight.users == 0]:
+                if self._budget.used + nbytes <= self._budget.limit:
+                    return
+                self._forget(digest)
 
     def private_copy(self, weight: ResidentWeight) -> torch.Tensor:
-        """Return a copy that one session may change; the caller accounts for it and releases the original.
+        """Return what one session may change instead; the caller accounts for it and releases the original.
+
+        A copy where one fits, so that the content stays for the next session; else the tensor itself, if nobody
+        else uses it.
 
         Raises:
             QuotaExceeded: The copy does not fit.
         """
         self.make_room(weight.nbytes)
-        if self._budget.used + weight.nbytes > self._budget.limit:
-            raise QuotaExceeded(f"no room to copy a shared weight of {weight.nbytes:,} bytes before changing it")
-        return weight.tensor.clone(memory_format=torch.preserve_format)
+        if self._budget.used + weight.nbytes <= self._budget.limit:
+            return weight.tensor.clone(memory_format=torch.preserve_format)
+        with self._lock:
+            if weight.users > 1:
+                raise QuotaExceeded(
+                    f"no room to copy a weight of {weight.nbytes:,} bytes before changing it, and others use it too; "
+                    "free tensors or start the daemon with a larger --memory-limit"
+                )
+            self._forget(weight.digest)
+        return weight.tensor
+
+    def _forget(self, digest: bytes) -> None:
+        weight = self._by_digest.pop(digest)
+        self._storages.discard(weight.tensor.untyped_storage()._cdata)
+        self._budget.release(weight.nbytes)
+        self.nbytes -= weight.nbytes

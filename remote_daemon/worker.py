@@ -101,6 +101,7 @@ class Worker:
                     self._executor.wake()
                 case m.DropSession():
                     self._admissions.drop(message.session)
+                    self._transfers.forget(message.session)
                     self._executor.wake()
                 case m.WorkerStatusRequest():
                     self._link.send(m.WorkerStatusReport(message.request_id, self._status()))

@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import dynamo_genie
+from dynamo_genie import errors
 from dynamo_genie.remote_daemon.link import SupervisorLink, make_link
 from dynamo_genie.remote_daemon.parent import open_pidfd
 from dynamo_genie.remote_daemon.worker_config import IpcBind, WorkerConfig
@@ -25,7 +25,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
     A bare checkout is found through `sys.path[0]`, which a child does not inherit.
     """
-    home = str(Path(dynamo_genie.__file__).parent.parent)
+    home = str(Path(errors.__file__).parent.parent)
     child = {**environ, "PYTHONSAFEPATH": "1"}  # a `random.py` in the current directory is none of our business
     if home not in _installed_paths():
         known = environ.get("PYTHONPATH")

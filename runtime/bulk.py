@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 import zmq
 
-from dynamo_genie.errors import ProtocolError, RequestTimeout
+from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout
 from dynamo_genie.runtime.counters import Counters
 from dynamo_genie.runtime.failures import class_named
 from dynamo_genie.runtime.wire import codec
@@ -25,11 +26,17 @@ class BulkConnection:
     """Uploads and downloads of one session, one caller at a time (under the session's lock)."""
 
     def __init__(
-        self, socket: zmq.Socket[bytes], counters: Counters, check: Callable[[], None], timeout_s: float
+        self,
+        socket: zmq.Socket[bytes],
+        counters: Counters,
+        check: Callable[[], None],
+        report: Callable[[Exception], Exception],
+        timeout_s: float,
     ) -> None:
         self._socket = socket
         self._counters = counters
         self._check = check
+        self._report = report
         self._timeout_s = timeout_s
         self._credits = UPLOAD_WINDOW
         self._taken = 0
@@ -50,28 +57,38 @@ class BulkConnection:
             QuotaExceeded: The worker has no room.
             RequestTimeout: The worker stopped taking chunks.
         """
-        numbers = []
-        for view in views:
-            self._next_upload += 1
-            numbers.append(self._next_upload)
-            self._unfinished.add(self._next_upload)
-            self._send(m.UploadBegin(self._next_upload, view.nbytes))
-            self._send_chunks(self._next_upload, view, kind, progress)
-        while self._unfinished:
-            self._take_report()
+        numbers: list[int] = []
+        try:
+            for view in views:
+                self._next_upload += 1
+                numbers.append(self._next_upload)
+                self._unfinished.add(self._next_upload)
+                self._send(m.UploadBegin(self._next_upload, view.nbytes))
+                self._send_chunks(self._next_upload, view, kind, progress)
+            while self._unfinished:
+                self._take_report()
+        except BaseException:
+            self._abort(numbers)
+            raise
         return numbers
+
+    def _abort(self, numbers: Sequence[int]) -> None:
+        """Give back the room of uploads that nobody will name any more."""
+        self._unfinished.clear()
+        with contextlib.suppress(GenieError, zmq.ZMQError):  # what stopped the upload is worth more than this
+            for number in numbers:
+                self._send(m.UploadAbort(number))
 
     def download(self, number: int, into: torch.Tensor, kind: str) -> None:
         """Receive the bytes of a download into a flat uint8 tensor."""
-        room = memoryview(into.numpy())
+        room = into.numpy().data
         received = 0
         while received < len(room):
             message = self._receive()
             if not isinstance(message, m.Chunk):
-                raise ProtocolError(f"expected a chunk of download {number}, got {type(message).__name__}")
-            self._taken += 1
-            if self._taken % CREDIT_EVERY == 0:
-                self._send(m.Credit(CREDIT_EVERY))
+                self._heed(message)
+                continue
+            self._count_taken()
             if message.transfer != number:
                 self._socket.recv()
                 continue
@@ -91,8 +108,8 @@ class BulkConnection:
                 return
             chunk = view[offset : offset + CHUNK_NBYTES]
             header = codec.encode(m.Chunk(number, offset))
-            self._socket.send(header, zmq.SNDMORE)
-            self._socket.send(chunk, copy=False)
+            self._hand_over(header, zmq.SNDMORE)
+            self._hand_over(chunk, copy=False)
             self._credits -= 1
             self._counters.sent["control"] += len(header)
             self._counters.sent[kind] += len(chunk)
@@ -100,22 +117,41 @@ class BulkConnection:
                 progress(len(chunk))
 
     def _take_report(self) -> None:
-        message = self._receive()
+        self._heed(self._receive())
+
+    def _heed(self, message: m.BulkToClient) -> None:
+        """Note what the worker says about uploads; what concerns one that was given up is of no interest."""
         if isinstance(message, m.Credit):
             self._credits += message.chunks
         elif isinstance(message, m.UploadDone):
             self._unfinished.discard(message.upload)
         elif isinstance(message, m.BulkFailed):
-            self._unfinished.clear()
-            raise class_named(message.code)(message.message)
+            if message.transfer in self._unfinished or not message.transfer or message.code == "SessionLost":
+                raise self._report(class_named(message.code)(message.message))
         elif isinstance(message, m.Chunk):  # of a download whose reader gave up
             self._socket.recv()
-            self._taken += 1
+            self._count_taken()
+
+    def _count_taken(self) -> None:
+        self._taken += 1
+        if self._taken % CREDIT_EVERY == 0:
+            self._send(m.Credit(CREDIT_EVERY))
 
     def _send(self, message: m.ClientToBulk) -> None:
         data = codec.encode(message)
-        self._socket.send(data)
+        self._hand_over(data)
         self._counters.sent["control"] += len(data)
+
+    def _hand_over(self, frame: bytes | memoryview, flags: int = 0, *, copy: bool = True) -> None:
+        """Give a frame to the socket, which takes none while the worker takes none."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._socket.send(frame, flags, copy=copy)
+                return
+            except zmq.Again:
+                self._check()
+                self._give_up_after(deadline)
 
     def _receive(self) -> m.BulkToClient:
         deadline = time.monotonic() + self._timeout_s
@@ -124,11 +160,13 @@ class BulkConnection:
             try:
                 data = self._socket.recv()
             except zmq.Again:
-                if time.monotonic() > deadline:
-                    raise RequestTimeout(
-                        f"the daemon moved no bulk data for {self._timeout_s:g} s "
-                        "(request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
-                    ) from None
+                self._give_up_after(deadline)
                 continue
             self._counters.received["control"] += len(data)
             return codec.bulk_to_client(data)
+
+    def _give_up_after(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise RequestTimeout(
+                f"the daemon moved no bulk data for {self._timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
+            ) from None

@@ -15,7 +15,7 @@ from dynamo_genie.runtime.wire.tensor import DTYPES, Dtype, TensorSpec
 TORCH_DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPES})
 """Wire name to torch dtype."""
 
-WIRE_DTYPES: Mapping[torch.dtype, Dtype] = MappingProxyType({TORCH_DTYPES[name]: name for name in DTYPES})  # type: ignore[misc]
+WIRE_DTYPES: Mapping[torch.dtype, Dtype] = MappingProxyType({TORCH_DTYPES[name]: name for name in DTYPES})
 """Torch dtype to wire name."""
 
 

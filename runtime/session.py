@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout, SessionLost, StaleHandleError
+from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded, RequestTimeout, SessionLost, StaleHandleError
 from dynamo_genie.runtime.admission import Admission
 from dynamo_genie.runtime.bulk import BulkConnection, Progress
 from dynamo_genie.runtime.counters import Counters
@@ -38,6 +38,9 @@ FLUSH_AT_NBYTES = 128 << 10
 PACK_AT_NBYTES = 256
 """Integer and boolean inputs from this size on are compressed: attention masks shrink to almost nothing."""
 
+_WEIGHT_COMMANDS = frozenset({"StoreWeight", "AdoptWeight", "PatchWeight", "BindWeights"})
+"""Nothing waits for these; when one fails, the daemon's weights are no longer what this side believes."""
+
 _PACKABLE = frozenset({torch.int64, torch.int32, torch.bool, torch.uint8})
 
 
@@ -52,7 +55,7 @@ class Session:
         self._timeout_s = timeout_s
         self._control = control
         self._bulk_socket = bulk
-        self._bulk = BulkConnection(bulk, self.counters, self.check, timeout_s)
+        self._bulk = BulkConnection(bulk, self.counters, self.check, self._heed, timeout_s)
         self._pid = os.getpid()
         self._lost: GenieError | None = None
         self._queue: list[m.Command] = []
@@ -99,7 +102,6 @@ class Session:
             high_water=32,
             timeout_ms=POLL_MS,
         )
-        control.sndtimeo = bulk.sndtimeo = int(request_timeout_s * 1000)
         session = cls(admission, control, bulk, request_timeout_s)
         session._lost_reports = lost
         try:
@@ -170,6 +172,8 @@ class Session:
 
     def post(self, command: m.Command, nbytes: int = 64) -> None:
         """Queue a command; nothing is answered."""
+        if self._released and isinstance(command, m.Call):
+            self._post_released()  # first, so that its results find the room
         self._queue.append(command)
         self._queued_nbytes += nbytes
         if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
@@ -178,11 +182,8 @@ class Session:
     def flush(self) -> None:
         """Send what is queued, and the ids that died since."""
         queue = self._queue
-        released = self._released
-        if released:
-            dead = [released.popleft() for _ in range(len(released))]
-            self.live_handles -= len(dead)
-            queue.append(m.Free(tuple(dead)))
+        if self._released:
+            self._post_released()
         if not queue:
             return
         self.check()
@@ -191,6 +192,13 @@ class Session:
         queue.clear()
         self._queued_nbytes = 0
         self._transmit(data)
+
+    def _post_released(self) -> None:
+        """Free what died so far; only commands that are queued already can name it."""
+        released = self._released
+        dead = [released.popleft() for _ in range(len(released))]
+        self.live_handles -= len(dead)
+        self._queue.append(m.Free(tuple(dead)))
 
     def request_id(self) -> int:
         """Return a fresh number for a command that is answered; pass it to `wait`."""
@@ -256,6 +264,7 @@ class Session:
 
     def fetch(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor]:
         """Return local copies of the tensors with these ids, in one round trip."""
+        self.check()  # before the lock, which a thread of the parent may hold for ever
         with self.lock:
             self.counters.events["fetches"] += 1
             request_id = self.request_id()
@@ -267,6 +276,7 @@ class Session:
 
     def describe(self, handles: Sequence[Handle]) -> tuple[TensorSpec, ...]:
         """Return dtype, shape and strides of remote tensors, for those whose shape depends on data."""
+        self.check()
         with self.lock:
             request_id = self.request_id()
             self.post(m.Describe(request_id, tuple(handle.id for handle in handles)))
@@ -284,7 +294,7 @@ class Session:
             flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
             if len(fetched.data) != flat.numel():
                 raise ProtocolError(f"{len(fetched.data)} bytes came for a tensor of {flat.numel()}")
-            memoryview(flat.numpy())[:] = fetched.data
+            flat.numpy().data[:] = fetched.data
             self.counters.received[kind] += len(fetched.data)
             self.counters.received["control"] -= len(fetched.data)
         return tensor
@@ -309,7 +319,13 @@ class Session:
     ) -> list[int]:
         """Send several buffers by bulk, one after the other without waiting in between."""
         self.counters.events["round_trips"] += 1
-        return self._bulk.upload(views, kind, progress)
+        try:
+            return self._bulk.upload(views, kind, progress)
+        except QuotaExceeded:
+            if not self._released:
+                raise
+            self.sync()  # what died since the last message makes room
+            return self._bulk.upload(views, kind, progress)
 
     def store(self, digest: bytes, spec: TensorSpec, upload: int) -> None:
         """Keep an upload as a resident weight."""
@@ -327,12 +343,18 @@ class Session:
     # --- the socket ------------------------------------------------------------------------------------------
 
     def _transmit(self, data: bytes) -> None:
-        try:
-            self._control.send(data)
-        except zmq.Again:
-            raise RequestTimeout(
-                f"the daemon took no message for {self._timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
-            ) from None
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._control.send(data)
+                break
+            except zmq.Again:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise RequestTimeout(
+                        f"the daemon took no message for {self._timeout_s:g} s "
+                        "(request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
+                    ) from None
         self.counters.sent["control"] += len(data)
 
     def _wait(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
@@ -358,4 +380,15 @@ class Session:
 
     def _exception(self, error: m.ErrorInfo) -> Exception:
         lines = self._lines.get(error.program, ())
-        return to_exception(error, lines[error.node] if 0 <= error.node < len(lines) else None)
+        return self._heed(
+            to_exception(error, lines[error.node] if 0 <= error.node < len(lines) else None), error.operator
+        )
+
+    def _heed(self, error: Exception, operator: str = "") -> Exception:
+        """Note a failure after which the session is of no use, and return it: the next call opens another one."""
+        if self._lost is None:
+            if isinstance(error, SessionLost):
+                self._lost = error
+            elif operator in _WEIGHT_COMMANDS:
+                self._lost = SessionLost(f"the daemon's weights are not the local ones: {error}")
+        return error

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import torch
 
 from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.dtypes import TORCH_DTYPE
 from dynamo_genie.remote_daemon.operators import Operator, resolve_operator
 from dynamo_genie.remote_daemon.program_check import check_program
 from dynamo_genie.runtime.wire import program as p
@@ -68,7 +69,21 @@ def compile_program(program: p.Program, device: torch.device, constants: Sequenc
                 raise
             raise NodeError(node, keys[node]) from error
 
-    return execute
+    return execute if program.default_dtype == "float32" else _with_default_dtype(execute, program.default_dtype)
+
+
+def _with_default_dtype(execute: Executable, name: str) -> Executable:
+    """Run under another default dtype: for programs of a client that changed its own."""
+
+    def run(inputs: list[Any]) -> tuple[Any, ...]:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(TORCH_DTYPE[name])
+        try:
+            return execute(inputs)
+        finally:
+            torch.set_default_dtype(before)
+
+    return run
 
 
 def _resolve(program: p.Program, device: torch.device) -> list[Operator]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ class Decoder(Generic[T]):
     """A decoder for one side of one conversation; raises `ProtocolError` on everything else."""
 
     def __init__(self, union: Any, name: str) -> None:
-        self._decode = msgspec.msgpack.Decoder(union).decode
+        self._decode: Callable[[Any], T] = msgspec.msgpack.Decoder(union).decode
         self._name = name
 
     def __call__(self, data: Any) -> T:

@@ -35,7 +35,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 # --- client <-> supervisor -------------------------------------------------------------------------------
 
 
-class Hello(_Message):
+class Hello(_Message, frozen=True):
     """First message of a client. Its layout never changes, so that any two versions can refuse politely."""
 
     request_id: Id
@@ -43,7 +43,7 @@ class Hello(_Message):
     client: Text
 
 
-class DeviceInfo(_Message):
+class DeviceInfo(_Message, frozen=True):
     """What a worker runs on: `kind` is "cpu" or "cuda"; `memory_limit` in bytes."""
 
     kind: Text
@@ -52,7 +52,7 @@ class DeviceInfo(_Message):
     torch_version: Text
 
 
-class Welcome(_Message):
+class Welcome(_Message, frozen=True):
     """Where the client's worker is, and the token that opens a session there."""
 
     request_id: Id
@@ -66,7 +66,7 @@ class Welcome(_Message):
     lease_s: float
 
 
-class Refused(_Message):
+class Refused(_Message, frozen=True):
     """The supervisor says no; `code` is the name of a class in `dynamo_genie.errors`."""
 
     request_id: Id
@@ -74,24 +74,24 @@ class Refused(_Message):
     message: Text
 
 
-class Heartbeat(_Message):
+class Heartbeat(_Message, frozen=True):
     """Renews the lease of a session."""
 
     request_id: Id
     session: Token
 
 
-class HeartbeatReply(_Message):
+class HeartbeatReply(_Message, frozen=True):
     request_id: Id
 
 
-class Goodbye(_Message):
+class Goodbye(_Message, frozen=True):
     """The client ends a session in good order."""
 
     session: Token
 
 
-class SessionEnded(_Message):
+class SessionEnded(_Message, frozen=True):
     """Pushed by the supervisor: this session is gone, and why; `code` as in `Refused`."""
 
     session: Token
@@ -99,11 +99,11 @@ class SessionEnded(_Message):
     message: Text
 
 
-class StatusRequest(_Message):
+class StatusRequest(_Message, frozen=True):
     request_id: Id
 
 
-class SessionStatus(_Message):
+class SessionStatus(_Message, frozen=True):
     session: Text
     client: Text
     age_s: float
@@ -112,7 +112,7 @@ class SessionStatus(_Message):
     resident_nbytes: Extent
 
 
-class WorkerStatus(_Message):
+class WorkerStatus(_Message, frozen=True):
     """One worker: `tenant` is "default" without keys, else the short form of the client's public key."""
 
     tenant: Text
@@ -127,7 +127,7 @@ class WorkerStatus(_Message):
     sessions: Annotated[tuple[SessionStatus, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-class DaemonStatus(_Message):
+class DaemonStatus(_Message, frozen=True):
     endpoint: Text
     pid: Extent
     uptime_s: float
@@ -136,7 +136,7 @@ class DaemonStatus(_Message):
     workers: Annotated[tuple[WorkerStatus, ...], msgspec.Meta(max_length=4096)]
 
 
-class StatusReply(_Message):
+class StatusReply(_Message, frozen=True):
     request_id: Id
     status: DaemonStatus
 
@@ -148,7 +148,7 @@ SupervisorToClient: TypeAlias = Welcome | Refused | HeartbeatReply | SessionEnde
 # --- supervisor <-> worker -------------------------------------------------------------------------------
 
 
-class AdmitSession(_Message):
+class AdmitSession(_Message, frozen=True):
     """A client holding `token` may attach; `public_key` is its CURVE key (Z85), empty without keys."""
 
     session: Token
@@ -157,20 +157,20 @@ class AdmitSession(_Message):
     public_key: Text
 
 
-class DropSession(_Message):
+class DropSession(_Message, frozen=True):
     session: Token
     reason: Text
 
 
-class WorkerStatusRequest(_Message):
+class WorkerStatusRequest(_Message, frozen=True):
     request_id: Id
 
 
-class Drain(_Message):
+class Drain(_Message, frozen=True):
     """Finish the command in hand, then exit 0."""
 
 
-class WorkerReady(_Message):
+class WorkerReady(_Message, frozen=True):
     """The worker's sockets are bound."""
 
     control: Text
@@ -178,14 +178,14 @@ class WorkerReady(_Message):
     device: DeviceInfo
 
 
-class WorkerFailed(_Message):
+class WorkerFailed(_Message, frozen=True):
     """The worker cannot start (no such device, say); it exits after this."""
 
     code: Text
     message: Text
 
 
-class WorkerStatusReport(_Message):
+class WorkerStatusReport(_Message, frozen=True):
     request_id: Id
     status: WorkerStatus
 
@@ -197,7 +197,7 @@ WorkerToSupervisor: TypeAlias = WorkerReady | WorkerFailed | WorkerStatusReport
 # --- client -> worker, control ---------------------------------------------------------------------------
 
 
-class Attach(_Message):
+class Attach(_Message, frozen=True):
     """Opens the session on this connection; the same message opens the bulk connection."""
 
     request_id: Id
@@ -205,7 +205,7 @@ class Attach(_Message):
     token: Token
 
 
-class RegisterProgram(_Message, tag="P"):
+class RegisterProgram(_Message, frozen=True, tag="P"):
     """Names a program by `program` from now on. `encoded` is empty when it was uploaded (`upload`)."""
 
     program: Id
@@ -214,7 +214,7 @@ class RegisterProgram(_Message, tag="P"):
     upload: Id = 0
 
 
-class BindWeights(_Message, tag="B"):
+class BindWeights(_Message, frozen=True, tag="B"):
     """Fixes the inputs of `program` at `positions`: calls through `binding` leave them out."""
 
     binding: Id
@@ -228,7 +228,7 @@ CallInput: TypeAlias = bool | int | float | InlineTensor
 a number where it says scalar."""
 
 
-class Call(_Message, tag="C"):
+class Call(_Message, frozen=True, tag="C"):
     """Runs a program. Output i becomes handle `outputs[i]`; 0 drops it.
 
     `rng` is the state of the client's CPU generator where the program draws random numbers; the state after
@@ -243,18 +243,18 @@ class Call(_Message, tag="C"):
     rng: Annotated[bytes, msgspec.Meta(max_length=16_384)] = b""
 
 
-class Free(_Message, tag="F"):
+class Free(_Message, frozen=True, tag="F"):
     handles: Ids
 
 
-class Put(_Message, tag="I"):
+class Put(_Message, frozen=True, tag="I"):
     """Makes `handle` from inline data."""
 
     handle: Id
     tensor: InlineTensor
 
 
-class PutUploaded(_Message, tag="U"):
+class PutUploaded(_Message, frozen=True, tag="U"):
     """Makes `handle` from a finished upload of this session."""
 
     handle: Id
@@ -262,14 +262,14 @@ class PutUploaded(_Message, tag="U"):
     upload: Id
 
 
-class QueryWeights(_Message, tag="Q"):
+class QueryWeights(_Message, frozen=True, tag="Q"):
     """Which of these contents does the worker lack? Answered by `WeightsMissing`."""
 
     request_id: Id
     digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-class StoreWeight(_Message, tag="W"):
+class StoreWeight(_Message, frozen=True, tag="W"):
     """Verifies a finished upload against its digest and keeps it as a resident weight."""
 
     digest: Digest
@@ -277,7 +277,7 @@ class StoreWeight(_Message, tag="W"):
     upload: Id
 
 
-class AdoptWeight(_Message, tag="A"):
+class AdoptWeight(_Message, frozen=True, tag="A"):
     """Makes `handle` name the resident weight with this content."""
 
     handle: Id
@@ -285,7 +285,7 @@ class AdoptWeight(_Message, tag="A"):
     spec: TensorSpec
 
 
-class PatchWeight(_Message, tag="X"):
+class PatchWeight(_Message, frozen=True, tag="X"):
     """Overwrites bytes of a weight from a finished upload; a content shared with others is copied first."""
 
     handle: Id
@@ -293,21 +293,21 @@ class PatchWeight(_Message, tag="X"):
     upload: Id
 
 
-class Fetch(_Message, tag="G"):
+class Fetch(_Message, frozen=True, tag="G"):
     """Asks for the bytes of some handles, answered by `Fetched`; those above the inline limit come by bulk."""
 
     request_id: Id
     handles: Ids
 
 
-class Describe(_Message, tag="D"):
+class Describe(_Message, frozen=True, tag="D"):
     """Asks for dtype, shape and strides of some handles, answered by `Described`."""
 
     request_id: Id
     handles: Ids
 
 
-class Sync(_Message, tag="S"):
+class Sync(_Message, frozen=True, tag="S"):
     """Answered by `Done` when everything before it has run; carries the latched error, if any."""
 
     request_id: Id
@@ -330,7 +330,7 @@ Command: TypeAlias = (
 )
 
 
-class Batch(_Message, tag="b"):
+class Batch(_Message, frozen=True, tag="b"):
     """Commands in order. `sequence` counts batches from 1; one that was seen before is not run again."""
 
     sequence: Id
@@ -343,27 +343,27 @@ ClientToWorker: TypeAlias = Attach | Batch
 # --- worker -> client, control ---------------------------------------------------------------------------
 
 
-class Attached(_Message):
+class Attached(_Message, frozen=True):
     request_id: Id
 
 
-class Done(_Message, tag="d"):
+class Done(_Message, frozen=True, tag="d"):
     request_id: Id
 
 
-class RngAdvanced(_Message, tag="r"):
+class RngAdvanced(_Message, frozen=True, tag="r"):
     request_id: Id
     rng: Annotated[bytes, msgspec.Meta(max_length=16_384)]
 
 
-class WeightsMissing(_Message, tag="m"):
+class WeightsMissing(_Message, frozen=True, tag="m"):
     """Positions, in the query, of the contents that must be uploaded."""
 
     request_id: Id
     missing: Ids
 
 
-class FetchedTensor(_Message, tag="t"):
+class FetchedTensor(_Message, frozen=True, tag="t"):
     """One fetched tensor: its bytes, or the number of the download that brings them."""
 
     spec: TensorSpec
@@ -371,17 +371,17 @@ class FetchedTensor(_Message, tag="t"):
     download: Id = 0
 
 
-class Fetched(_Message, tag="f"):
+class Fetched(_Message, frozen=True, tag="f"):
     request_id: Id
     tensors: Annotated[tuple[FetchedTensor, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-class Described(_Message, tag="e"):
+class Described(_Message, frozen=True, tag="e"):
     request_id: Id
     specs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-class ErrorInfo(_Message, tag="E"):
+class ErrorInfo(_Message, frozen=True, tag="E"):
     """What went wrong while running a command.
 
     `kind` is the class that eager PyTorch raises (or one of ours), `program` and `node` say where in which
@@ -396,7 +396,7 @@ class ErrorInfo(_Message, tag="E"):
     traceback: LongText
 
 
-class Failed(_Message, tag="x"):
+class Failed(_Message, frozen=True, tag="x"):
     """Answers a request with the session's first error since the last answer."""
 
     request_id: Id
@@ -409,37 +409,37 @@ WorkerToClient: TypeAlias = Attached | Done | RngAdvanced | WeightsMissing | Fet
 # --- bulk ------------------------------------------------------------------------------------------------
 
 
-class UploadBegin(_Message, tag="B"):
+class UploadBegin(_Message, frozen=True, tag="B"):
     """Announces `nbytes` bytes under a number minted by the client."""
 
     upload: Id
     nbytes: Extent
 
 
-class Chunk(_Message, tag="C"):
+class Chunk(_Message, frozen=True, tag="C"):
     """Header of one raw frame, which follows: bytes `offset...` of a transfer."""
 
     transfer: Id
     offset: Extent
 
 
-class UploadAbort(_Message, tag="A"):
+class UploadAbort(_Message, frozen=True, tag="A"):
     upload: Id
 
 
-class Credit(_Message, tag="K"):
+class Credit(_Message, frozen=True, tag="K"):
     """The receiver can take `chunks` more chunks."""
 
     chunks: Id
 
 
-class UploadDone(_Message, tag="D"):
+class UploadDone(_Message, frozen=True, tag="D"):
     """Every byte of the upload has arrived."""
 
     upload: Id
 
 
-class BulkFailed(_Message, tag="x"):
+class BulkFailed(_Message, frozen=True, tag="x"):
     """The transfer cannot go on; `code` names a class in `dynamo_genie.errors`."""
 
     transfer: Id

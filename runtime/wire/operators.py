@@ -21,6 +21,8 @@ def _expand(namespace: str, words: str) -> tuple[str, ...]:
 ATEN: tuple[str, ...] = _expand(
     "aten",
     """
+__and__.Scalar|Tensor __iand__.Scalar|Tensor __ilshift__.Scalar|Tensor __ior__.Scalar|Tensor __irshift__.Scalar|Tensor
+__ixor__.Scalar|Tensor __lshift__.Scalar|Tensor __or__.Scalar|Tensor __rshift__.Scalar|Tensor __xor__.Scalar|Tensor
 _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
 _addmm_activation _assert_async.default|msg _assert_tensor_metadata _batch_norm_with_update _cdist_backward
 _cdist_forward _chunk_cat _conj _conj_copy _conj_physical _ctc_loss.Tensor|default _ctc_loss_backward.Tensor|default

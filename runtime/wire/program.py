@@ -95,7 +95,8 @@ class Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 class Program(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What to compute. `outputs` holds references and literals; `mutated_inputs` are written in place.
 
-    `random` says that running it draws random numbers.
+    `random` says that running it draws random numbers. `default_dtype` is the client's when the program was made:
+    operators that mix integers with Python floats, or make tensors, follow it.
     """
 
     version: int
@@ -105,6 +106,7 @@ class Program(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     outputs: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=MAX_ITEMS)]
     mutated_inputs: Annotated[tuple[Index, ...], msgspec.Meta(max_length=MAX_ITEMS)] = ()
     random: bool = False
+    default_dtype: Dtype = "float32"
 
 
 _ENCODER = msgspec.msgpack.Encoder()

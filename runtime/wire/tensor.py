@@ -13,7 +13,7 @@ Dtype = Literal[
     "float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128",
     "float8_e4m3fn", "float8_e5m2",
 ]  # fmt: skip
-DTYPES: tuple[str, ...] = get_args(Dtype)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 Extent = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Shape = Annotated[tuple[Extent, ...], msgspec.Meta(max_length=MAX_RANK)]

@@ -1,0 +1,1 @@
+"""What `genie demo` and `genie bench` measure, and how. Nothing here runs unless it is asked for."""

@@ -1,0 +1,139 @@
+"""`genie demo`: a GPT-2 with random weights decodes here and in a daemon; tokens, times and bytes side by side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dynamo_genie.cli.daemon import DEVICE
+from dynamo_genie.cli.status import human_nbytes
+from dynamo_genie.errors import OptionError
+
+if TYPE_CHECKING:
+    from dynamo_genie.bench.generation import Comparison
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def demo(
+    layers: Annotated[int, typer.Option(help="Layers of the model")] = 12,
+    embd: Annotated[int, typer.Option(help="Its width")] = 768,
+    heads: Annotated[int, typer.Option(help="Attention heads")] = 12,
+    vocab: Annotated[int, typer.Option(help="Size of the vocabulary")] = 50_257,
+    prompt: Annotated[int, typer.Option(help="Tokens in the prompt", min=1)] = 128,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate", min=4)] = 32,
+    cache: Annotated[str, typer.Option(help="dynamic or static")] = "dynamic",
+    daemon: Annotated[str, typer.Option(help="Use this daemon; GENIE_DAEMONS, else one is started")] = "",
+    key_file: Annotated[str, typer.Option(help="The client's key file; GENIE_KEY_FILE by default")] = "",
+    device: Annotated[str, typer.Option(help="Device of a daemon that is started: auto, cpu or cuda:N")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Write the results to this file")] = None,
+) -> None:
+    """Generate text locally and through a daemon; exit code 1 when the tokens differ."""
+    _check(cache, device, daemon)
+    from dynamo_genie.bench.report import make_console
+
+    console = make_console()
+    shape = {"layers": layers, "embd": embd, "heads": heads, "vocab": vocab}
+    options = {name: value for name, value in (("daemons", daemon), ("key_file", key_file)) if value}
+    with _daemon(device, options):
+        found, facts = _run(shape, prompt, new_tokens, cache, options, console)
+    _show(console, found, facts)
+    if json is not None:
+        _write(json, found, facts)
+    raise typer.Exit(0 if found.tokens_equal else 1)
+
+
+def _check(cache: str, device: str, daemon: str) -> None:
+    if cache not in ("dynamic", "static"):
+        raise OptionError(f"--cache {cache!r}: write dynamic or static")
+    if not DEVICE.fullmatch(device):
+        raise OptionError(f"--device {device!r}: write auto, cpu or cuda:N")
+    if daemon and device != "auto":
+        raise OptionError(f"--device {device!r} is for a daemon that is started here, not for {daemon}")
+
+
+@contextlib.contextmanager
+def _daemon(device: str, options: dict[str, str]) -> Any:
+    """Start a daemon where the embedded one would not do; close every session in the end."""
+    import dynamo_genie
+
+    with contextlib.ExitStack() as stack:
+        if device != "auto":
+            from dynamo_genie.bench.daemon import running_daemon
+
+            options["daemons"] = stack.enter_context(running_daemon(device=device)).endpoint
+        stack.callback(dynamo_genie.shutdown)
+        yield
+
+
+def _run(
+    sizes: dict[str, int], prompt: int, new_tokens: int, cache: str, options: dict[str, str], console: Console
+) -> tuple[Comparison, dict[str, Any]]:
+    report: Callable[[str], None] = lambda what: console.print(f"[cyan]-[/] {what}")
+    import dynamo_genie
+    from dynamo_genie.bench.generation import compare_with_local
+    from dynamo_genie.bench.model import Gpt2Shape, build_gpt2, parameter_nbytes, random_prompt
+
+    shape = Gpt2Shape(**sizes, positions=max(1024, prompt + new_tokens))
+    report("building a GPT-2 with random weights")
+    model = build_gpt2(shape)
+    nbytes = parameter_nbytes(model)
+    report("connecting to the daemon" if options.get("daemons") else "connecting (an embedded daemon starts)")
+    daemon = dynamo_genie.connect(**options)
+    ids = random_prompt(shape, prompt)
+    found = compare_with_local(model, ids, new_tokens, cache, options, report)
+    facts = {**sizes, "prompt": prompt, "new_tokens": new_tokens, "cache": cache, "parameter_bytes": nbytes}
+    return found, {**facts, "daemon": daemon}
+
+
+def _show(console: Console, found: Comparison, facts: dict[str, Any]) -> None:
+    console.print()
+    if found.tokens_equal:
+        console.print(f"[bold green]tokens equal[/] to local eager PyTorch, {facts['new_tokens']} of them, three times")
+    else:
+        console.print("[bold red]tokens DIFFER[/] from local eager PyTorch")
+        console.print(f"  local  {found.local_tokens}\n  remote {found.remote_tokens}")
+    where = facts["daemon"]
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_row("daemon", f"{where['endpoint']}  ({where['device']}, torch {where['torch_version']})")
+    table.add_row("parameters", human_nbytes(facts["parameter_bytes"]))
+    table.add_row("weights sent, first generate", human_nbytes(found.weight_bytes_sent))
+    table.add_row("weights sent, after that", human_nbytes(found.weight_bytes_sent_again))
+    table.add_row("first generate (compiles, uploads)", f"{found.first_call_s:.1f} s")
+    table.add_row("time a token, local eager", f"{found.local_step_ms:.2f} ms (median)")
+    table.add_row("time a token, through the daemon", f"{found.remote_step_ms:.2f} ms (median)")
+    table.add_row("ratio", f"{found.ratio:.2f}")
+    table.add_row("calls and reads a token", f"{found.calls_per_token:.2f} and {found.fetches_per_token:.2f}")
+    console.print(table)
+    console.print(_bytes_table(found.bytes_per_step))
+
+
+def _bytes_table(by_direction: dict[str, dict[str, int]]) -> Table:
+    table = Table("bytes a token (median)", box=box.SIMPLE_HEAD, pad_edge=False)
+    names = [name for name in by_direction["sent"] if any(found[name] for found in by_direction.values())]
+    names = list(dict.fromkeys(["weight", "kv_cache", *names]))  # these two must be 0: say so
+    for name in (*names, "total"):
+        table.add_column(name, justify="right")
+    for direction, found in by_direction.items():
+        table.add_row(direction, *(f"{found[name]:,}" for name in names), f"{sum(found.values()):,}")
+    return table
+
+
+def _write(path: Path, found: Comparison, facts: dict[str, Any]) -> None:
+    from dataclasses import asdict
+
+    from dynamo_genie.bench.report import write_json
+
+    write_json(path, "demo", {**facts, **asdict(found), "ratio": found.ratio})
+
+
+if __name__ == "__main__":
+    app()

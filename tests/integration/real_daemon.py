@@ -1,0 +1,116 @@
+"""One way to run `genie daemon` with its real worker in processes of their own, and to look into it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from dynamo_genie.remote_daemon.worker_process import child_environment
+from dynamo_genie.runtime.admission import request_status
+from dynamo_genie.runtime.keys import load_client_keys
+from dynamo_genie.runtime.wire import messages as m
+from tests.remote_daemon.fixtures import children_of, eventually
+
+LIMIT_S = 110.0
+REPOSITORY = Path(__file__).parents[2]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment for a child that runs this checkout with one thread."""
+    return child_environment(
+        {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **(extra or {})}
+    )
+
+
+class RealDaemon:
+    """A daemon on a free port of this machine; ends with the `with` block, whatever state it is in."""
+
+    def __init__(self, *, memory_limit: str = "0", keys: Path | None = None, lease_s: float = 15.0) -> None:
+        command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", "tcp://127.0.0.1:*"]
+        command += ["--device", "cpu", "--memory-limit", memory_limit, "--lease-s", str(lease_s)]
+        command += ["--keys", str(keys)] if keys is not None else []
+        self._log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, env=environment()
+        )
+        try:
+            self.endpoint = self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_ready(self) -> str:
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], LIMIT_S)[0], f"not ready: {self.log()}"
+        line = self.process.stdout.readline().decode()
+        assert line.startswith("ready "), self.log()
+        return line.split()[1]
+
+    def log(self) -> str:
+        """Return what the daemon and its workers wrote."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def worker(self) -> int:
+        """Return the process id of the only worker."""
+        (pid,) = children_of(self.pid)
+        return pid
+
+    def status(self, key_file: Path | None = None) -> m.WorkerStatus:
+        """Return what the worker of this key holds."""
+        keys = load_client_keys(str(key_file)) if key_file is not None else None
+        (worker,) = request_status(self.endpoint, keys, LIMIT_S).workers
+        return worker
+
+    def stop(self) -> None:
+        """End it, also when it is stopped or hangs."""
+        for pid in [*(children_of(self.pid) if self.process.poll() is None else []), self.pid]:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+
+    def __enter__(self) -> RealDaemon:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+
+def run_python(code: str, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
+    """Run a program in a fresh interpreter and return what it printed; it must end well and in time."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=environment(environ),
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+__all__ = ["LIMIT_S", "REPOSITORY", "RealDaemon", "children_of", "environment", "eventually", "run_python"]
