@@ -25,6 +25,7 @@ from dynamo_genie.passes.pipeline import Pass, run_passes
 from dynamo_genie.passes.portable import make_portable
 from dynamo_genie.passes.roles import InputOrigins, find_roles
 from dynamo_genie.passes.semantics import Role, annotate, facts_of
+from dynamo_genie.remote_tensor import RemoteTensor
 
 REWRITES = (Pass("effects", drop_effect_tokens), Pass("portable", make_portable))
 """What is rewritten in every ATen graph, top to bottom."""
@@ -54,7 +55,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
     _require_cpu(example_inputs)
     capture = _Capture(partial(CONNECTIONS.get, options))
     with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
-        return aot_module_simplified(
+        compiled = aot_module_simplified(
             gm,
             example_inputs,
             fw_compiler=capture.training_forward,
@@ -63,6 +64,21 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
             decompositions=decomposition_table(),  # type: ignore[arg-type]  # torch's own tables have this wider type
             keep_inference_input_mutations=True,
         )
+    return _safe_with_aliases(gm, compiled) if capture.mutates else compiled
+
+
+def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a graph that writes into its inputs operator by operator when remote inputs share memory.
+
+    AOTAutograd cannot see that two remote tensors view one memory, and would read from one what was there before
+    the other was written. The daemon, running the operators in order on real views, gets it right.
+    """
+
+    def run(*args: Any) -> Any:
+        roots = [arg.handle.root for arg in args if isinstance(arg, RemoteTensor) and arg.handle is not None]
+        return gm(*args) if len(set(roots)) < len(roots) else compiled(*args)
+
+    return run
 
 
 class _Capture:
@@ -71,6 +87,7 @@ class _Capture:
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._resident: frozenset[int] = frozenset()
+        self.mutates = False
 
     def inference(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
         """Compile a graph without a backward."""
@@ -114,7 +131,9 @@ class _Capture:
             passed_through=tuple(_position(output, placeholders) for output in outputs),
             fetched=frozenset(i for i in fetched if i < len(outputs) and isinstance(outputs[i], Node)),
         )
-        return CompiledGraph(gm, lower(gm), plan, self._connect)
+        lowered = lower(gm)
+        self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
+        return CompiledGraph(gm, lowered, plan, self._connect)
 
 
 def _forward_metadata() -> Any:

@@ -180,25 +180,25 @@ class _EagerCall:
                 assert result.argument is not None
                 values.append(self._plan.argument(result.argument, self._args, self._kwargs))
                 continue
-            root = self._root(result.argument)
+            base = self._base(result.argument)
             if length >= 0:
-                values.append([_remote(self._type, *next(new), root) for _ in range(length)])
+                values.append([_remote(self._type, *next(new), base) for _ in range(length)])
             else:
-                values.append(_remote(self._type, *next(new), root))
+                values.append(_remote(self._type, *next(new), base))
         if len(values) == 1:
             return values[0]
         return tuple(values) if values else None
 
-    def _root(self, viewed: int | str | None) -> int | None:
-        if viewed is None:
-            return None
-        base = self._plan.argument(viewed, self._args, self._kwargs)
-        return base.handle.root if isinstance(base, RemoteTensor) and base.handle is not None else None
+    def _base(self, viewed: int | str | None) -> RemoteTensor | None:
+        """Return the remote tensor whose memory a result shares."""
+        base = None if viewed is None else self._plan.argument(viewed, self._args, self._kwargs)
+        return base if isinstance(base, RemoteTensor) else None
 
 
-def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, root: int | None) -> RemoteTensor:
-    if root is not None:
-        handle.root = root
+def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, base: RemoteTensor | None) -> RemoteTensor:
+    if base is not None and base.handle is not None:
+        handle.root = base.handle.root
+        handle.root_nbytes = base.memory_nbytes
     return kind(meta[0], meta[1], meta[2], handle, None, meta[3])
 
 

@@ -43,7 +43,7 @@ class ResultMetadata:
 
 def metadata_of(tensor: torch.Tensor) -> Metadata:
     """Return a tensor's own shape, strides and dtype."""
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.storage_offset()
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, int(tensor.storage_offset())
 
 
 @lru_cache(maxsize=16_384)

@@ -2,7 +2,8 @@
 
 It claims the device that the program believes in (the CPU) and knows shape, strides and dtype; the elements come
 when something reads them. Eager operators on it run where it lives. Dynamo and AOTAutograd see through it to its
-*carrier*, a plain tensor of the same shape without memory, which brings the handle into compiled calls.
+*carrier*, a plain tensor of the same shape without memory, which brings the handle into compiled calls; the code
+here is none of theirs to trace, hence `disable`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class RemoteTensor(torch.Tensor):
     def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> RemoteTensor:
         """Make the tensor that tracing sees."""
         carrier = inner["carrier"]
-        return RemoteTensor(size, stride, carrier.dtype, getattr(carrier, "genie_handle", None), carrier, carrier.storage_offset())
+        handle = getattr(carrier, "genie_handle", None)
+        return RemoteTensor(size, stride, carrier.dtype, handle, carrier, carrier.storage_offset())
 
     def __coerce_same_metadata_as_tangent__(self, expected: Any, expected_type: type | None = None) -> Any:
         """Go into a backward graph that was traced with a plain tensor."""
@@ -90,6 +92,7 @@ class RemoteTensor(torch.Tensor):
 
     # --- reading -------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def materialize(self) -> torch.Tensor:
         """Return a plain local copy, detached."""
         assert self.handle is not None
@@ -97,6 +100,7 @@ class RemoteTensor(torch.Tensor):
         return local
 
     # mypy forgets the names of a `__repr__`'s parameters, and then cannot match torch's keyword with this one
+    @torch.compiler.disable
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         """Print like the tensor it stands for."""
         if self.handle is None:
@@ -104,12 +108,14 @@ class RemoteTensor(torch.Tensor):
         local = self.materialize()
         return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __format__(self, format_spec: str) -> str:
         """Format a number as a number, anything else like `repr`."""
         if self.dim() == 0 and self.handle is not None:
             return format(self.item(), format_spec)
         return object.__format__(self, format_spec)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def numpy(self, *, force: bool = False) -> Any:
         """Return the values as a read-only array: writing to it could not reach the daemon."""
         if self.requires_grad and not force:
@@ -118,32 +124,56 @@ class RemoteTensor(torch.Tensor):
         array.flags.writeable = False
         return array
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         """Let NumPy read the values."""
         array = self.materialize().numpy()
         return array if dtype is None else array.astype(dtype)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def tolist(self) -> Any:
         """Return the values as nested lists."""
         return self.materialize().tolist()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle (and `torch.save`) as the plain tensor it stands for."""
         local = self.materialize()
         return local.requires_grad_(self.requires_grad).__reduce_ex__(protocol)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Copy in the daemon."""
+    @property
+    def memory_nbytes(self) -> int:
+        """The size of the memory that this tensor, or the one it views, lives in."""
+        assert self.handle is not None
+        if self.handle.root_nbytes:
+            return self.handle.root_nbytes
+        if self.numel() == 0:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride(), strict=True))
+        return int(self.storage_offset() + last + 1) * self.itemsize
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
+        """Copy in the daemon, with all memory the tensor views: views copied together share memory again."""
         if id(self) in memo:
             return memo[id(self)]
         if not self.is_leaf:
             raise RuntimeError(
                 "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment"
             )
+        assert self.handle is not None
         with torch.no_grad():
-            copy = self.detach().clone()
+            place = (RemoteTensor, self.handle.root, self.dtype)
+            if place not in memo:
+                numel = self.memory_nbytes // self.itemsize
+                memo[place] = self.detach().as_strided((numel,), (1,), 0).clone()
+            copy = memo[place].as_strided(self.shape, self.stride(), self.storage_offset())
         memo[id(self)] = copy.requires_grad_(self.requires_grad)
         return copy
+
+    def _is_view(self) -> bool:
+        """Let Dynamo take a view for a tensor of its own, since the graph gets a handle of its own for it."""
+        return self.handle is None and super()._is_view()
 
 
 class Tangent(RemoteTensor):
@@ -162,6 +192,7 @@ class Tangent(RemoteTensor):
 _CPU = torch.device("cpu")
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from dynamo_genie.eager import run_operator
 

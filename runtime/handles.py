@@ -17,14 +17,16 @@ class Handle:
 
     Attributes:
         root: The id of the handle whose memory this one views; its own id when it views none.
+        root_nbytes: The size of that memory; 0 when this handle views none.
         kind: The tensor class under which its bytes are counted when they are fetched.
     """
 
-    __slots__ = ("__weakref__", "_released", "id", "kind", "root", "session")
+    __slots__ = ("__weakref__", "_released", "id", "kind", "root", "root_nbytes", "session")
 
     def __init__(self, handle_id: int, session: Session, released: deque[int]) -> None:
         self.id = handle_id
         self.root = handle_id
+        self.root_nbytes = 0
         self.kind = "output"
         self.session = session
         self._released = released

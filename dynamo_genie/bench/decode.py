@@ -77,10 +77,11 @@ def measure_decode(plan: DecodePlan, options: Mapping[str, object]) -> DecodeRes
     """
     models = _compiled_pair(plan.shape, options)
     details: dict[str, object] = {}
+    figures: list[Figure] = []
     try:
-        figures = [_steps(models, plan, details), _generates(models, plan, details)]
-        for length in plan.cache_lengths:
-            figures += _bytes(models["ours"], plan, length, details)
+        for measure in (_steps, _generates, _bytes_of_steps):
+            torch._dynamo.reset()  # else the graphs of all phases together pass Dynamo's limit of recompilations
+            figures += measure(models, plan, details)
     finally:
         dynamo_genie.shutdown()
     return DecodeResults(tuple(figures), details)
@@ -94,18 +95,20 @@ def _compiled_pair(shape: Gpt2Shape, options: Mapping[str, object]) -> dict[str,
     return {"ours": ours, "floor": floor}
 
 
-def _steps(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, object]) -> Figure:
+def _steps(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, object]) -> list[Figure]:
     prompt = random_prompt(plan.shape, plan.prompt)
     loops = {name: DecodeLoop(model, prompt) for name, model in models.items()}
     ways = {name: loop.step for name, loop in loops.items()}
     in_turns(ways, WARM_UP_STEPS)
+    before = _total()
     samples = in_turns(ways, plan.steps)
     if loops["ours"].tokens != loops["floor"].tokens:
         raise GenieError("the backend decoded other tokens than aot_eager")
-    return _figure("decode step ending in item()", samples, STEP_ABOVE_MS, details)
+    _require_calls(before, _total(), plan.steps)
+    return [_figure("decode step ending in item()", samples, STEP_ABOVE_MS, details)]
 
 
-def _generates(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, object]) -> Figure:
+def _generates(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, object]) -> list[Figure]:
     prompt = random_prompt(plan.shape, plan.prompt)
     clocks = {name: StepClock(model) for name, model in models.items()}
     tokens: dict[str, torch.Tensor] = {}
@@ -120,10 +123,12 @@ def _generates(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, o
     in_turns(ways, 1)
     for taken in samples.values():
         taken.clear()
+    before = _total()
     in_turns(ways, plan.generates)
+    _require_calls(before, _total(), plan.generates * plan.new_tokens)
     if not torch.equal(tokens["ours"], tokens["floor"]):
         raise GenieError("generate() through the backend gave other tokens than aot_eager")
-    return _figure("token of generate()", samples, GENERATE_ABOVE_MS, details)
+    return [_figure("token of generate()", samples, GENERATE_ABOVE_MS, details)]
 
 
 def _figure(name: str, samples: Mapping[str, list[float]], limit_ms: float, details: dict[str, object]) -> Figure:
@@ -132,19 +137,40 @@ def _figure(name: str, samples: Mapping[str, list[float]], limit_ms: float, deta
     return at_most_above(f"{name}, floor {FLOOR}", ours, floor, "ms", limit_ms)
 
 
-def _bytes(model: Any, plan: DecodePlan, length: int, details: dict[str, object]) -> list[Figure]:
-    """Bytes of a step both ways, with `length` tokens in the cache when the first measured step begins."""
+def _bytes_of_steps(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, object]) -> list[Figure]:
+    """Bytes of a step both ways, at several lengths of the cache."""
+    return [f for length in plan.cache_lengths for f in _bytes_at(models["ours"], plan, length, details)]
+
+
+def _bytes_at(model: Any, plan: DecodePlan, length: int, details: dict[str, object]) -> list[Figure]:
+    """Bytes with `length` tokens in the cache when the first counted step begins."""
     loop = DecodeLoop(model, random_prompt(plan.shape, length - WARM_UP_STEPS))
     for _ in range(WARM_UP_STEPS):
         loop.step()
-    dynamo_genie.reset_stats()
+    before = _total()
     for _ in range(plan.steps_for_bytes):
         loop.step()
-    total = dynamo_genie.stats()["total"]
-    details[f"{plan.steps_for_bytes}_steps_at_{length}"] = total
-    each = (total["sent_total"] + total["received_total"]) / plan.steps_for_bytes
-    cache = (total["sent"]["kv_cache"] + total["received"]["kv_cache"]) / plan.steps_for_bytes
+    after = _total()
+    _require_calls(before, after, plan.steps_for_bytes)
+    each = {
+        direction: {name: (after[direction][name] - n) / plan.steps_for_bytes for name, n in before[direction].items()}
+        for direction in ("sent", "received")
+    }
+    details[f"bytes_of_a_step_at_{length}"] = each
+    both = sum(sum(found.values()) for found in each.values())
     return [
-        at_most(f"bytes of a step at {length} tokens, both ways", each, "B", STEP_BYTES),
-        at_most(f"of them KV cache, at {length} tokens", cache, "B", 0),
+        at_most(f"bytes of a step at {length} tokens, both ways", both, "B", STEP_BYTES),
+        at_most(f"of them KV cache, at {length} tokens", sum(found["kv_cache"] for found in each.values()), "B", 0),
     ]
+
+
+def _total() -> dict[str, Any]:
+    total: dict[str, Any] = dynamo_genie.stats()["total"]
+    return total
+
+
+def _require_calls(before: Mapping[str, Any], after: Mapping[str, Any], steps: int) -> None:
+    """Raise unless each step was a call: what runs here would look fast and cost no bytes."""
+    calls = after["calls"] - before["calls"]
+    if calls < steps:
+        raise GenieError(f"{steps} steps made {calls} remote calls: part of the model ran in this process")

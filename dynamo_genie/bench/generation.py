@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,15 +51,17 @@ class StepClock:
     def decode_seconds(self) -> list[float]:
         """Return the time of each step after the prompt's, the token's choice included."""
         times = [mark.time_s for mark in self.marks[1:]]
-        return [after - before for before, after in zip(times, times[1:], strict=False)]
+        return [after - before for before, after in pairwise(times)]
 
     def decode_bytes(self) -> dict[str, dict[str, int]]:
         """Return median bytes a decode step by direction and tensor class."""
         taken = [mark.counters for mark in self.marks[1:] if mark.counters is not None]
-        pairs = list(zip(taken, taken[1:], strict=False))
+        pairs = list(pairwise(taken))
         return {
             direction: {
-                name: int(statistics.median(after[direction][name] - before[direction][name] for before, after in pairs))
+                name: int(
+                    statistics.median(after[direction][name] - before[direction][name] for before, after in pairs)
+                )
                 for name in taken[0][direction]
             }
             for direction in ("sent", "received")

@@ -48,11 +48,13 @@ def build_gpt2(shape: Gpt2Shape, seed: int = 0) -> Any:
     config = GPT2Config(
         n_layer=shape.layers, n_embd=shape.embd, n_head=shape.heads, vocab_size=shape.vocab,
         n_positions=shape.positions, initializer_range=shape.spread, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=shape.vocab, pad_token_id=0,  # looked for at each step, as always, never found
+        bos_token_id=0, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPT2LMHeadModel(config).eval()
+        model = GPT2LMHeadModel(config).eval()
+    model.generation_config.eos_token_id = shape.vocab  # looked for at each step, as always, and never found
+    return model
 
 
 def random_prompt(shape: Gpt2Shape, length: int, seed: int = 1) -> torch.Tensor:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich import box
 from rich.console import Console
@@ -81,9 +81,9 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def make_console() -> Console:
+def make_console(file: IO[str] | None = None) -> Console:
     """Return a console as wide as the terminal, or wide enough for the tables where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(file=file, width=None if file is None and sys.stdout.isatty() else 120)
 
 
 def show(console: Console, title: str, figures: Sequence[Figure]) -> None:

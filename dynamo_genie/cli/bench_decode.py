@@ -22,7 +22,9 @@ def decode(
     steps: Annotated[int, typer.Option(help="Steps of each model", min=1)] = 200,
     generates: Annotated[int, typer.Option(help="Calls of generate() of each model", min=1)] = 6,
     new_tokens: Annotated[int, typer.Option(help="Tokens a call", min=4)] = 32,
-    cache_length: Annotated[list[int] | None, typer.Option(help="Count bytes here; repeat for more [128, 1000]")] = None,
+    cache_length: Annotated[
+        list[int] | None, typer.Option(help="Count bytes here; repeat for more [128, 1000]")
+    ] = None,
     daemon: Annotated[str, typer.Option(help="Use this daemon; GENIE_DAEMONS, else one is started")] = "",
     key_file: Annotated[str, typer.Option(help="The client's key file; GENIE_KEY_FILE by default")] = "",
     json: Annotated[Path | None, typer.Option(help="Write the results to this file")] = None,

@@ -19,9 +19,9 @@ def plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if type(tensor) in _PLAIN:
         return tensor
-    if 0 in tensor.stride() and tensor.numel() > 1:  # expanded: what is repeated is read once
-        once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())
-        return plain(tensor[once]).expand(tensor.shape)
+    repeated = [stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    if any(repeated):  # expanded: what is repeated is read once
+        return plain(tensor[tuple(slice(0, 1) if again else slice(None) for again in repeated)]).expand(tensor.shape)
     local = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     return local.copy_(tensor)
 

@@ -24,9 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return an environment for a child that runs this checkout with one thread."""
-    return child_environment(
-        {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **(extra or {})}
-    )
+    return child_environment({**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **(extra or {})})
 
 
 class RealDaemon:
@@ -36,7 +34,7 @@ class RealDaemon:
         command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", "tcp://127.0.0.1:*"]
         command += ["--device", "cpu", "--memory-limit", memory_limit, "--lease-s", str(lease_s)]
         command += ["--keys", str(keys)] if keys is not None else []
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the daemon
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, env=environment()
         )

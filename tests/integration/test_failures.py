@@ -81,7 +81,7 @@ class Outcome:
         try:
             with torch.no_grad():
                 self.value = self._call()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, `wait` hands it to the test
             self.error = error
 
     def wait(self, limit_s: float = PROMPTLY_S) -> BaseException | None:

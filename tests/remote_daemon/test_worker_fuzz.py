@@ -35,7 +35,9 @@ WAIT_MS = 20_000
 
 
 def times_three() -> p.Program:
-    return p.Program(p.PROGRAM_VERSION, (p.TensorInput(),), (), (p.Node("aten.mul.Scalar", (p.Ref(0), 3)),), (p.Ref(1),))
+    return p.Program(
+        p.PROGRAM_VERSION, (p.TensorInput(),), (), (p.Node("aten.mul.Scalar", (p.Ref(0), 3)),), (p.Ref(1),)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +211,7 @@ def valid_messages(attacker: Attacker, random_: random.Random) -> list[bytes]:
 
 
 def huge_lengths(random_: random.Random) -> bytes:
-    """msgpack that announces billions of items or bytes, alone or inside a message."""
+    """Msgpack that announces billions of items or bytes, alone or inside a message."""
     kind = random_.choice([b"\xdd", b"\xdf", b"\xdb", b"\xc6", b"\xdc", b"\xc9"])
     declared = kind + b"\xff\xff\xff\xff"
     return random_.choice([declared, b"\x93\xa1b\x01" + declared, b"\x94\xa1C\x01\x00" + declared])
@@ -268,12 +270,17 @@ def attack(attacker: Attacker, random_: random.Random) -> tuple[zmq.Socket[Any],
     if kind == 7:
         return attacker.control, [wrong_handles(attacker, random_)]
     if kind == 8:  # again, and out of order
-        return attacker.control, [codec.encode(m.Batch(random_.choice([0, 1, attacker.sequence, 1 << 61]), (m.Sync(1),)))]
+        return attacker.control, [
+            codec.encode(m.Batch(random_.choice([0, 1, attacker.sequence, 1 << 61]), (m.Sync(1),)))
+        ]
     if kind == 9:
         return socket, [codec.encode(m.Attach(1, random_.randbytes(16), random_.randbytes(32)))]
     if kind == 10:  # chunks out of order, without data, too short, with too many frames
         chunk = codec.encode(m.Chunk(random_.randrange(1, 9), random_.choice([0, 1, CHUNK_NBYTES])))
-        return attacker.bulk, [chunk, *(random_.choice([b"", b"x" * 8, b"y" * 5_000]) for _ in range(random_.randrange(4)))]
+        return attacker.bulk, [
+            chunk,
+            *(random_.choice([b"", b"x" * 8, b"y" * 5_000]) for _ in range(random_.randrange(4))),
+        ]
     return socket, [valid] * random_.randrange(1, 4)
 
 
@@ -300,7 +307,12 @@ def test_frames_above_the_limit_cut_off_their_sender_only(attacker: Attacker, by
 
 
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=40),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=40),
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=20,
 )
@@ -376,7 +388,11 @@ def test_an_operator_outside_the_table_is_refused(attacker: Attacker, operator: 
 
 def test_a_forward_reference_is_refused(attacker: Attacker) -> None:
     program = p.Program(
-        p.PROGRAM_VERSION, (), (), (p.Node("aten.neg.default", (p.Ref(1),)), p.Node("aten.neg.default", (p.Ref(0),))), (p.Ref(1),)
+        p.PROGRAM_VERSION,
+        (),
+        (),
+        (p.Node("aten.neg.default", (p.Ref(1),)), p.Node("aten.neg.default", (p.Ref(0),))),
+        (p.Ref(1),),
     )
     encoded = p.encode_program(program)
     error = refusal(attacker, p.program_digest(encoded), encoded)

@@ -1,0 +1,80 @@
+"""A daemon on a real GPU: the same tokens as local CUDA eager, the CPU's random numbers, and its own way to run out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import dynamo_genie
+from dynamo_genie.backend import genie
+from dynamo_genie.bench.daemon import running_daemon
+from tests.integration.models import make_model, token_prompt
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+]
+
+
+@pytest.fixture(scope="module")
+def options() -> Iterator[dict[str, str]]:
+    """Options that lead to a daemon on the GPU."""
+    with running_daemon(device="cuda") as daemon:
+        yield {"daemons": daemon.endpoint}
+        dynamo_genie.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def generate(model: Any, ids: torch.Tensor, **options: Any) -> list[int]:
+    with torch.no_grad():
+        tokens = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, **options
+        )
+    return tokens[0].tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}], ids=["dynamic", "static"])
+def test_generate_gives_the_tokens_of_local_cuda_eager(options: dict[str, str], cache: dict[str, str]) -> None:
+    model = make_model("gpt2")
+    ids = token_prompt(batch=1).inputs["input_ids"]
+    expected = generate(copy.deepcopy(model).to("cuda"), ids.to("cuda"), **cache)
+    model.compile(backend=genie, options=options)
+    assert generate(model, ids, **cache) == expected
+
+
+def test_the_daemon_says_that_it_runs_on_cuda(options: dict[str, str]) -> None:
+    assert dynamo_genie.connect(**options)["device"].startswith("cuda")
+
+
+def test_random_numbers_are_those_of_the_cpu_generator(options: dict[str, str]) -> None:
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x, 0.5, training=True) + torch.rand_like(x) + torch.randn(x.shape)
+
+    x = torch.ones(64, 33)
+    torch.manual_seed(5)
+    expected, state = noisy(x), torch.get_rng_state()
+    torch.manual_seed(5)
+    actual = torch.compile(noisy, backend=genie, options=options)(x)
+    torch.testing.assert_close(actual.clone(), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_running_out_of_gpu_memory_is_an_out_of_memory_error_and_the_session_lives_on(options: dict[str, str]) -> None:
+    @torch.compile(backend=genie, options=options, dynamic=False)
+    def grow(x: torch.Tensor) -> torch.Tensor:
+        return x.expand(1 << 22, 1 << 20).clone().sum()  # 16 TiB of float32
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        grow(torch.ones(1, 1)).item()
+    assert type(caught.value).__name__ == "RemoteOutOfMemory"
+    assert torch.compile(lambda x: x + 1, backend=genie, options=options)(torch.ones(2)).tolist() == [2.0, 2.0]
