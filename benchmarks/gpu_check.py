@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check`: a daemon on the real GPU, tokens compared with local CUDA eager, then the GPU tests.
+"""`python -m benchmarks.gpu_check`: a daemon on the real GPU against local CUDA eager, then the GPU tests.
 
 Says that it was skipped, and exits with 0, where there is no NVIDIA GPU.
 """
@@ -80,13 +80,14 @@ def _compare(prompt: int, new_tokens: int) -> tuple[list[Figure], dict[str, Any]
 
 
 def _figures(found: Comparison, cache: str) -> list[Figure]:
-    sizes = found.bytes_per_step
+    here, there = found.local_step_ms, found.remote_step_ms
+    sizes = found.bytes_per_step.values()
+    both, kv_cache = sum(sum(size.values()) for size in sizes), sum(size["kv_cache"] for size in sizes)
     return [
-        Figure(f"time of a token, {cache} cache, floor local CUDA eager", found.remote_step_ms, "ms", found.local_step_ms,
-               found.ratio),
-        at_most(f"bytes of a token, {cache} cache, both ways", sum(sum(s.values()) for s in sizes.values()), "B", STEP_BYTES),
-        at_most(f"of them KV cache, {cache} cache", sum(s["kv_cache"] for s in sizes.values()), "B", 0),
-    ]  # fmt: skip
+        Figure(f"time of a token, {cache} cache, floor local CUDA eager", there, "ms", here, found.ratio),
+        at_most(f"bytes of a token, {cache} cache, both ways", both, "B", STEP_BYTES),
+        at_most(f"of them KV cache, {cache} cache", kv_cache, "B", 0),
+    ]
 
 
 def _say(what: str) -> None:

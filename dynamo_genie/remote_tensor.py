@@ -99,9 +99,8 @@ class RemoteTensor(torch.Tensor):
         [local] = self.handle.session.fetch([self.handle.id], [self.handle.kind])
         return local
 
-    # mypy forgets the names of a `__repr__`'s parameters, and then cannot match torch's keyword with this one
-    @torch.compiler.disable
-    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __repr__(self, *, tensor_contents: object = None) -> str:
         """Print like the tensor it stands for."""
         if self.handle is None:
             return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"

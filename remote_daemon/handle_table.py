@@ -30,7 +30,12 @@ class PoisonedInput(Exception):
 
 
 class HandleTable:
-    """Handles of one session: plain tensors counted per storage, and weights shared by content."""
+    """Handles of one session: plain tensors counted per storage, and weights shared by content.
+
+    Attributes:
+        bound: Handles that bindings name.
+        epoch: Rises whenever a bound handle comes to name another tensor, or none.
+    """
 
     def __init__(self, budget: MemoryBudget, weights: WeightStore) -> None:
         self._budget = budget
@@ -39,6 +44,8 @@ class HandleTable:
         self._shared: dict[int, ResidentWeight] = {}
         self._storages: dict[int, list[int]] = {}
         self.resident_nbytes = 0
+        self.bound: set[int] = set()
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self._values)
@@ -99,6 +106,7 @@ class HandleTable:
         if weight is None:
             return self.tensor(handle)
         copy = self._weights.private_copy(weight)
+        self.epoch += 1
         del self._values[handle], self._shared[handle]
         self._weights.release(weight)
         self.add(handle, copy)
@@ -111,6 +119,9 @@ class HandleTable:
 
     def free(self, handle: int) -> None:
         """Forget a handle; unknown ones are ignored, so that freeing twice is harmless."""
+        if handle in self.bound:
+            self.bound.discard(handle)
+            self.epoch += 1
         value = self._values.pop(handle, None)
         weight = self._shared.pop(handle, None)
         if weight is not None:

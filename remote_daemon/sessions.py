@@ -46,11 +46,16 @@ class Services:
 
 @dataclass
 class Binding:
-    """The resident inputs of a program: a template of its inputs and the positions a call fills."""
+    """The resident inputs of a program, and the positions that a call fills.
+
+    `template` has the resident tensors in their places; it is made anew when `epoch` is not the handle table's.
+    """
 
     handles: tuple[int, ...]
     positions: tuple[int, ...]
     holes: tuple[int, ...]
+    template: list[Any]
+    epoch: int = -1
 
 
 class WorkerSession:
@@ -170,9 +175,11 @@ class WorkerSession:
             binding = self._bindings.get(call.binding)
             if binding is None:
                 raise ProtocolError(f"binding {call.binding} is unknown")
-            values = [None] * len(kinds)
-            for position, handle in zip(binding.positions, binding.handles, strict=True):
-                values[position] = tensor(handle)
+            if binding.epoch != self.handles.epoch:
+                for position, handle in zip(binding.positions, binding.handles, strict=True):
+                    binding.template[position] = tensor(handle)
+                binding.epoch = self.handles.epoch
+            values = binding.template.copy()
             holes: Any = binding.holes
         else:
             values = [None] * len(kinds)
@@ -236,7 +243,9 @@ class WorkerSession:
                 self.handles.writable(handle)
             self.handles.tensor(handle)
         holes = tuple(i for i in range(len(program.input_kinds)) if i not in taken)
-        self._bindings[command.binding] = Binding(command.handles, command.positions, holes)
+        template = [None] * len(program.input_kinds)
+        self._bindings[command.binding] = Binding(command.handles, command.positions, holes, template)
+        self.handles.bound.update(command.handles)
 
     def _query_weights(self, command: m.QueryWeights) -> m.WeightsMissing:
         """Answer which contents are lacking; the others, and what is stored now, stay until the next query."""

@@ -20,10 +20,9 @@ LIMIT_S = 110.0
 
 
 def run(*arguments: str) -> str:
+    command = [sys.executable, "-m", *arguments]
     environment = child_environment(os.environ)
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

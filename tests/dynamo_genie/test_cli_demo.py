@@ -45,7 +45,7 @@ def test_the_tokens_are_those_of_local_eager_and_vary(record: dict[str, Any]) ->
 
 
 def test_weights_are_uploaded_once(record: dict[str, Any]) -> None:
-    assert record["weight_bytes_sent"] >= record["parameter_bytes"] > 0
+    assert record["parameter_bytes"] / 2 < record["weight_bytes_sent"] <= record["parameter_bytes"]  # equal contents once
     assert record["weight_bytes_sent_again"] == 0
 
 

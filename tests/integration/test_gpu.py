@@ -37,9 +37,7 @@ def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def generate(model: Any, ids: torch.Tensor, **options: Any) -> list[int]:
     with torch.no_grad():
-        tokens = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, **options
-        )
+        tokens = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, **options)
     return tokens[0].tolist()  # type: ignore[no-any-return]
 
 
