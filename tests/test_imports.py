@@ -44,7 +44,7 @@ ALLOWED = {
 }
 
 # What the sides may import from the top of the package; everything else there is the face.
-LEAVES = {"errors", "options", "_logging"}
+LEAVES = {"errors", "options"}
 SIDES = ("passes", "runtime", "remote_daemon")
 
 

@@ -190,4 +190,3 @@ def test_greedy_decode_step_moves_no_cache_and_at_most_3000_bytes_at_any_cache_l
     for name in ("sent", "received"):
         assert stats[name]["kv_cache"] == 0
         assert stats[name]["weight"] == 0
-    print(moved)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +34,7 @@ from dynamo_genie.errors import (
 )
 from dynamo_genie.runtime import admission
 from dynamo_genie.runtime.failures import RemoteOutOfMemory
-from tests.integration.real_daemon import LIMIT_S, RealDaemon, eventually, run_python
+from tests.integration.real_daemon import LIMIT_S, REPOSITORY, RealDaemon, environment, eventually, run_python
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -270,6 +273,56 @@ def test_stopped_worker_is_request_timeout_and_a_new_session_works_when_it_goes_
     if error is not None:  # the connection was cut while the worker was stopped, which one call may notice
         assert isinstance(error, SessionLost), error
         assert call(torch.ones(2)).sum().item() == expected
+
+
+def test_client_that_was_stopped_for_a_while_loses_its_session_at_most_and_goes_on(daemon: RealDaemon) -> None:
+    """Heartbeats cut its connections meanwhile; what was on the way may be lost, so nothing is built on it."""
+    code = """if True:
+        import sys, torch
+        from dynamo_genie.backend import genie
+        from dynamo_genie.errors import SessionLost
+        call = torch.compile(torch.sin, backend=genie, options={"daemons": [sys.argv[1]], "request_timeout_s": 60})
+        kept, expected = call(torch.ones(3)), torch.ones(3).sin()
+        for line in sys.stdin:
+            try:
+                print(torch.equal(kept + 0, expected), flush=True)
+            except SessionLost:
+                kept = call(torch.ones(3))
+                print("lost", torch.equal(kept + 0, expected), flush=True)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", code, daemon.endpoint],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        cwd=REPOSITORY,
+        text=True,
+        bufsize=1,
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        answers = []
+        for _ in range(2):
+            client.stdin.write("\n")
+            answers.append(client.stdout.readline().strip())
+            os.kill(client.pid, signal.SIGSTOP)
+            assert eventually(lambda: not connections_of(daemon.worker()), 30), "the worker still waits for it"
+            os.kill(client.pid, signal.SIGCONT)
+        client.stdin.write("\n")
+        answers.append(client.stdout.readline().strip())
+        client.stdin.close()
+        client.wait(LIMIT_S)
+    assert answers == ["True", "lost True", "lost True"]
+
+
+def connections_of(pid: int) -> list[str]:
+    """Return the established TCP connections of a process, apart from those that its own threads talk through."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(descriptor))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return [row[1] for row in rows if row[3] == "01" and f"socket:[{row[9]}]" in inodes]
 
 
 def test_request_that_takes_longer_than_its_limit_is_request_timeout(daemon: RealDaemon) -> None:
