@@ -93,6 +93,7 @@ class Session:
             keys=keys,
             max_frame_nbytes=MAX_CONTROL_NBYTES,
             timeout_ms=POLL_MS,
+            before_connect=_keep_identity,
         )
         bulk = connect_dealer(
             context,
@@ -101,6 +102,7 @@ class Session:
             max_frame_nbytes=MAX_BULK_FRAME_NBYTES,
             high_water=32,
             timeout_ms=POLL_MS,
+            before_connect=_keep_identity,
         )
         session = cls(admission, control, bulk, request_timeout_s)
         session._lost_reports = lost
@@ -392,3 +394,8 @@ class Session:
             elif operator in _WEIGHT_COMMANDS:
                 self._lost = SessionLost(f"the daemon's weights are not the local ones: {error}")
         return error
+
+
+def _keep_identity(socket: zmq.Socket[bytes]) -> None:
+    """Stay the same peer across a reconnect: a suspended laptop finds its session attached when it wakes up."""
+    socket.setsockopt(zmq.IDENTITY, b"g" + os.urandom(15))

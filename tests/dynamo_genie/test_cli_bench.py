@@ -49,6 +49,7 @@ def test_bench_transport_reports_each_figure_beside_its_floor(tmp_path: Path) ->
             assert 0 <= memory["value"] <= 128
 
 
+@pytest.mark.slow
 def test_bench_decode_reports_steps_generate_and_bytes(tmp_path: Path) -> None:
     path = tmp_path / "decode.json"
     size = "--layers 1 --embd 16 --heads 2 --vocab 64 --prompt 8".split()

@@ -45,7 +45,9 @@ def test_the_tokens_are_those_of_local_eager_and_vary(record: dict[str, Any]) ->
 
 
 def test_weights_are_uploaded_once(record: dict[str, Any]) -> None:
-    assert record["parameter_bytes"] / 2 < record["weight_bytes_sent"] <= record["parameter_bytes"]  # equal contents once
+    assert (
+        record["parameter_bytes"] / 2 < record["weight_bytes_sent"] <= record["parameter_bytes"]
+    )  # equal contents once
     assert record["weight_bytes_sent_again"] == 0
 
 
@@ -61,7 +63,8 @@ def test_times_and_machine_are_reported(record: dict[str, Any]) -> None:
     assert {"cpu", "cores", "kernel", "python", "torch"} <= set(record["machine"])
 
 
-def test_static_cache(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_static_cache_and_a_daemon_on_a_named_device() -> None:
     done = demo([*TINY, "--cache", "static", "--device", "cpu"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tokens equal" in done.stdout

@@ -166,7 +166,9 @@ assert (queue.get(timeout=60) == model(x).numpy()).all()
 
 def test_spawned_process_has_a_daemon_of_its_own(tmp_path: Path) -> None:
     script = tmp_path / "main.py"
-    script.write_text(SETUP + """
+    script.write_text(
+        SETUP
+        + """
 import multiprocessing as mp
 
 def work(queue):
@@ -186,16 +188,24 @@ if __name__ == "__main__":
     assert len(theirs) == 2 and not set(theirs) & set(mine)
     assert right()
     assert eventually(lambda: not any(is_running(pid) for pid in theirs))
-""")
+"""
+    )
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment(), cwd=REPOSITORY, timeout=LIMIT_S * 2, capture_output=True, check=False
+        [sys.executable, str(script)],
+        env=environment(),
+        cwd=REPOSITORY,
+        timeout=LIMIT_S * 2,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "exit", "exception", "SIGINT"])
 def test_embedded_daemon_ends_with_its_client(end: str) -> None:
-    code = SETUP + """
+    code = (
+        SETUP
+        + """
 assert right()
 kept = call(x)
 print(json.dumps(family()), flush=True)
@@ -203,6 +213,7 @@ order = sys.stdin.readline().strip()
 if order == "exception":
     raise ValueError("as asked")
 """
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -256,7 +267,8 @@ def measure():
     (worker,) = request_status(connection.endpoint, None, 30).workers
     (session,) = worker.sessions
     return {"handles": session.handles, "resident": worker.resident_nbytes, "programs": worker.programs,
-            "client": rss(os.getpid()), "worker": rss(worker.pid), "live": dynamo_genie.stats()["total"]["live_handles"]}
+            "live": dynamo_genie.stats()["total"]["live_handles"],
+            "client": rss(os.getpid()), "worker": rss(worker.pid)}
 
 big = nn.Linear(256, 1024).requires_grad_(False)
 compiled = torch.compile(big, backend=genie)
