@@ -16,11 +16,13 @@ from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.sessions import WorkerSession
-from dynamo_genie.remote_daemon.wakeup import Wakeup
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 
 log = logging.getLogger(__name__)
+
+LOOK_AROUND_MS = 20
+"""How long the thread waits for a message before it looks for news; a poller would cost every call some us."""
 
 MAX_EARLY = 64
 """Clients remembered that tried to attach before the supervisor's word about them; their connects time out."""
@@ -35,38 +37,33 @@ class Executor:
         self._socket = socket
         self._admissions = admissions
         self._open_session = open_session
-        self._wakeup = Wakeup()
+        self._news = False
         self._draining = False
         self._by_identity: dict[bytes, WorkerSession] = {}
         self._early: deque[tuple[bytes, m.Attach]] = deque(maxlen=MAX_EARLY)
         self.sessions: dict[bytes, WorkerSession] = {}
 
     def wake(self) -> None:
-        """Make the thread look for admitted and dropped sessions; called from another thread."""
-        self._wakeup.set()
+        """Make the thread look for admitted and dropped sessions soon; called from another thread."""
+        self._news = True
 
     def drain(self) -> None:
         """Make `serve` return after the batch in hand; called from another thread."""
         self._draining = True
-        self._wakeup.set()
 
     def serve(self) -> None:
         """Run until drained."""
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wakeup.fileno(), zmq.POLLIN)
+        self._socket.rcvtimeo = LOOK_AROUND_MS
         while not self._draining:
-            ready = dict(poller.poll(1000))
-            if self._wakeup.fileno() in ready:
-                self._wakeup.clear()
+            if self._news:
+                self._news = False
                 self._close_dropped()
                 self._attach_early()
-            if self._socket in ready:
-                self._receive()
+            self._receive()
 
     def _receive(self) -> None:
         try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            frames = self._socket.recv_multipart()
         except zmq.Again:
             return
         identity = frames[0]

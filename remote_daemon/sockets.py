@@ -19,6 +19,7 @@ HEARTBEAT_MS = 500
 HEARTBEAT_TIMEOUT_MS = 1_500
 BACKLOG = 128
 BULK_HIGH_WATER = 32
+SEND_HIGH_WATER = 1_000  # credits bound what is sent; a full queue would drop an answer
 CONTROL_HIGH_WATER = 1_000
 
 Router = zmq.Socket[bytes]
@@ -42,7 +43,7 @@ def bind_router(
         max_frame_nbytes: A peer that sends a larger frame is cut off.
         curve: The daemon's pair; None serves without keys.
         ports: First and last port to try when `endpoint` leaves the port open (`*`).
-        high_water: How many messages may queue for one peer, each way.
+        high_water: How many messages of one peer may wait to be read.
     """
     address = parse_endpoint(endpoint)
     require_keys_off_loopback(address, has_keys=curve is not None)
@@ -68,7 +69,7 @@ def _configure(socket: Router, address: TcpAddress | IpcAddress, max_frame_nbyte
         zmq.ROUTER_HANDOVER: 0,  # a peer never takes over the routing id of another
         zmq.LINGER: 0,
         zmq.BACKLOG: BACKLOG,
-        zmq.SNDHWM: high_water,
+        zmq.SNDHWM: max(high_water, SEND_HIGH_WATER),
         zmq.RCVHWM: high_water,
     }
     for option, value in settings.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import threading
 from dataclasses import dataclass, field
 
@@ -11,6 +13,8 @@ from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.runtime.wire.content import chunk_digest
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
+
+HUGE_PAGES_FROM_NBYTES = 8 << 20
 
 MAX_UPLOADS = 16_384
 """Unclaimed uploads that one session may hold."""
@@ -43,6 +47,17 @@ class Upload:
         return self.received == self.nbytes
 
 
+def _allocate(nbytes: int) -> torch.Tensor:
+    """Return uninitialised host memory, in huge pages where it is large: touching small ones first costs more
+    than receiving into them."""
+    if nbytes < HUGE_PAGES_FROM_NBYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(nbytes, dtype=torch.uint8)
+    region = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel built without them
+        region.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(region, dtype=torch.uint8)
+
+
 class Staging:
     """The uploads of one session."""
 
@@ -67,8 +82,8 @@ class Staging:
                 raise QuotaExceeded(f"more than {MAX_UPLOADS} uploads wait to be used")
             self._budget.reserve(nbytes, f"an upload of {nbytes:,} bytes")
             try:
-                memory = torch.empty(nbytes, dtype=torch.uint8)
-            except RuntimeError as error:
+                memory = _allocate(nbytes)
+            except (RuntimeError, OSError) as error:
                 self._budget.release(nbytes)
                 raise QuotaExceeded(f"no memory for an upload of {nbytes:,} bytes: {error}") from None
             upload = Upload(nbytes, memory, memory.numpy().data)

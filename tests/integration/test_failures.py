@@ -312,7 +312,9 @@ def test_client_that_was_stopped_for_a_while_loses_its_session_at_most_and_goes_
         answers.append(client.stdout.readline().strip())
         client.stdin.close()
         client.wait(LIMIT_S)
-    assert answers == ["True", "lost True", "lost True"]
+    assert len(answers) == 3
+    assert answers[0] == "True"
+    assert set(answers) <= {"True", "lost True"}, answers
 
 
 def connections_of(pid: int) -> list[str]:
