@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import sympy
 import torch
 from torch.fx import Node
+
+from dynamo_genie.errors import UnsupportedOperator
 
 Extents: TypeAlias = tuple[int, ...]
 
@@ -61,26 +63,45 @@ class OutputShapes:
     """Evaluates the symbolic sizes of outputs, once per call, from sizes and numbers of the call's arguments."""
 
     def __init__(self, placeholders: Sequence[Node], values: Sequence[Any]) -> None:
-        self.outputs = tuple(_metadata(value) for value in values)
-        self._sources = _symbol_sources(placeholders)
-        self._values = tuple(values)
-        expressions = [_expressions(value) for value in values]
-        self.depends_on_call = any(not item.is_number for items in expressions for item in items)
+        sources = _symbol_sources(placeholders)
+        expressions = [tuple(_expressions(value)) for value in values]
         free = sorted({s for items in expressions for item in items for s in item.free_symbols}, key=str)
-        self.depends_on_data = any(symbol not in self._sources for symbol in free)
-        self._symbols = [] if self.depends_on_data else [self._sources[symbol] for symbol in free]
-        self._evaluate: Callable[..., list[list[Any]]] = (
-            sympy.lambdify(free, expressions, modules=[dict(_FUNCTIONS), "math"])
-            if self.depends_on_call and not self.depends_on_data
-            else list
+        self.outputs = tuple(_metadata(value) for value in values)
+        self.depends_on_call = any(not item.is_number for items in expressions for item in items)
+        self.depends_on_data = any(symbol not in sources for symbol in free)
+        if self.depends_on_data:
+            _refuse_numbers(values, sources)
+            return
+        kinds = [(output.dtype, items) for output, items in zip(self.outputs, expressions, strict=True)]
+        unlike = list(dict.fromkeys(kinds))  # the caches of all layers have one shape: it is evaluated once
+        self._which = [unlike.index(kind) for kind in kinds]
+        self._symbolic = [bool(items) for items in expressions]
+        self._first = [self.outputs[kinds.index(kind)] for kind in unlike]
+        self._symbols = [sources[symbol] for symbol in free]
+        self._evaluate: Callable[..., list[list[Any]]] = sympy.lambdify(
+            free, [list(items) for _, items in unlike], modules=[dict(_FUNCTIONS), "math"]
         )
 
-    def evaluate(self, args: Sequence[Any]) -> tuple[OutputMetadata, ...]:
-        """Return the outputs' metadata for a call with these arguments."""
-        if not self.depends_on_call:
+    def evaluate(self, args: Sequence[Any]) -> Sequence[OutputMetadata]:
+        """Return the outputs' metadata for a call with these arguments; sizes that depend on data stay None."""
+        if not self.depends_on_call or self.depends_on_data:
             return self.outputs
-        sizes = self._evaluate(*(read(args) for read in self._symbols))
-        return tuple(_resolve(output, found) for output, found in zip(self.outputs, sizes, strict=True))
+        sizes = self._evaluate(*[read(args) for read in self._symbols])
+        resolved = [_resolve(output, found) for output, found in zip(self._first, sizes, strict=True)]
+        return [
+            resolved[which] if symbolic else output
+            for which, symbolic, output in zip(self._which, self._symbolic, self.outputs, strict=True)
+        ]
+
+
+def _refuse_numbers(values: Sequence[Any], sources: Mapping[Any, Any]) -> None:
+    """Refuse a graph that returns a plain number which only the daemon will know."""
+    for value in values:
+        if not isinstance(value, torch.Tensor) and any(s not in sources for e in _expressions(value) for s in e.free_symbols):
+            raise UnsupportedOperator(
+                f"the graph returns {value}, a number that depends on the data; return it as a tensor, or leave "
+                "torch._dynamo.config.capture_scalar_outputs off, which splits the graph there"
+            )
 
 
 def _metadata(value: Any) -> OutputMetadata:

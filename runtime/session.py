@@ -33,6 +33,9 @@ from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 POLL_MS = 100
 """How long one receive blocks before the session looks whether it was lost or its time is over."""
 
+REPEAT_AFTER_S = 10.0
+"""A batch is sent again when its answer stays away, ever more rarely; the worker runs it once and answers again."""
+
 FLUSH_AT_COMMANDS = 12
 FLUSH_AT_NBYTES = 128 << 10
 PACK_AT_NBYTES = 256
@@ -62,6 +65,7 @@ class Session:
         self._queued_nbytes = 0
         self._released: deque[int] = deque()
         self._sequence = 0
+        self._last_message = b""
         self._last_id = 0
         self._last_request = 0
         self._programs: dict[bytes, int] = {}
@@ -358,14 +362,19 @@ class Session:
                         "(request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
                     ) from None
         self.counters.sent["control"] += len(data)
+        self._last_message = data
 
     def _wait(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
-        deadline = time.monotonic() + timeout_s
+        started = time.monotonic()
+        deadline, pause_s = started + timeout_s, REPEAT_AFTER_S
         while True:
             try:
                 data = self._control.recv()
             except zmq.Again:
                 self.check()
+                if time.monotonic() > started + pause_s:
+                    pause_s *= 2
+                    self._transmit(self._last_message)  # in case the answer was lost in a reconnect
                 if time.monotonic() > deadline:
                     raise RequestTimeout(
                         f"the daemon did not answer within {timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"

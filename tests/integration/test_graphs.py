@@ -211,3 +211,13 @@ def test_vmap_and_grad_inside_the_compiled_function(compiled: Compile) -> None:
         return torch.func.vmap(torch.func.grad(lambda row: row.square().sum()))(x)
 
     assert_like_eager(compiled, per_sample, torch.randn(3, 4))
+
+
+def test_shape_of_a_result_that_depends_on_the_data(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+
+    def compute(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.nonzero() * 2, x + 1
+
+    for x in (torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.0, 0.0, 3.0])):
+        assert_like_eager(compiled, compute, x)
