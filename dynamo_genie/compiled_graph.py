@@ -202,7 +202,7 @@ class _Call:
     def _result(self, index: int, output: OutputMetadata, handle: Handle | None, args: Sequence[Any]) -> Any:
         if handle is not None:
             assert output.dtype is not None
-            return RemoteTensor(output.shape, output.stride, output.dtype, handle)
+            return RemoteTensor(output.shape, output.stride, output.dtype, handle, None, output.offset)
         if output.dtype is None:
             return output.value
         source = args[self._plan.passed_through[index]]

@@ -49,7 +49,7 @@ class OutputMetadata:
 
     Attributes:
         dtype: None for an output that is a plain number or None.
-        shape, stride: Where they do not depend on the call.
+        shape, stride, offset: Where they do not depend on the call.
         value: A plain output that does not depend on the call.
     """
 
@@ -57,6 +57,7 @@ class OutputMetadata:
     shape: Extents | None
     stride: Extents | None
     value: Any = None
+    offset: int = 0
 
 
 class OutputShapes:
@@ -108,7 +109,7 @@ def _metadata(value: Any) -> OutputMetadata:
     if isinstance(value, torch.Tensor):
         expressions = _expressions(value)
         if all(item.is_number for item in expressions):
-            return OutputMetadata(value.dtype, tuple(map(int, value.shape)), tuple(map(int, value.stride())))
+            return _resolve(OutputMetadata(value.dtype, None, None), expressions)
         return OutputMetadata(value.dtype, None, None)
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         return OutputMetadata(None, None, None)
@@ -120,13 +121,14 @@ def _resolve(output: OutputMetadata, found: list[Any]) -> OutputMetadata:
         return output
     if output.dtype is None:
         return OutputMetadata(None, None, None, found[0])
-    rank = len(found) // 2
-    return OutputMetadata(output.dtype, tuple(map(int, found[:rank])), tuple(map(int, found[rank:])))
+    sizes = tuple(map(int, found))
+    rank = len(sizes) // 2
+    return OutputMetadata(output.dtype, sizes[:rank], sizes[rank:-1], None, sizes[-1])
 
 
 def _expressions(value: Any) -> list[Any]:
     if isinstance(value, torch.Tensor):
-        return [_expression(extent) for extent in (*value.shape, *value.stride())]
+        return [_expression(extent) for extent in (*value.shape, *value.stride(), value.storage_offset())]
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         return [_expression(value)]
     return []

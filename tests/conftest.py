@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ def _reset_torch() -> None:
     """Seeds torch and empties Dynamo's caches, as far as the process has imported them."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+        # pytest would listen to this logger, which does not propagate, and torch would write all it knows of each
+        # compilation for it: most of the time of a small test
+        trace = logging.getLogger("torch.__trace")
+        trace.propagate = True
+        trace.handlers.clear()
     if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()
 
