@@ -116,6 +116,7 @@ class Executor:
 
     def _send(self, identity: bytes, reply: m.WorkerToClient) -> None:
         try:
-            self._socket.send_multipart([identity, codec.encode(reply)], zmq.NOBLOCK)
+            self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
+            self._socket.send(codec.encode(reply), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             log.debug("client went away before its answer: %s", error)
