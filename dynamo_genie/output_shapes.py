@@ -98,7 +98,9 @@ class OutputShapes:
 def _refuse_numbers(values: Sequence[Any], sources: Mapping[Any, Any]) -> None:
     """Refuse a graph that returns a plain number which only the daemon will know."""
     for value in values:
-        if not isinstance(value, torch.Tensor) and any(s not in sources for e in _expressions(value) for s in e.free_symbols):
+        if not isinstance(value, torch.Tensor) and any(
+            s not in sources for e in _expressions(value) for s in e.free_symbols
+        ):
             raise UnsupportedOperator(
                 f"the graph returns {value}, a number that depends on the data; return it as a tensor, or leave "
                 "torch._dynamo.config.capture_scalar_outputs off, which splits the graph there"

@@ -24,7 +24,8 @@ ATEN: tuple[str, ...] = _expand(
 __and__.Scalar|Tensor __iand__.Scalar|Tensor __ilshift__.Scalar|Tensor __ior__.Scalar|Tensor __irshift__.Scalar|Tensor
 __ixor__.Scalar|Tensor __lshift__.Scalar|Tensor __or__.Scalar|Tensor __rshift__.Scalar|Tensor __xor__.Scalar|Tensor
 _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
-_addmm_activation _batch_norm_with_update_functional _assert_async.default|msg _assert_scalar _assert_tensor_metadata _batch_norm_with_update _cdist_backward
+_addmm_activation _assert_async.default|msg _assert_scalar _assert_tensor_metadata _batch_norm_with_update
+_batch_norm_with_update_functional _cdist_backward
 _cdist_forward _chunk_cat _conj _conj_copy _conj_physical _ctc_loss.Tensor|default _ctc_loss_backward.Tensor|default
 _dirichlet_grad _embedding_bag _embedding_bag_backward _embedding_bag_forward_only
 _embedding_bag_per_sample_weights_backward _fft_c2c _fft_c2r _fft_r2c _foreach_abs _foreach_abs_ _foreach_acos
