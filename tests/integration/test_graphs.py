@@ -213,9 +213,8 @@ def test_vmap_and_grad_inside_the_compiled_function(compiled: Compile) -> None:
     assert_like_eager(compiled, per_sample, torch.randn(3, 4))
 
 
-def test_shape_of_a_result_that_depends_on_the_data(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
-
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_shape_of_a_result_that_depends_on_the_data(compiled: Compile) -> None:
     def compute(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.nonzero() * 2, x + 1
 
