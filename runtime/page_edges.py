@@ -23,24 +23,32 @@ class PageEdges:
         self._head = min(-watch.address % PAGE_NBYTES, watch.nbytes)
         tail = (watch.address + watch.nbytes) % PAGE_NBYTES
         self._tail = max(self._head, watch.nbytes - tail)
-        self._noted: bytes | None = None
+        self._noted: list[bytes | None] = [None, None]
 
     def note(self) -> None:
         """Remember the bytes of now."""
-        self._noted = self._read()
+        self._noted = [self._read(0, self._head), self._read(self._tail, self._nbytes)]
 
     def written(self, low: int, high: int) -> bool:
-        """Say whether a report about bytes `low` to `high` concerns the tensor; notes the bytes anew."""
-        before, self._noted = self._noted, self._read()
-        if max(low, self._head) < min(high, self._tail):
-            return True
-        return self._noted is None or self._noted != before
+        """Say whether a report about bytes `low` to `high` concerns the tensor; notes the bytes reported on anew.
 
-    def _read(self) -> bytes | None:
+        Each end is judged by its own bytes, and only when a report touches it: a change at one end must not be
+        used up by a report about the other.
+        """
+        found = max(low, self._head) < min(high, self._tail)
+        if low < self._head:
+            found |= self._changed(0, 0, self._head)
+        if high > self._tail:
+            found |= self._changed(1, self._tail, self._nbytes)
+        return found
+
+    def _changed(self, end: int, low: int, high: int) -> bool:
+        before, now = self._noted[end], self._read(low, high)
+        self._noted[end] = now
+        return now is None or now != before
+
+    def _read(self, low: int, high: int) -> bytes | None:
         tensor = self._watch.owner()  # keeps the memory alive until the bytes are read
-        address = self._watch.address
-        if tensor is None or tensor.data_ptr() != address:
+        if tensor is None or tensor.data_ptr() != self._watch.address:
             return None
-        head = ctypes.string_at(address, self._head) if self._head else b""
-        rest = self._nbytes - self._tail
-        return head + ctypes.string_at(address + self._tail, rest) if rest else head
+        return ctypes.string_at(self._watch.address + low, high - low) if high > low else b""

@@ -49,6 +49,7 @@ BYTES_ACKED_AT, BYTES_RECEIVED_AT, UNACKED_AT = 120, 128, 24
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[RealDaemon]:
+    dynamo_genie.shutdown()  # sessions that other tests of this process left open
     with RealDaemon() as daemon:
         yield daemon
         dynamo_genie.shutdown()

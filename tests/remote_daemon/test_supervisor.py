@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+import dynamo_genie
 from dynamo_genie.remote_daemon.keys import ServerKeys, create_client_keys, create_server_keys
 from dynamo_genie.remote_daemon.supervisor import Supervisor, SupervisorConfig
 from dynamo_genie.runtime.admission import Admission, request_status
@@ -255,4 +256,5 @@ def test_two_daemons_cannot_share_an_endpoint(start_daemon: Start) -> None:
 
 
 def test_no_worker_outlives_any_test() -> None:
+    dynamo_genie.shutdown()  # the embedded daemon that other tests of this process use
     assert children_of(os.getpid()) == []

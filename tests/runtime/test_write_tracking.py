@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dynamo_genie.runtime.memory_map import MemoryMap
+from dynamo_genie.runtime.page_edges import PageEdges
 from dynamo_genie.runtime.page_scan import PAGE_NBYTES
 from dynamo_genie.runtime.watch import Watch, WriteTracker, merge_ranges
 from dynamo_genie.runtime.write_tracking import KernelWriteTracker, SampledFingerprint, make_write_tracker
@@ -310,3 +311,16 @@ def test_a_range_is_covered_only_without_holes() -> None:
     assert memory.covering(0x6000, 0x7000)[0].path == ""
     for low, high in [(0, 0x1000), (0x500, 0x1500), (0x3800, 0x4001), (0x4000, 0x5000), (0x7000, 0x7001)]:
         assert memory.covering(low, high) == []
+
+
+def test_a_change_at_one_end_is_not_used_up_by_a_report_about_the_other() -> None:
+    """The page of the first bytes is written by others all the time, the last element by the model."""
+    memory = torch.zeros(4 * PAGE_NBYTES, dtype=torch.uint8)
+    start = -memory.data_ptr() % PAGE_NBYTES + 64
+    tensor = memory[start : start + 2 * PAGE_NBYTES]
+    edges = PageEdges(Watch(tensor, set()))
+    edges.note()
+    tensor[-1] = 1
+    assert not edges.written(0, 100)
+    assert edges.written(tensor.nbytes - 10, tensor.nbytes)
+    assert not edges.written(tensor.nbytes - 10, tensor.nbytes)
