@@ -271,3 +271,21 @@ def test_global_tensor_that_the_function_closes_over_is_seen(compiled: Compile) 
     for _ in range(3):
         same(call(_input()), scaled(_input()))
         table.add_(1)
+
+
+def test_writes_anywhere_are_seen_while_the_heap_around_the_weights_is_busy(compiled: Compile) -> None:
+    """Weights of all sizes lie between other allocations, whose writes the kernel reports for the same pages."""
+    layers = [nn.Linear(width, width).eval() for width in (3, 40, 200, 500)]
+    calls = [compiled(layer) for layer in layers]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _ in range(15):
+            noise = [torch.randn(int(n)) for n in torch.randint(1, 20_000, (10,), generator=generator)]
+            for layer, call in zip(layers, calls, strict=True):
+                x = torch.ones(1, layer.in_features)
+                same(call(x), layer(x))
+                for tensor in (layer.weight, layer.bias):
+                    for element in (0, -1, int(torch.randint(0, tensor.numel(), (), generator=generator))):
+                        tensor.data.view(-1)[element] += 1.0
+                        same(call(x), layer(x))
+            del noise
