@@ -38,6 +38,9 @@ REPEAT_AFTER_S = 10.0
 
 FLUSH_AT_COMMANDS = 12
 FLUSH_AT_NBYTES = 128 << 10
+MAX_UNANSWERED_NBYTES = 8 << 20
+"""So much may be on the way to a worker that lags behind; then the client waits for it to catch up."""
+
 PACK_AT_NBYTES = 256
 """Integer and boolean inputs from this size on are compressed: attention masks shrink to almost nothing."""
 
@@ -66,6 +69,7 @@ class Session:
         self._released: deque[int] = deque()
         self._sequence = 0
         self._last_message = b""
+        self._unanswered_nbytes = 0
         self._last_id = 0
         self._last_request = 0
         self._programs: dict[bytes, int] = {}
@@ -193,11 +197,18 @@ class Session:
         if not queue:
             return
         self.check()
-        self._sequence += 1
-        data = codec.encode(m.Batch(self._sequence, tuple(queue)))
+        commands = tuple(queue)
         queue.clear()
         self._queued_nbytes = 0
-        self._transmit(data)
+        self._send_batch(commands)
+        if self._unanswered_nbytes > MAX_UNANSWERED_NBYTES:
+            request_id = self.request_id()
+            self._send_batch((m.Sync(request_id),))
+            self._wait(request_id, self._timeout_s)
+
+    def _send_batch(self, commands: tuple[m.Command, ...]) -> None:
+        self._sequence += 1
+        self._transmit(codec.encode(m.Batch(self._sequence, commands)))
 
     def _post_released(self) -> None:
         """Free what died so far; only commands that are queued already can name it."""
@@ -363,6 +374,7 @@ class Session:
                     ) from None
         self.counters.sent["control"] += len(data)
         self._last_message = data
+        self._unanswered_nbytes += len(data)
 
     def _wait(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
         started = time.monotonic()
@@ -383,6 +395,7 @@ class Session:
             self.counters.received["control"] += len(data)
             reply = codec.worker_to_client(data)
             if reply.request_id == request_id:
+                self._unanswered_nbytes = 0
                 if isinstance(reply, m.Failed):
                     raise self._exception(reply.error)
                 return reply

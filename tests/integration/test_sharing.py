@@ -109,6 +109,7 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def closed_connections() -> Iterator[None]:
+    dynamo_genie.shutdown()  # sessions that other tests of this process left open
     yield
     dynamo_genie.shutdown()
 
