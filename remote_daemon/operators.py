@@ -17,7 +17,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon import attention
+from dynamo_genie.remote_daemon import attention, grouped_mm
 from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
 
 Run = Callable[..., Any]
@@ -43,6 +43,8 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
         return Operator(key, function, None)
     if key in _ATTENTION:
         return _resolve_attention(key, device)
+    if key in _GROUPED:
+        return Operator(key, *_GROUPED[key])
     overload = _overloads().get(key)
     if overload is None:
         raise ProtocolError(f"operator {key} is in the table, but torch {torch.__version__} here does not have it")
@@ -160,6 +162,12 @@ def _as_on_cpu(overload: torch._ops.OpOverload, device: torch.device) -> Run:
 _ATTENTION: dict[str, Run] = {
     "genie.attention": attention.attention,
     "genie.attention_backward": attention.attention_backward,
+}
+
+
+_GROUPED: dict[str, tuple[Run, torch._C.FunctionSchema]] = {
+    "genie.grouped_mm": (grouped_mm.grouped_mm, grouped_mm.SCHEMA),
+    "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),
 }
 
 

@@ -170,7 +170,9 @@ FUNCTIONS: tuple[str, ...] = (
 )  # fmt: skip
 """Functions on plain numbers (symbolic sizes), and "getitem", which takes one result out of several."""
 
-PORTABLE: tuple[str, ...] = ("genie.attention", "genie.attention_backward")
+PORTABLE: tuple[str, ...] = (
+    "genie.attention", "genie.attention_backward", "genie.grouped_mm", "genie.grouped_mm_backward",
+)  # fmt: skip
 """Operators of our own: one meaning everywhere, a kernel of its own on each kind of device."""
 
 OPERATORS: frozenset[str] = frozenset(ATEN + FUNCTIONS + PORTABLE)
