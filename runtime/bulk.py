@@ -11,7 +11,7 @@ import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout
 from dynamo_genie.runtime.counters import Counters
-from dynamo_genie.runtime.failures import class_named
+from dynamo_genie.runtime.refusals import error_from_code
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, UPLOAD_WINDOW
@@ -127,7 +127,7 @@ class BulkConnection:
             self._unfinished.discard(message.upload)
         elif isinstance(message, m.BulkFailed):
             if message.transfer in self._unfinished or not message.transfer or message.code == "SessionLost":
-                raise self._report(class_named(message.code)(message.message))
+                raise self._report(error_from_code(message.code, message.message))
         elif isinstance(message, m.Chunk):  # of a download whose reader gave up
             self._socket.recv()
             self._count_taken()

@@ -42,8 +42,3 @@ def to_exception(error: ErrorInfo, line: str | None) -> Exception:
     if known is None:
         return errors.RemoteError(f"{error.kind}: {error.message}{where}{trace}")
     return known(f"{error.message}{where}{trace}")
-
-
-def class_named(code: str) -> type[Exception]:
-    """Return the class a refusal names, `ProtocolError` where it names none."""
-    return KNOWN_CLASSES.get(code, errors.ProtocolError)
