@@ -33,7 +33,7 @@ from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 POLL_MS = 100
 """How long one receive blocks before the session looks whether it was lost or its time is over."""
 
-REPEAT_AFTER_S = 10.0
+REPEAT_AFTER_S = 1.0
 """A batch is sent again when its answer stays away, ever more rarely; the worker runs it once and answers again."""
 
 FLUSH_AT_COMMANDS = 12
@@ -101,7 +101,6 @@ class Session:
             keys=keys,
             max_frame_nbytes=MAX_CONTROL_NBYTES,
             timeout_ms=POLL_MS,
-            before_connect=_keep_identity,
         )
         bulk = connect_dealer(
             context,
@@ -110,7 +109,6 @@ class Session:
             max_frame_nbytes=MAX_BULK_FRAME_NBYTES,
             high_water=32,
             timeout_ms=POLL_MS,
-            before_connect=_keep_identity,
         )
         session = cls(admission, control, bulk, request_timeout_s)
         session._lost_reports = lost
@@ -416,8 +414,3 @@ class Session:
             elif operator in _WEIGHT_COMMANDS:
                 self._lost = SessionLost(f"the daemon's weights are not the local ones: {error}")
         return error
-
-
-def _keep_identity(socket: zmq.Socket[bytes]) -> None:
-    """Stay the same peer across a reconnect: a suspended laptop finds its session attached when it wakes up."""
-    socket.setsockopt(zmq.IDENTITY, b"g" + os.urandom(15))
