@@ -33,7 +33,7 @@ from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 POLL_MS = 100
 """How long one receive blocks before the session looks whether it was lost or its time is over."""
 
-REPEAT_AFTER_S = 1.0
+REPEAT_AFTER_S = 10.0
 """A batch is sent again when its answer stays away, ever more rarely; the worker runs it once and answers again."""
 
 FLUSH_AT_COMMANDS = 12
