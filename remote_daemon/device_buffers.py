@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 
-from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore, dense_bytes
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 
@@ -34,10 +33,7 @@ class DeviceBufferStore:
 
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""
-        _, flat = dense_bytes(tensor)
-        if offset + staged.numel() > flat.numel():
-            raise ProtocolError(f"patch of {staged.numel()} bytes at {offset} exceeds {flat.numel()} bytes")
-        flat[offset : offset + staged.numel()].copy_(staged)
+        self._host.patch(tensor, offset, staged)
 
     def _move(self, host: torch.Tensor) -> torch.Tensor:
         moved = torch.empty_strided(host.shape, host.stride(), dtype=host.dtype, device=self.device)
