@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch._functorch import config as functorch_config
@@ -19,12 +19,12 @@ from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import OptionError
 from dynamo_genie.lowering import lower
 from dynamo_genie.options import Options
+from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.effects import drop_effect_tokens
-from dynamo_genie.passes.kv_cache import find_cache_facts
 from dynamo_genie.passes.pipeline import Pass, run_passes
 from dynamo_genie.passes.portable import make_portable
-from dynamo_genie.passes.roles import InputOrigins, find_roles
-from dynamo_genie.passes.semantics import Role, annotate, facts_of
+from dynamo_genie.passes.roles import Origins
+from dynamo_genie.passes.semantics import Role, facts_of
 from dynamo_genie.remote_tensor import RemoteTensor
 
 REWRITES = (Pass("effects", drop_effect_tokens), Pass("portable", make_portable))
@@ -35,14 +35,10 @@ _TENSOR_CLASS = MappingProxyType(
         Role.WEIGHT: "weight",
         Role.BUFFER: "weight",
         Role.KV_CACHE: "kv_cache",
-        Role.TOKEN_IDS: "input",
-        Role.POSITION: "input",
-        Role.MASK: "input",
-        Role.INPUT: "input",
         Role.GRADIENT: "gradient",
-        Role.ACTIVATION: "activation",
     }
 )
+"""Roles under which a value's bytes are counted wherever it travels."""
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
@@ -105,14 +101,14 @@ class _Capture:
         gm = run_passes(gm, REWRITES).gm
         placeholders = gm.graph.find_nodes(op="placeholder")
         resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
-        annotate(find_roles(gm, InputOrigins(parameters=resident)))
-        annotate(find_cache_facts(gm, n_results))
+        kind: Literal["inference", "forward"] = "inference" if n_results is None else "forward"
+        analyse(gm, Origins(parameters=resident, n_results=n_results, kind=kind))
         return self._compile(gm, resident, frozenset(), n_results)
 
     def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
         gm = run_passes(gm, REWRITES).gm
-        annotate(find_roles(gm, InputOrigins(), backward=True))
+        analyse(gm, Origins(kind="backward"))
         return self._compile(gm, frozenset(), self._resident, None)
 
     def _compile(
@@ -123,9 +119,9 @@ class _Capture:
         outputs = list(returned)
         plan = CallPlan(
             resident=resident,
-            input_kinds=tuple(_tensor_class(node) for node in placeholders),
+            input_kinds=tuple(_tensor_class(node, "input") for node in placeholders),
             output_kinds=tuple(
-                "activation" if n_results is not None and i >= n_results else _tensor_class(output)
+                "activation" if n_results is not None and i >= n_results else _tensor_class(output, "output")
                 for i, output in enumerate(outputs)
             ),
             passed_through=tuple(_position(output, placeholders) for output in outputs),
@@ -141,10 +137,10 @@ def _forward_metadata() -> Any:
     return context.fw_metadata if context is not None else None
 
 
-def _tensor_class(value: Any) -> str:
+def _tensor_class(value: Any, otherwise: str) -> str:
     """Return the class under which a value's bytes are counted."""
-    facts = facts_of(value) if isinstance(value, Node) else None
-    return _TENSOR_CLASS.get(facts.role, "output") if facts is not None else "output"
+    role = facts_of(value).role if isinstance(value, Node) else None
+    return _TENSOR_CLASS.get(role, otherwise) if role is not None else otherwise
 
 
 def _position(output: Any, placeholders: Sequence[Node]) -> int:

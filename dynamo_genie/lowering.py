@@ -19,6 +19,7 @@ from dynamo_genie.argument_lowering import (
     source_line,
     unsupported,
 )
+from dynamo_genie.passes.semantics import Facts, facts_of
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.limits import MAX_INLINE_NBYTES
 
@@ -85,6 +86,7 @@ class _GraphLowering:
             mutated_inputs=tuple(sorted(self._mutated)),
             random=self._random,
             default_dtype=dtype_name(torch.get_default_dtype()),
+            **self._facts(),
         )
         lines = tuple(source_line(node.stack_trace) for node in calls)
         return finish(program, lines, lifted_constants=lifted, scalar_outputs=scalars)
@@ -157,6 +159,15 @@ class _GraphLowering:
             return frozenset().union(*(self._roots_of(item) for item in actual))
         return frozenset()
 
+    def _facts(self) -> dict[str, Any]:
+        """Return what the passes know of each value, equal facts once; nothing where no pass has looked."""
+        by_value = {index: facts_of(node) for node, index in self._index.items()}
+        if all(facts == Facts() for facts in by_value.values()):
+            return {}
+        distinct: dict[p.ValueFacts, int] = {}
+        numbers = [distinct.setdefault(_lower_facts(by_value[i]), len(distinct)) for i in range(len(by_value))]
+        return {"facts": tuple(distinct), "fact_of": tuple(numbers)}
+
     def _lower_outputs(self, output: Node) -> tuple[tuple[p.Argument, ...], tuple[int, ...]]:
         values = output.args[0]
         flat = list(values) if isinstance(values, (list, tuple)) else [values]
@@ -168,6 +179,20 @@ class _GraphLowering:
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Node) and not isinstance(
         value.meta.get("val"), (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
+    )
+
+
+def _lower_facts(facts: Facts) -> p.ValueFacts:
+    return p.ValueFacts(
+        role=facts.role.value if facts.role else "",
+        phase=facts.phase.value if facts.phase else "",
+        residency=facts.residency.value if facts.residency else "",
+        group=facts.group or "",
+        priority=facts.priority or 0,
+        nbytes=-1 if facts.nbytes is None else facts.nbytes,
+        flops=-1 if facts.flops is None else facts.flops,
+        dtype=facts.dtype or "",
+        confidence=facts.confidence or 0.0,
     )
 
 

@@ -71,7 +71,9 @@ def find_cache_facts(gm: GraphModule, n_results: int | None = None) -> dict[Node
     for cache in find_kv_caches(gm, n_results):
         for node in (cache.before, cache.after):
             if node is not None:
-                facts[node] = Facts(Role.KV_CACHE, Residency.RESIDENT, nbytes_of(node), cache.evidence)
+                facts[node] = Facts(
+                    role=Role.KV_CACHE, residency=Residency.SESSION, nbytes=nbytes_of(node), evidence=cache.evidence
+                )
     return facts
 
 

@@ -1,4 +1,4 @@
-"""The vocabulary of what values mean: roles, residency, and the one typed record that a graph node carries.
+"""The vocabulary of what values mean, and the one typed record that a graph node carries.
 
 A wrong fact costs time; it never changes a value.
 """
@@ -6,7 +6,7 @@ A wrong fact costs time; it never changes a value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 import torch
@@ -31,47 +31,116 @@ class Role(Enum):
     GRADIENT = "gradient"
     CONSTANT = "constant"
     RNG = "rng"
-    INPUT = "input"
-    OUTPUT = "output"
+
+
+class Phase(Enum):
+    """What the model is doing where a value is made."""
+
+    PREFILL = "prefill"  # a prompt of several tokens, no cache before it
+    DECODE = "decode"  # one token (or a few) on top of a cache
+    ENCODE = "encode"  # text or audio seen in both directions
+    VISION = "vision"  # pixels
+    CROSS_ATTENTION = "cross_attention"  # a decoder that looks at an encoder's result
+    TRAINING_FORWARD = "training_forward"
+    TRAINING_BACKWARD = "training_backward"
+    OTHER = "other"
 
 
 class Residency(Enum):
-    """How long a value lives in the daemon."""
+    """How long a value stays in the daemon."""
 
-    RESIDENT = "resident"  # between calls: sent once, or made there and kept
-    PER_CALL = "per_call"  # arrives with a call and dies with it
+    PERSISTENT = "persistent"  # outlives sessions: weights, buffers, constants, known by their content
+    SESSION = "session"  # kept from call to call: KV caches
+    STEP = "step"  # arrives with a call, or is returned by it
     TRANSIENT = "transient"  # made and used up inside one call
-    RETURNED = "returned"  # a result: stays until the client lets go of it, fetched if read
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the passes know of one value; `nbytes` is None where a symbolic size leaves it open."""
+    """What the passes know of one value; None where nothing is known yet.
 
-    role: Role
-    residency: Residency
+    Attributes:
+        group: The name of the co-location group that the value belongs to.
+        priority: Groups with a larger number are placed first.
+        nbytes: Size of the value, with the sizes of the example that the graph was captured with.
+        flops: Floating point operations that make it, a multiply-add counting two, with those same sizes.
+        confidence: How sure the role is, from 0 to 1.
+        evidence: Why, for people: what each pass that added something saw.
+    """
+
+    role: Role | None = None
+    phase: Phase | None = None
+    residency: Residency | None = None
+    group: str | None = None
+    priority: int | None = None
     nbytes: int | None = None
+    flops: int | None = None
+    dtype: str | None = None
+    confidence: float | None = None
     evidence: tuple[str, ...] = ()
 
+    def adding(self, more: Facts) -> Facts:
+        """Return these facts and `more`; a field that is known keeps its value.
 
-def facts_of(node: Node) -> Facts | None:
-    """Return what is known of a node, None before any pass looked at it."""
+        Raises:
+            ValueError: `more` contradicts what is known.
+        """
+        changes: dict[str, object] = {}
+        for field in fields(Facts):
+            known, new = getattr(self, field.name), getattr(more, field.name)
+            if field.name == "evidence" or new is None or new == known:
+                continue
+            if known is not None:
+                raise ValueError(f"{field.name} is {known} already and cannot become {new}")
+            changes[field.name] = new
+        news = tuple(line for line in more.evidence if line not in self.evidence)
+        if news:
+            changes["evidence"] = (*self.evidence, *news)
+        return replace(self, **changes) if changes else self  # type: ignore[arg-type]  # names and types are the fields'
+
+
+def facts_of(node: Node) -> Facts:
+    """Return what is known of a node: nothing, before any pass looked at it."""
     facts = node.meta.get(META_KEY)
-    return facts if isinstance(facts, Facts) else None
+    return facts if isinstance(facts, Facts) else Facts()
 
 
 def annotate(facts: Mapping[Node, Facts]) -> bool:
-    """Write facts onto their nodes; say whether any node learned something new."""
+    """Add facts to their nodes; say whether any node learned something new.
+
+    Raises:
+        ValueError: A fact contradicts what is known of the node.
+    """
     changed = False
-    for node, known in facts.items():
-        changed = changed or facts_of(node) != known
-        node.meta[META_KEY] = known
+    for node, more in facts.items():
+        known = facts_of(node)
+        try:
+            both = known.adding(more)
+        except ValueError as error:
+            raise ValueError(f"{node.name}: {error}") from None
+        changed = changed or both is not known
+        node.meta[META_KEY] = both
     return changed
 
 
 def nbytes_of(node: Node) -> int | None:
-    """Return the size of a node's tensor; None for symbolic sizes and for values that are no tensor."""
+    """Return the size of a node's tensor at the example's sizes; None for sizes that depend on data, and no tensor."""
     value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor) or not all(isinstance(size, int) for size in value.shape):
+    if not isinstance(value, torch.Tensor):
         return None
-    return value.numel() * value.element_size()
+    numel = 1
+    for size in value.shape:
+        extent = size_hint(size)
+        if extent is None:
+            return None
+        numel *= extent
+    return numel * value.element_size()
+
+
+def size_hint(size: object) -> int | None:
+    """Return a size as a number: the example's where it is symbolic, None where it depends on data."""
+    if isinstance(size, torch.SymInt):
+        hint = size.node.hint if size.node.has_hint() else None
+        return None if hint is None else int(hint)
+    assert isinstance(size, int)
+    return size

@@ -17,9 +17,10 @@ from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_NODES, MAX_RANK
 from dynamo_genie.runtime.wire.operators import OPERATORS
 from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor
 
-PROGRAM_VERSION = 1
+PROGRAM_VERSION = 2
 MAX_ARGUMENTS = 64
 MAX_NESTING = 4
+MAX_VALUES = MAX_NODES + 2 * MAX_ITEMS
 
 Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Int64: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -92,11 +93,29 @@ class Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     kwargs: Annotated[tuple[tuple[Word, Argument], ...], msgspec.Meta(max_length=MAX_ARGUMENTS)] = ()
 
 
+class ValueFacts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What the client's passes know of a value: words of their vocabulary, "" or -1 where nothing is known.
+
+    A hint for layout and scheduling. A wrong one costs time and never changes a value.
+    """
+
+    role: Word = ""
+    phase: Word = ""
+    residency: Word = ""
+    group: Word = ""
+    priority: Int64 = 0
+    nbytes: Int64 = -1
+    flops: Int64 = -1
+    dtype: Word = ""
+    confidence: float = 0.0
+
+
 class Program(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What to compute. `outputs` holds references and literals; `mutated_inputs` are written in place.
 
     `random` says that running it draws random numbers. `default_dtype` is the client's when the program was made:
-    operators that mix integers with Python floats, or make tensors, follow it.
+    operators that mix integers with Python floats, or make tensors, follow it. `facts` holds the distinct facts
+    about values and `fact_of` says, for each value, which of them is its own; both are empty where nothing is known.
     """
 
     version: int
@@ -107,6 +126,8 @@ class Program(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     mutated_inputs: Annotated[tuple[Index, ...], msgspec.Meta(max_length=MAX_ITEMS)] = ()
     random: bool = False
     default_dtype: Dtype = "float32"
+    facts: Annotated[tuple[ValueFacts, ...], msgspec.Meta(max_length=MAX_VALUES)] = ()
+    fact_of: Annotated[tuple[Index, ...], msgspec.Meta(max_length=MAX_VALUES)] = ()
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -149,6 +170,10 @@ def validate_program(program: Program) -> None:
             raise ProtocolError(f"output {number} of the program is neither a reference nor a plain number")
         _check_argument(output, f"output {number}", known, depth=0)
     _check_mutated(program)
+    if program.fact_of and len(program.fact_of) != known:
+        raise ProtocolError(f"facts are given for {len(program.fact_of)} of the program's {known} values")
+    if any(index >= len(program.facts) for index in program.fact_of):
+        raise ProtocolError("a value of the program names facts that are not there")
 
 
 def _check_node(node: Node, where: str, known: int) -> None:

@@ -1,0 +1,53 @@
+"""What may be watched while a graph is compiled and called: the interface between the staircase and its dumps.
+
+Nobody watches by default, and then nothing of this runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch.fx import GraphModule
+
+from dynamo_genie.passes.analysis import Analysis
+from dynamo_genie.passes.pipeline import PassRecord
+from dynamo_genie.passes.plan import PlacementPlan
+from dynamo_genie.passes.topology import Topology
+
+
+@dataclass(frozen=True)
+class CallTraffic:
+    """What one call moved and how long it took, measured.
+
+    Attributes:
+        sent: Bytes from the client to all daemons, by tensor class.
+        received: Bytes from all daemons to the client, by tensor class.
+        between: Bytes from daemon to daemon, by tensor class.
+        wall_s: From the call until its results could be used, without waiting for values nobody reads.
+    """
+
+    sent: Mapping[str, int]
+    received: Mapping[str, int]
+    between: Mapping[str, int]
+    wall_s: float
+
+
+class GraphObserver(Protocol):
+    """Follows one ATen graph from its capture to its calls. It may look, and must change nothing."""
+
+    def captured(self, gm: GraphModule) -> None:
+        """The graph as AOTAutograd made it."""
+
+    def passed(self, record: PassRecord, gm: GraphModule) -> None:
+        """The graph after one pass, with the facts found so far on its nodes."""
+
+    def analysed(self, gm: GraphModule, analysis: Analysis) -> None:
+        """All passes are through."""
+
+    def placed(self, gm: GraphModule, plan: PlacementPlan, topology: Topology, predicted: CallTraffic) -> None:
+        """The graph was placed for a call, and so much should move at each call like it."""
+
+    def called(self, plan: PlacementPlan, measured: CallTraffic) -> None:
+        """A call under this plan moved so much."""
