@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from dynamo_genie.errors import OptionError
 
@@ -14,6 +15,18 @@ ENVIRONMENT_PREFIX = "GENIE_"
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True)
+class LinkSpeed:
+    """The speed of the link between two ends, both ways; each is a daemon's endpoint or "client".
+
+    As text: `END~END=LATENCY_S,BYTES_PER_S`, say `client~tcp://gpu-box:7777=0.0001,1.25e9`.
+    """
+
+    ends: frozenset[str]
+    latency_s: float
+    bytes_per_s: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,10 @@ class Options:
         connect_timeout_s: How long to wait for a daemon to let us in.
         request_timeout_s: How long to wait for an answer once we are in.
         progress: Whether to show progress of uploads; None shows it on a terminal only.
+        placement: How a graph is spread over several daemons: "semantic" by what the passes found, "blind" at random.
+        placement_seed: The seed of "blind".
+        links: Links whose speed is given instead of measured; see `LinkSpeed`.
+        debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
     """
 
     daemons: tuple[str, ...] = ()
@@ -33,6 +50,10 @@ class Options:
     connect_timeout_s: float = 30.0
     request_timeout_s: float = 600.0
     progress: bool | None = None
+    placement: Literal["semantic", "blind"] = "semantic"
+    placement_seed: int = 0
+    links: tuple[LinkSpeed, ...] = ()
+    debug_dir: str | None = None
 
 
 def resolve_options(given: Mapping[str, object] | None, environ: Mapping[str, str]) -> Options:
@@ -68,8 +89,8 @@ def _endpoints(source: str, value: object) -> tuple[str, ...]:
     for endpoint in found:
         if not endpoint.startswith(("tcp://", "ipc://")):
             raise OptionError(f"{source} names {endpoint!r}; write tcp://HOST:PORT or ipc:///PATH")
-    if len(found) > 1:
-        raise OptionError(f"{source} names {len(found)} daemons; placement over several is not available yet, give one")
+    if len(set(found)) < len(found):
+        raise OptionError(f"{source} names a daemon twice: {', '.join(found)}")
     return tuple(found)
 
 
@@ -78,8 +99,45 @@ def _path(source: str, value: object) -> str | None:
         return None
     path = value.__fspath__() if hasattr(value, "__fspath__") else value
     if not isinstance(path, str) or not path:
-        raise OptionError(f"{source} must be the path of a key file, not {value!r}")
+        raise OptionError(f"{source} must be a path, not {value!r}")
     return path
+
+
+def _policy(source: str, value: object) -> str:
+    if value not in ("semantic", "blind"):
+        raise OptionError(f"{source} must be 'semantic' or 'blind', not {value!r}")
+    return str(value)
+
+
+def _integer(source: str, value: object) -> int:
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise OptionError(f"{source} must be an integer, not {value!r}")
+    return value
+
+
+def _links(source: str, value: object) -> tuple[LinkSpeed, ...]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(";") if part.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise OptionError(f"{source} must be a list of links, each {_LINK_FORM}, not {value!r}")
+    return tuple(item if isinstance(item, LinkSpeed) else _link(source, item) for item in value)
+
+
+_LINK_FORM = "'END~END=LATENCY_S,BYTES_PER_S'"
+
+
+def _link(source: str, item: object) -> LinkSpeed:
+    ends, _, speed = str(item).rpartition("=")
+    names = frozenset(end.strip() for end in ends.split("~"))
+    try:
+        latency_s, bytes_per_s = (float(part) for part in speed.split(","))
+    except ValueError:
+        latency_s = bytes_per_s = math.nan
+    if len(names) != 2 or not (0 <= latency_s < math.inf and 0 < bytes_per_s < math.inf):
+        raise OptionError(f"{source}: {item!r} is no link; write {_LINK_FORM}, an end is an endpoint or 'client'")
+    return LinkSpeed(names, latency_s, bytes_per_s)
 
 
 def _seconds(source: str, value: object) -> float:
@@ -110,4 +168,8 @@ _CONVERTERS: dict[str, Callable[[str, object], object]] = {
     "connect_timeout_s": _seconds,
     "request_timeout_s": _seconds,
     "progress": _flag,
+    "placement": _policy,
+    "placement_seed": _integer,
+    "links": _links,
+    "debug_dir": _path,
 }

