@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch._functorch import config as functorch_config
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from dynamo_genie.compiled_graph import CallPlan, CompiledGraph
-from dynamo_genie.connection import CONNECTIONS, Connection
+from dynamo_genie.call_plan import plan_calls
+from dynamo_genie.compiled_graph import CompiledGraph
+from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import OptionError
 from dynamo_genie.lowering import lower
@@ -24,21 +24,11 @@ from dynamo_genie.passes.effects import drop_effect_tokens
 from dynamo_genie.passes.pipeline import Pass, run_passes
 from dynamo_genie.passes.portable import make_portable
 from dynamo_genie.passes.roles import Origins
-from dynamo_genie.passes.semantics import Role, facts_of
+from dynamo_genie.placed_graph import PlacedGraph
 from dynamo_genie.remote_tensor import RemoteTensor
 
 REWRITES = (Pass("effects", drop_effect_tokens), Pass("portable", make_portable))
 """What is rewritten in every ATen graph, top to bottom."""
-
-_TENSOR_CLASS = MappingProxyType(
-    {
-        Role.WEIGHT: "weight",
-        Role.BUFFER: "weight",
-        Role.KV_CACHE: "kv_cache",
-        Role.GRADIENT: "gradient",
-    }
-)
-"""Roles under which a value's bytes are counted wherever it travels."""
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
@@ -49,7 +39,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
         OptionError: The graph's inputs live on a device that is not the CPU.
     """
     _require_cpu(example_inputs)
-    capture = _Capture(partial(CONNECTIONS.get, options))
+    capture = _Capture(options)
     with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
         compiled = aot_module_simplified(
             gm,
@@ -71,7 +61,8 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
     """
 
     def run(*args: Any) -> Any:
-        roots = [arg.handle.root for arg in args if isinstance(arg, RemoteTensor) and arg.handle is not None]
+        handles = [arg.handle for arg in args if isinstance(arg, RemoteTensor) and arg.handle is not None]
+        roots = [(handle.session, handle.root) for handle in handles]
         return gm(*args) if len(set(roots)) < len(roots) else compiled(*args)
 
     return run
@@ -80,21 +71,21 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
 class _Capture:
     """Receives the ATen graphs of one Dynamo graph from AOTAutograd: a forward, later perhaps its backward."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
-        self._connect = connect
+    def __init__(self, options: Options) -> None:
+        self._options = options
         self._resident: frozenset[int] = frozenset()
         self.mutates = False
 
-    def inference(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
+    def inference(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
         """Compile a graph without a backward."""
         return self._forward(gm, None)
 
-    def training_forward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
+    def training_forward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
         """Compile a forward graph; what it saves for backward comes after the results that the user sees."""
         metadata = _forward_metadata()
         return self._forward(gm, metadata.num_forward_returns if metadata is not None else None)
 
-    def _forward(self, gm: GraphModule, n_results: int | None) -> CompiledGraph:
+    def _forward(self, gm: GraphModule, n_results: int | None) -> CompiledGraph | PlacedGraph:
         metadata = _forward_metadata()
         if metadata is not None:
             self._resident = frozenset(metadata.static_input_indices or ())
@@ -105,7 +96,7 @@ class _Capture:
         analyse(gm, Origins(parameters=resident, n_results=n_results, kind=kind))
         return self._compile(gm, resident, frozenset(), n_results)
 
-    def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
+    def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
         gm = run_passes(gm, REWRITES).gm
         analyse(gm, Origins(kind="backward"))
@@ -113,38 +104,18 @@ class _Capture:
 
     def _compile(
         self, gm: GraphModule, resident: frozenset[int], fetched: frozenset[int], n_results: int | None
-    ) -> CompiledGraph:
-        placeholders = gm.graph.find_nodes(op="placeholder")
-        returned: Any = gm.graph.output_node().args[0]
-        outputs = list(returned)
-        plan = CallPlan(
-            resident=resident,
-            input_kinds=tuple(_tensor_class(node, "input") for node in placeholders),
-            output_kinds=tuple(
-                "activation" if n_results is not None and i >= n_results else _tensor_class(output, "output")
-                for i, output in enumerate(outputs)
-            ),
-            passed_through=tuple(_position(output, placeholders) for output in outputs),
-            fetched=frozenset(i for i in fetched if i < len(outputs) and isinstance(outputs[i], Node)),
-        )
+    ) -> CompiledGraph | PlacedGraph:
         lowered = lower(gm)
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
-        return CompiledGraph(gm, lowered, plan, self._connect)
+        plan = plan_calls(gm, resident, n_results, fetched)
+        if len(self._options.daemons) > 1:
+            return PlacedGraph(gm, plan, self._options)
+        return CompiledGraph(gm, lowered, plan, partial(CONNECTIONS.get, self._options))
 
 
 def _forward_metadata() -> Any:
     context = TracingContext.try_get()
     return context.fw_metadata if context is not None else None
-
-
-def _tensor_class(value: Any, otherwise: str) -> str:
-    """Return the class under which a value's bytes are counted."""
-    role = facts_of(value).role if isinstance(value, Node) else None
-    return _TENSOR_CLASS.get(role, otherwise) if role is not None else otherwise
-
-
-def _position(output: Any, placeholders: Sequence[Node]) -> int:
-    return placeholders.index(output) if isinstance(output, Node) and output.op == "placeholder" else -1
 
 
 def _require_cpu(example_inputs: Sequence[Any]) -> None:

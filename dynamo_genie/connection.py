@@ -1,22 +1,11 @@
-"""The sessions of this process: one per daemon and key, opened when first needed, opened again when lost."""
+"""An open session on one daemon, and the weights it keeps resident there."""
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
-import threading
 from dataclasses import dataclass
 
-import torch
-import zmq
-
-from dynamo_genie.options import Options
-from dynamo_genie.runtime.embedded import EmbeddedDaemon
-from dynamo_genie.runtime.keys import load_client_keys
 from dynamo_genie.runtime.session import Session
 from dynamo_genie.runtime.weights import ResidentWeights
-from dynamo_genie.runtime.write_tracking import WriteTracker, make_write_tracker
 
 
 @dataclass(frozen=True)
@@ -31,83 +20,3 @@ class Connection:
     def alive(self) -> bool:
         """Whether compiled calls may go through it."""
         return self.session.alive
-
-
-class Connections:
-    """Owns the process's sessions and its embedded daemon. A forked child starts with none."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: dict[tuple[str, str | None], Connection] = {}
-        self._embedded: EmbeddedDaemon | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._tracker: WriteTracker | None = None
-        os.register_at_fork(after_in_child=self._forget)
-        atexit.register(self.shutdown)
-
-    def get(self, options: Options) -> Connection:
-        """Return a live connection for these options, opening one when there is none.
-
-        Raises:
-            DaemonUnavailable: No daemon answers, or the embedded one does not start.
-        """
-        with self._lock:
-            key = (options.daemons[0] if options.daemons else "", options.key_file)
-            known = self._open.get(key)
-            if known is not None and known.alive:
-                return known
-            if known is not None:
-                known.session.close()
-            self._open[key] = self._connect(key[0] or self._start_embedded(options), options)
-            return self._open[key]
-
-    def all(self) -> list[Connection]:
-        """Every open connection."""
-        with self._lock:
-            return list(self._open.values())
-
-    def shutdown(self) -> None:
-        """Close every session and stop the embedded daemon."""
-        with self._lock:
-            for connection in self._open.values():
-                connection.session.close()
-            self._open.clear()
-            if self._embedded is not None:
-                self._embedded.stop()
-                self._embedded = None
-
-    def _connect(self, endpoint: str, options: Options) -> Connection:
-        if self._context is None:
-            self._context = zmq.Context()
-        if self._tracker is None:
-            self._tracker = make_write_tracker()
-        session = Session.open(
-            self._context,
-            endpoint,
-            keys=load_client_keys(options.key_file) if options.key_file else None,
-            connect_timeout_s=options.connect_timeout_s,
-            request_timeout_s=options.request_timeout_s,
-        )
-        return Connection(endpoint, session, ResidentWeights(session, self._tracker, progress=show_progress(options)))
-
-    def _start_embedded(self, options: Options) -> str:
-        if self._embedded is None or not self._embedded.alive:
-            self._embedded = EmbeddedDaemon.start(threads=torch.get_num_threads())
-        return self._embedded.endpoint
-
-    def _forget(self) -> None:
-        """In a forked child: the parent's sockets and daemon are not ours."""
-        self._lock = threading.Lock()
-        self._open = {}
-        self._embedded = None
-        self._context = None
-        self._tracker = None
-
-
-def show_progress(options: Options) -> bool:
-    """Whether to show progress bars: as the option says, else on a terminal only."""
-    return sys.stderr.isatty() if options.progress is None else options.progress
-
-
-CONNECTIONS = Connections()
-"""The process's connections. Which daemon a graph uses follows from its options, never from this object."""

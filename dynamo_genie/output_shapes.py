@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import sympy
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from dynamo_genie.errors import UnsupportedOperator
 
@@ -93,6 +93,13 @@ class OutputShapes:
             resolved[which] if symbolic else output
             for which, symbolic, output in zip(self._which, self._symbolic, self.outputs, strict=True)
         ]
+
+
+def shapes_of(gm: GraphModule) -> OutputShapes:
+    """Return what tells the shapes of a graph's outputs for the arguments of a call."""
+    outputs: Any = gm.graph.output_node().args[0]
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    return OutputShapes(placeholders, [getattr(o, "meta", {}).get("val", o) for o in outputs])
 
 
 def _refuse_numbers(values: Sequence[Any], sources: Mapping[Any, Any]) -> None:

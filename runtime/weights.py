@@ -47,6 +47,11 @@ class ResidentWeights:
         store.flush()
         return sent
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Say whether this local tensor is resident on the daemon by way of this session."""
+        owner = self._store.owner_of(tensor)
+        return owner is not None and owner() is tensor and owner.resident is not None
+
     def close(self) -> None:
         """Stop watching; for the end of the session, which frees the handles."""
         self._store.close()

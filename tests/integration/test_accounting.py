@@ -22,7 +22,7 @@ from torch import Tensor
 
 import dynamo_genie
 from dynamo_genie.backend import genie
-from dynamo_genie.connection import CONNECTIONS
+from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.runtime.session import Session
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 from tests.integration.real_daemon import RealDaemon, eventually

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 import dynamo_genie
 from dynamo_genie.backend import genie
-from dynamo_genie.connection import CONNECTIONS
+from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.errors import StaleHandleError
 from tests.remote_daemon.fixtures import children_of, is_running, eventually
 warnings.simplefilter("ignore")
