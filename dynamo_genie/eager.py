@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from dynamo_genie.errors import StaleHandleError, UnsupportedOperator
+from dynamo_genie.errors import UnsupportedOperator
+from dynamo_genie.gathering import gather
 from dynamo_genie.lowering import LoweredProgram
 from dynamo_genie.operator_lowering import StructureKey, flatten_call, lower_operator
 from dynamo_genie.operator_metadata import Metadata, ResultMetadata, infer_results
 from dynamo_genie.operator_plan import OperatorPlan, plan_operator
 from dynamo_genie.random_state import draw_remotely
+from dynamo_genie.read_back import ReadBack
 from dynamo_genie.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.memory import TORCH_DTYPES
@@ -59,16 +61,21 @@ def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
     if lowered is None:
         return _run_unsupported(func, plan, args, kwargs)
     kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
-    call = _EagerCall(_session_of(tensors), kind, plan, args, kwargs)
+    session, tensors = _together(plan, tensors, args, kwargs)
+    call = _EagerCall(session, kind, plan, args, kwargs)
     return call.run(lowered, results, tensors, scalars, generator)
 
 
 def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
-    """Fetch several remote tensors in one round trip."""
-    handles = [tensor.handle for tensor in tensors]
-    assert handles and all(handle is not None for handle in handles)
-    session = handles[0].session  # type: ignore[union-attr]
-    return session.fetch([h.id for h in handles], [h.kind for h in handles])  # type: ignore[union-attr]
+    """Fetch several remote tensors, in one round trip for each daemon that has some."""
+    local: dict[int, torch.Tensor] = {}
+    wanted = ReadBack()
+    for position, tensor in enumerate(tensors):
+        handle = tensor.handle
+        assert handle is not None
+        wanted.want(handle.session, handle.id, handle.kind, partial(local.__setitem__, position))
+    wanted.fetch()
+    return [local[position] for position in range(len(tensors))]
 
 
 @cache
@@ -98,20 +105,26 @@ def _is_tracing(args: Args, kwargs: Kwargs) -> bool:
     return False
 
 
-def _session_of(tensors: list[torch.Tensor]) -> Session:
-    """Return the session of the remote arguments."""
+def _together(
+    plan: OperatorPlan, tensors: list[torch.Tensor], args: Args, kwargs: Kwargs
+) -> tuple[Session, list[torch.Tensor]]:
+    """Return the session of the remote arguments, and the tensors, moved where they live on several daemons."""
     session: Session | None = None
     for tensor in tensors:
         if isinstance(tensor, RemoteTensor):
             assert tensor.handle is not None
-            if session is None:
-                session = tensor.handle.session
-            elif session is not tensor.handle.session:
-                session.check()
-                tensor.handle.session.check()
-                raise StaleHandleError("an operator mixes remote tensors of two sessions; read one of them first")
+            if session is not None and session is not tensor.handle.session:
+                return gather(tensors, _staying(plan, args, kwargs))
+            session = tensor.handle.session
     assert session is not None
-    return session
+    return session, tensors
+
+
+def _staying(plan: OperatorPlan, args: Args, kwargs: Kwargs) -> list[RemoteTensor]:
+    """Return the remote arguments that an operator writes, or whose memory its results share."""
+    viewed = [result.argument for result in plan.results if result.argument is not None]
+    found = (tree_leaves(plan.argument(which, args, kwargs)) for which in (*plan.writes, *viewed))
+    return [leaf for leaves in found for leaf in leaves if isinstance(leaf, RemoteTensor)]
 
 
 def _trace(func: Any, args: Args, kwargs: Kwargs) -> Any:

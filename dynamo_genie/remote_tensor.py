@@ -162,7 +162,7 @@ class RemoteTensor(torch.Tensor):
             )
         assert self.handle is not None
         with torch.no_grad():
-            place = (RemoteTensor, self.handle.root, self.dtype)
+            place = (RemoteTensor, self.handle.session, self.handle.root, self.dtype)
             if place not in memo:
                 numel = self.memory_nbytes // self.itemsize
                 memo[place] = self.detach().as_strided((numel,), (1,), 0).clone()
