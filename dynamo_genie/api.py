@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,13 +25,22 @@ def connect(daemons: str | list[str] | None = None, **options: object) -> dict[s
         **options: The other fields of `dynamo_genie.options.Options`.
 
     Returns:
-        Endpoint, device, memory limit in bytes, and the daemon's torch version.
+        Endpoint, device, memory limit in bytes, and the daemon's torch version; of several daemons the first one's,
+        with all of them under "daemons" and the links between them, in seconds and bytes per second, under "links".
 
     Raises:
         DaemonUnavailable: No daemon answers.
     """
     given = options if daemons is None else {"daemons": daemons, **options}
-    connection = CONNECTIONS.get(resolve_options(given, os.environ))
+    resolved = resolve_options(given, os.environ)
+    if len(resolved.daemons) < 2:
+        return _describe(CONNECTIONS.get(resolved))
+    fleet = CONNECTIONS.fleet(resolved)
+    found = [_describe(connection) for connection in fleet.connections]
+    return {**found[0], "daemons": found, "links": [asdict(link) for link in fleet.links]}
+
+
+def _describe(connection: Connection) -> dict[str, Any]:
     device = connection.session.device
     return {
         "endpoint": connection.endpoint,

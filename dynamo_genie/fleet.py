@@ -24,7 +24,7 @@ class Fleet:
         self.mesh = mesh
         self._by_endpoint = {connection.endpoint: connection for connection in connections}
         with self.locked():
-            self._links = tuple(self._measure(given))
+            self.links = tuple(self._measure(given))
 
     @property
     def alive(self) -> bool:
@@ -57,7 +57,7 @@ class Fleet:
         Args:
             counted_twice: For each device, bytes in use there that the graph brings into its own account.
         """
-        return Topology(tuple(self._device(c, counted_twice.get(c.endpoint, 0)) for c in self.connections), self._links)
+        return Topology(tuple(self._device(c, counted_twice.get(c.endpoint, 0)) for c in self.connections), self.links)
 
     def _device(self, connection: Connection, own_nbytes: int) -> Device:
         state, info = connection.session.inspect(), connection.session.device

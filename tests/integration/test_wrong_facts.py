@@ -13,10 +13,10 @@ from torch.fx import GraphModule
 
 from dynamo_genie import compiler
 from dynamo_genie.passes.semantics import META_KEY, Facts, Phase, Residency, Role
+from tests.integration.compare import same
 from tests.integration.conftest import Compile
 from tests.integration.fleets import Fleet, fleet_of
 from tests.integration.models import audio_prompt, image_prompt, make_model, token_prompt
-from tests.integration.compare import same
 from tests.integration.test_placement import generate, remote_copy
 
 pytestmark = [
