@@ -1,0 +1,62 @@
+"""What a placement fills on each device, whether it fits, and the error where nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynamo_genie.errors import QuotaExceeded
+from dynamo_genie.passes.problem import Problem
+
+
+def weight_nbytes(problem: Problem, devices: Sequence[int]) -> list[int]:
+    """Return the bytes of the weights on each device; one that is used on two devices counts on both."""
+    filled = [0] * len(problem.devices)
+    for weight in problem.weights:
+        for device in sorted({devices[unit] for unit in weight.readers}):
+            filled[device] += weight.nbytes
+    return filled
+
+
+def cache_nbytes(problem: Problem, devices: Sequence[int]) -> list[int]:
+    """Return the bytes of the caches on each device."""
+    filled = [0] * len(problem.devices)
+    for unit, device in enumerate(devices):
+        filled[device] += problem.cache_nbytes[unit]
+    return filled
+
+
+def fits(problem: Problem, devices: Sequence[int]) -> bool:
+    """Say whether each device holds what it is asked to hold, and each unit is where it is allowed."""
+    if any(device not in problem.allowed[unit] for unit, device in enumerate(devices)):
+        return False
+    filled = zip(weight_nbytes(problem, devices), cache_nbytes(problem, devices), strict=True)
+    return all(sum(both) <= device.memory_nbytes for both, device in zip(filled, problem.topology.devices, strict=True))
+
+
+def unit_nbytes(problem: Problem) -> list[int]:
+    """Return the bytes that each unit needs where it runs: its weights and the caches it leaves behind."""
+    needed = list(problem.cache_nbytes)
+    for weight in problem.weights:
+        for unit in weight.readers:
+            needed[unit] += weight.nbytes
+    return needed
+
+
+def does_not_fit(problem: Problem) -> QuotaExceeded:
+    """Return the error that says what was needed and what is there."""
+    weights = sum(weight.nbytes for weight in problem.weights if weight.readers)
+    caches = sum(problem.cache_nbytes)
+    largest = max(unit_nbytes(problem), default=0)
+    there = ", ".join(f"{device.name} {_bytes(device.memory_nbytes)}" for device in problem.topology.devices)
+    return QuotaExceeded(
+        f"the graph fits on no daemon, nor spread over all of them: it needs {_bytes(weights)} of weights and "
+        f"{_bytes(caches)} of caches, the largest part that cannot be divided {_bytes(largest)}; there is {there}. "
+        "Start a daemon with a larger --memory-limit, or add another one to daemons=[...]"
+    )
+
+
+def _bytes(nbytes: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if nbytes >= size:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes} B"

@@ -1,0 +1,163 @@
+"""The question that placement answers, as numbers: units, what passes between them, what each device takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+
+from dynamo_genie.passes.contraction import Units, is_weight
+from dynamo_genie.passes.replication import data_sources, with_sources
+from dynamo_genie.passes.semantics import Role
+from dynamo_genie.passes.topology import Device, Topology
+
+_OPERATOR_S = 5e-6
+"""What starting one operator takes, on any device: of the order that PyTorch's dispatcher and a launch take."""
+
+_LOOKUPS = ("embedding", "index.Tensor", "index_select", "gather")
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one unit makes and others read."""
+
+    name: str
+    maker: int
+    readers: tuple[int, ...]
+    nbytes: int
+    role: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the graph with the units that read it; `homes` are the devices where it is, none: the client."""
+
+    name: str
+    readers: tuple[int, ...]
+    nbytes: int
+    role: str
+    homes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that the search and the cost model look at; units and devices are numbers here.
+
+    Attributes:
+        units: In an order in which they can run.
+        predecessors: For each unit those that must run before it.
+        seconds: For each unit, what it takes on each device.
+        weights: Inputs that stay in the daemon from call to call; they fill memory and are sent once.
+        inputs: All other inputs; they are sent with each call to where they are not.
+        cache_nbytes: For each unit, the bytes of caches that it leaves behind.
+        allowed: For each unit, the devices on which it may run.
+    """
+
+    topology: Topology
+    units: Units
+    predecessors: tuple[tuple[int, ...], ...]
+    seconds: tuple[tuple[float, ...], ...]
+    values: tuple[Value, ...]
+    weights: tuple[Input, ...]
+    inputs: tuple[Input, ...]
+    cache_nbytes: tuple[int, ...]
+    allowed: tuple[tuple[int, ...], ...]
+
+    @property
+    def devices(self) -> range:
+        return range(len(self.topology.devices))
+
+
+def make_problem(
+    graph: nx.DiGraph, units: Units, replicable: frozenset[str], topology: Topology, homes: Mapping[str, frozenset[str]]
+) -> Problem:
+    """Return the placement problem of a contracted semantic graph."""
+    unit_of = {name: number for number, unit in enumerate(units) for name in unit}
+    inputs = _inputs(graph, units, replicable, topology, homes)
+    return Problem(
+        topology=topology,
+        units=units,
+        predecessors=_predecessors(graph, units, unit_of),
+        seconds=tuple(tuple(_seconds(graph, unit, device) for device in topology.devices) for unit in units),
+        values=_values(graph, unit_of),
+        weights=tuple(each for each in inputs if is_weight(graph.nodes[each.name])),
+        inputs=tuple(each for each in inputs if not is_weight(graph.nodes[each.name])),
+        cache_nbytes=tuple(sum(_cache_nbytes(graph, name) for name in unit) for unit in units),
+        allowed=tuple(_allowed(graph, unit, topology, homes) for unit in units),
+    )
+
+
+def _inputs(
+    graph: nx.DiGraph, units: Units, replicable: frozenset[str], topology: Topology, homes: Mapping[str, frozenset[str]]
+) -> list[Input]:
+    readers: dict[str, list[int]] = {name: [] for name, node in graph.nodes.items() if node["op"] == "placeholder"}
+    for number, unit in enumerate(units):
+        for name in with_sources(graph, unit, replicable)[1]:
+            readers[name].append(number)
+    places = {device.name: index for index, device in enumerate(topology.devices)}
+    found = []
+    for name, units_reading in readers.items():
+        node = graph.nodes[name]
+        at = tuple(sorted(places[home] for home in homes.get(name, ()) if home in places))
+        found.append(Input(name, tuple(units_reading), node["nbytes"], node["role"], at))
+    return found
+
+
+def _predecessors(graph: nx.DiGraph, units: Units, unit_of: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
+    found: list[set[int]] = [set() for _ in units]
+    for one, other in graph.edges:
+        if one in unit_of and other in unit_of and unit_of[one] != unit_of[other]:
+            found[unit_of[other]].add(unit_of[one])
+    return tuple(tuple(sorted(each)) for each in found)
+
+
+def _values(graph: nx.DiGraph, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
+    found = []
+    for name, unit in unit_of.items():
+        readers = {unit_of[r] for r, edge in graph.succ[name].items() if edge["reads"] and r in unit_of} - {unit}
+        if readers:
+            node = graph.nodes[name]
+            found.append(Value(name, unit, tuple(sorted(readers)), node["nbytes"], node["role"]))
+    return tuple(found)
+
+
+def _seconds(graph: nx.DiGraph, unit: Iterable[str], device: Device) -> float:
+    """Return what the operators of a unit take: each as long as its arithmetic or its memory, whichever is longer."""
+    seconds = 0.0
+    for name in unit:
+        node = graph.nodes[name]
+        if not node["view"] and node["target"] != "getitem":
+            touched = _touched_nbytes(graph, name, node)
+            seconds += _OPERATOR_S + max(node["flops"] / device.flops_per_s, touched / device.bytes_per_s)
+    return seconds
+
+
+def _touched_nbytes(graph: nx.DiGraph, name: str, node: Mapping[str, Any]) -> int:
+    """Return the bytes that an operator reads and writes (Williams et al. 2009, Roofline)."""
+    made = int(node["nbytes"])
+    if node["shape"] == "several":
+        made = sum(graph.nodes[part]["nbytes"] for part in graph.successors(name))
+    if any(lookup in node["target"] for lookup in _LOOKUPS):
+        return 2 * made
+    return made + sum(graph.nodes[source]["nbytes"] for source in data_sources(graph, name))
+
+
+def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:
+    """Return the bytes of the cache that a node leaves behind: in the input that it writes, or as a result."""
+    node = graph.nodes[name]
+    written = sum(graph.nodes[w]["nbytes"] for w in node["writes"] if graph.nodes[w]["role"] == Role.KV_CACHE.value)
+    return int(written or (node["nbytes"] if node["role"] == Role.KV_CACHE.value and node["result"] else 0))
+
+
+def _allowed(
+    graph: nx.DiGraph, unit: Iterable[str], topology: Topology, homes: Mapping[str, frozenset[str]]
+) -> tuple[int, ...]:
+    """Return the devices where a unit may run: what it writes to must be there, if it is anywhere."""
+    names = frozenset(device.name for device in topology.devices)
+    allowed = names
+    for name in unit:
+        for written in graph.nodes[name]["writes"]:
+            allowed &= (homes.get(written, frozenset()) & names) or names
+    return tuple(index for index, device in enumerate(topology.devices) if device.name in allowed)
