@@ -5,21 +5,33 @@ from __future__ import annotations
 import hmac
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dynamo_genie.remote_daemon.arrivals import Arrivals
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.staging import Staging
+from dynamo_genie.remote_daemon.traffic import PeerTraffic
 from dynamo_genie.runtime.wire.messages import AdmitSession
 
 
 @dataclass
 class Admission:
-    """A session that the supervisor let in, from the worker's point of view."""
+    """A session that the supervisor let in, from the worker's point of view.
+
+    Attributes:
+        arrivals: Tensors from other workers.
+        traffic: Bytes of tensors that went to and came from other workers.
+        link_failures: Why a link to another worker can send nothing more, by its number.
+    """
 
     session: bytes
     token: bytes
     client: str
     staging: Staging
+    arrivals: Arrivals
+    traffic: PeerTraffic
+    link_failures: dict[int, str] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     bulk_identity: bytes = b""
 
@@ -27,18 +39,22 @@ class Admission:
 class Admissions:
     """Admitted sessions by id, and the ids whose state the executor has yet to free."""
 
-    def __init__(self, budget: MemoryBudget) -> None:
+    def __init__(self, budget: MemoryBudget, wake: Callable[[], None]) -> None:
+        """Make an empty list; `wake` makes the executor look whether what a session waits for has arrived."""
         self._budget = budget
+        self._wake = wake
+        self.traffic = PeerTraffic()
         self._lock = threading.Lock()
         self._admitted: dict[bytes, Admission] = {}
         self._dropped: list[bytes] = []
 
     def admit(self, message: AdmitSession) -> None:
         """Let a session attach with its token."""
+        staging, traffic = Staging(self._budget), PeerTraffic(self.traffic)
+        arrivals = Arrivals(staging, traffic, self._wake)
+        admission = Admission(message.session, message.token, message.client, staging, arrivals, traffic)
         with self._lock:
-            self._admitted[message.session] = Admission(
-                message.session, message.token, message.client, Staging(self._budget)
-            )
+            self._admitted[message.session] = admission
 
     def knows(self, session: bytes) -> bool:
         """Whether the session was admitted and not dropped since."""

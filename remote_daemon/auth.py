@@ -19,30 +19,42 @@ logger = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"genie"
+BULK_ZAP_DOMAIN = b"genie-bulk"
+"""The domain of sockets that other workers may reach too; what they prove lets them into no other."""
+
 ZAP_VERSION = b"1.0"
 
 AdmittedKeys = Callable[[], Collection[str]]
 """Returns the public keys (Z85) that may connect now; asked at every handshake."""
 
 
-def verdict(request: list[bytes], admitted: AdmittedKeys) -> tuple[bytes, bytes, bytes]:
-    """Answer one ZAP request with status code, status text and user id."""
+def nobody() -> Collection[str]:
+    """Return no key."""
+    return ()
+
+
+def verdict(request: list[bytes], admitted: AdmittedKeys, peers: AdmittedKeys = nobody) -> tuple[bytes, bytes, bytes]:
+    """Answer one ZAP request with status code, status text and user id. `peers` are other workers, for bulk only."""
     if len(request) != 7 or request[0] != ZAP_VERSION:
         return b"500", b"malformed request", b""
     domain, mechanism, key = request[2], request[5], request[6]
-    if domain != ZAP_DOMAIN or mechanism != b"CURVE" or len(key) != 32:
+    if domain not in (ZAP_DOMAIN, BULK_ZAP_DOMAIN) or mechanism != b"CURVE" or len(key) != 32:
         return b"400", b"only CURVE keys are admitted", b""
     public = z85.encode(key)
-    if public.decode() not in admitted():
-        return b"400", b"this key is not admitted", b""
-    return b"200", b"OK", public
+    known = public.decode()
+    if known in admitted() or (domain == BULK_ZAP_DOMAIN and known in peers()):
+        return b"200", b"OK", public
+    return b"400", b"this key is not admitted", b""
 
 
 class Authenticator:
     """Answers ZAP requests of one context until it is closed; `alive` turns false if it dies."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], admitted: AdmittedKeys) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], admitted: AdmittedKeys, peers: AdmittedKeys = nobody
+    ) -> None:
         self._admitted = admitted
+        self._peers = peers
         self._socket = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(ZAP_ENDPOINT)
@@ -66,7 +78,7 @@ class Authenticator:
             self._socket.close(linger=0)  # from here on handshakes fail: see ZAP_ENFORCE_DOMAIN
 
     def _answer(self, request: list[bytes]) -> None:
-        code, text, user = verdict(request, self._admitted)
+        code, text, user = verdict(request, self._admitted, self._peers)
         if code != b"200":
             logger.warning("refused a connection from %s: %s", request[3:4], text.decode())
         self._socket.send_multipart([ZAP_VERSION, request[1] if len(request) > 1 else b"", code, text, user, b""])

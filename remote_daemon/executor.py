@@ -7,6 +7,8 @@ not depend on it: libzmq's own thread answers heartbeats, and the transfer threa
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -16,6 +18,7 @@ from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.sessions import WorkerSession
+from dynamo_genie.remote_daemon.wakeup import Wakeup
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 
@@ -31,10 +34,21 @@ OpenSession = Callable[[Admission], WorkerSession]
 
 
 class Executor:
-    """Runs every session's commands, one batch at a time, fairly between connections."""
+    """Runs every session's commands, one batch at a time, fairly between connections.
 
-    def __init__(self, socket: zmq.Socket[bytes], admissions: Admissions, open_session: OpenSession) -> None:
+    A session that waits for another worker is suspended: it keeps its place, and the others go on. Only then the
+    thread polls, for messages and for `wakeup`, which the transfer thread sets when what is waited for is there.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], admissions: Admissions, open_session: OpenSession, wakeup: Wakeup
+    ) -> None:
         self._socket = socket
+        self._wakeup = wakeup
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(wakeup.fileno(), zmq.POLLIN)
+        self._suspended: dict[WorkerSession, bytes] = {}
         self._admissions = admissions
         self._open_session = open_session
         self._news = False
@@ -59,11 +73,18 @@ class Executor:
                 self._news = False
                 self._close_dropped()
                 self._attach_early()
+            if self._suspended:
+                self._wakeup.clear()
+                self._resume_suspended()
             self._receive()
 
     def _receive(self) -> None:
+        flags = 0
+        if self._suspended:
+            self._poller.poll(self._pause_ms())
+            flags = zmq.NOBLOCK
         try:
-            frames = self._socket.recv_multipart()
+            frames = self._socket.recv_multipart(flags)
         except zmq.Again:
             return
         identity = frames[0]
@@ -75,13 +96,28 @@ class Executor:
                 session = self._by_identity.get(identity)
                 if session is None:
                     raise SessionLost("the connection to the worker was cut, and what was on the way is lost")
-                replies = session.run(message)
+                replies = session.run(message, len(frames[1]), time.monotonic())
+                if session.due is not None:
+                    self._suspended[session] = identity
             else:
                 replies = self._attach(identity, message)
         except GenieError as error:
             replies = [m.Failed(0, describe_failure(error))]
         for reply in replies:
             self._send(identity, reply)
+
+    def _resume_suspended(self) -> None:
+        """Give each suspended session the chance to go on, with one batch at most."""
+        for session, identity in list(self._suspended.items()):
+            for reply in session.resume(time.monotonic()):
+                self._send(identity, reply)
+            if session.due is None:
+                del self._suspended[session]
+
+    def _pause_ms(self) -> int:
+        """Return how long nothing can happen but a message or a wake-up."""
+        due = min((session.due or 0.0 for session in self._suspended), default=0.0)
+        return max(0, min(LOOK_AROUND_MS, math.ceil((due - time.monotonic()) * 1000)))
 
     def _attach(self, identity: bytes, message: m.Attach) -> list[m.WorkerToClient]:
         if not self._admissions.knows(message.session):
@@ -112,6 +148,7 @@ class Executor:
             session = self.sessions.pop(session_id, None)
             if session is not None:
                 session.close()
+                self._suspended.pop(session, None)
                 self._by_identity = {i: s for i, s in self._by_identity.items() if s is not session}
 
     def _send(self, identity: bytes, reply: m.WorkerToClient) -> None:

@@ -1,30 +1,36 @@
 """One client's command stream on a worker: each command changes the handle table, some are answered.
 
-Sans-IO: `WorkerSession.run` takes a decoded batch and returns replies; it touches no socket. The first error
-is latched and answers the next request; handles that a failed command should have made are poisoned, and
-whatever is computed from them fails with that same first error.
+Sans-IO: `WorkerSession.run` takes a decoded batch and returns replies; it touches no socket. A batch may be
+suspended at a command that waits for another worker (`due`, `resume`). The first error is latched and answers the
+next request; handles that a failed command should have made are poisoned, and whatever is computed from them
+fails with that same first error.
 """
 
 from __future__ import annotations
 
+import time
 import zlib
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from dynamo_genie.errors import ProtocolError, SessionLost
+from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.buffers import BufferStore
+from dynamo_genie.remote_daemon.command_stream import CommandStream, Outcome
 from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.programs import LoadedProgram, ProgramCache
+from dynamo_genie.remote_daemon.session_peers import PeerPort, SessionPeers
+from dynamo_genie.remote_daemon.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.staging import Staging
-from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
+from dynamo_genie.remote_daemon.weight_store import WeightStore
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
+from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_SPANS
 from dynamo_genie.runtime.wire.tensor import InlineTensor
 
 MAX_REFUSED = 4096
@@ -36,12 +42,13 @@ Send = Callable[[memoryview], int]
 
 @dataclass(frozen=True)
 class Services:
-    """What all sessions of a worker share."""
+    """What all sessions of a worker share. `counts` is reported by `Inspect`: count there what users may ask for."""
 
     buffers: BufferStore
     weights: WeightStore
     programs: ProgramCache
     budget: MemoryBudget
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -61,63 +68,72 @@ class Binding:
 class WorkerSession:
     """State of one session: handles, programs, bindings, the latched error."""
 
-    def __init__(self, services: Services, staging: Staging, send_bulk: Send) -> None:
+    def __init__(self, services: Services, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
         self._services = services
         self.staging = staging
         self._send_bulk = send_bulk
         self.handles = HandleTable(services.budget, services.weights)
+        self._weights = SessionWeights(services.weights, staging, self.handles)
+        self._peers = SessionPeers(port, self.handles, services.buffers, services.budget)
+        self._stream = CommandStream(self._answer)
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, m.ErrorInfo] = {}
         self._bindings: dict[int, Binding] = {}
         self._latched: m.ErrorInfo | None = None
-        self._held: list[ResidentWeight] = []
-        self._sequence = 0
-        self._last_replies: list[m.WorkerToClient] = []
+        self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
         self.calls = 0
-        self._run: dict[type, Callable[[Any], m.WorkerToClient | None]] = {
+        self._run: dict[type, Callable[[Any], Outcome]] = {
             m.Call: self._call,
             m.Free: self._free,
             m.Fetch: self._fetch,
             m.Put: self._put,
+            m.SendTensor: self._peers.send,
+            m.ReceiveTensor: self._peers.receive,
             m.RegisterProgram: self._register,
             m.BindWeights: self._bind,
             m.PutUploaded: self._put_uploaded,
-            m.QueryWeights: self._query_weights,
-            m.StoreWeight: self._store_weight,
-            m.AdoptWeight: self._adopt_weight,
+            m.QueryWeights: self._weights.query,
+            m.StoreWeight: self._weights.store,
+            m.AdoptWeight: self._weights.adopt,
             m.PatchWeight: self._patch_weight,
             m.Describe: self._describe,
             m.Sync: self._sync,
+            m.Inspect: self._inspect,
         }
 
-    def run(self, batch: m.Batch) -> list[m.WorkerToClient]:
-        """Run a batch in order and return its replies; a batch seen before only repeats its replies."""
-        if batch.sequence <= self._sequence:
-            return self._last_replies if batch.sequence == self._sequence else []
-        if batch.sequence != self._sequence + 1:
-            raise SessionLost(f"batch {batch.sequence} came after {self._sequence}: some between were lost")
-        self._sequence = batch.sequence
-        replies: list[m.WorkerToClient] = []
-        for command in batch.commands:
-            reply = self._answer(command)
-            if reply is not None:
-                replies.append(reply)
-        self._last_replies = replies
-        return replies
+    @property
+    def due(self) -> float | None:
+        """When to call `resume` at the latest; None when the session has nothing left to do."""
+        return self._stream.due
+
+    def run(self, batch: m.Batch, nbytes: int, now: float) -> list[m.WorkerToClient]:
+        """Run a batch of `nbytes` encoded bytes in order, as far as it goes, and return its replies.
+
+        Raises:
+            SessionLost: A batch is missing, or too many wait.
+        """
+        return self._stream.take(batch, nbytes, now)
+
+    def resume(self, now: float) -> list[m.WorkerToClient]:
+        """Go on where the session was suspended, if what it waits for is there or takes too long."""
+        return self._stream.resume(now)
 
     def close(self) -> None:
         """Free everything the session holds."""
+        self._stream.close()
         self.staging.close()
-        self._let_go()
+        self._weights.let_go()
         self.handles.clear()
 
-    def _answer(self, command: m.Command) -> m.WorkerToClient | None:
+    def _answer(self, command: m.Command, overdue: bool) -> Outcome:
         request_id = getattr(command, "request_id", 0)
         if request_id and self._latched is not None:
             error, self._latched = self._latched, None
             self._poison_results(command, error)
             return m.Failed(request_id, error)
         try:
+            if overdue and isinstance(command, m.ReceiveTensor):
+                raise self._peers.give_up(command)
             return self._run[type(command)](command)
         except Exception as error:  # noqa: BLE001 - every failure becomes a record for the client
             failure = describe_failure(error, type(command).__name__, getattr(command, "program", -1))
@@ -131,7 +147,7 @@ class WorkerSession:
     def _poison_results(self, command: m.Command, error: m.ErrorInfo) -> None:
         for handle in getattr(command, "outputs", ()):
             self.handles.poison(handle, error)
-        if isinstance(command, m.Put | m.PutUploaded | m.AdoptWeight):
+        if isinstance(command, m.Put | m.PutUploaded | m.AdoptWeight | m.ReceiveTensor):
             self.handles.poison(command.handle, error)
         elif isinstance(command, m.PatchWeight):
             self.handles.spoil(command.handle, error)
@@ -154,10 +170,14 @@ class WorkerSession:
         if len(call.outputs) != program.outputs:
             raise ProtocolError(f"program {call.program} has {program.outputs} outputs, not {len(call.outputs)}")
         self.calls += 1
+        started = time.time_ns()
         if program.random:
-            return self._call_random(program, inputs, call)
-        self._name_outputs(call.outputs, program.executable(inputs))
-        return m.Done(call.request_id) if call.request_id else None
+            reply: m.WorkerToClient | None = self._call_random(program, inputs, call)
+        else:
+            self._name_outputs(call.outputs, program.executable(inputs))
+            reply = m.Done(call.request_id) if call.request_id else None
+        self._spans.append((call.program, started, time.time_ns()))
+        return reply
 
     def _call_random(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> m.WorkerToClient | None:
         if not call.rng or not call.request_id:
@@ -233,7 +253,7 @@ class WorkerSession:
         self._programs[command.program] = self._services.programs.load(command.digest, encoded)
 
     def _bind(self, command: m.BindWeights) -> None:
-        self._let_go()  # what was asked for and stored has its handles by now
+        self._weights.let_go()  # what was asked for and stored has its handles by now
         program = self._program(command.program)
         taken = set(command.positions)
         if len(taken) != len(command.handles) or not taken <= set(range(len(program.input_kinds))):
@@ -246,39 +266,6 @@ class WorkerSession:
         template = [None] * len(program.input_kinds)
         self._bindings[command.binding] = Binding(command.handles, command.positions, holes, template)
         self.handles.bound.update(command.handles)
-
-    def _query_weights(self, command: m.QueryWeights) -> m.WeightsMissing:
-        """Answer which contents are lacking; the others, and what is stored now, stay until the next query."""
-        self._let_go()
-        missing = []
-        for position, digest in enumerate(command.digests):
-            weight = self._services.weights.hold(digest)
-            if weight is None:
-                missing.append(position)
-            else:
-                self._held.append(weight)
-        return m.WeightsMissing(command.request_id, tuple(missing))
-
-    def _store_weight(self, command: m.StoreWeight) -> None:
-        weights = self._services.weights
-        weights.store(command.digest, command.spec, self.staging.claim(command.upload))
-        weight = weights.hold(command.digest)
-        assert weight is not None
-        self._held.append(weight)
-
-    def _let_go(self) -> None:
-        for weight in self._held:
-            self._services.weights.release(weight)
-        self._held.clear()
-
-    def _adopt_weight(self, command: m.AdoptWeight) -> None:
-        weights = self._services.weights
-        weight = weights.acquire(command.digest, command.spec)
-        try:
-            self.handles.adopt(command.handle, weight)
-        except ProtocolError:
-            weights.release(weight)
-            raise
 
     def _patch_weight(self, command: m.PatchWeight) -> None:
         upload = self.staging.claim(command.upload)
@@ -301,3 +288,12 @@ class WorkerSession:
 
     def _sync(self, command: m.Sync) -> m.Done:
         return m.Done(command.request_id)
+
+    def _inspect(self, command: m.Inspect) -> m.Inspection:
+        services, traffic = self._services, self._peers.port.traffic
+        spans = tuple(self._spans)
+        self._spans.clear()
+        return m.Inspection(
+            command.request_id, services.budget.limit, services.budget.used, services.weights.unused_nbytes,
+            traffic.sent, traffic.received, tuple(sorted(services.counts.items())), spans,
+        )  # fmt: skip

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import zmq
 
-from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.errors import DaemonUnavailable, OptionError
 from dynamo_genie.remote_daemon.auth import ZAP_DOMAIN
 from dynamo_genie.remote_daemon.policy import IpcAddress, TcpAddress, parse_endpoint, require_keys_off_loopback
 from dynamo_genie.runtime.wire.key_file import ServerKeyPair
+from dynamo_genie.runtime.wire.messages import PeerKeys
 
 HANDSHAKE_MS = 2_000
 HEARTBEAT_MS = 500
@@ -22,7 +24,24 @@ BULK_HIGH_WATER = 32
 SEND_HIGH_WATER = 1_000  # credits bound what is sent; a full queue would drop an answer
 CONTROL_HIGH_WATER = 1_000
 
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 2_000
+
 Router = zmq.Socket[bytes]
+
+LINK_SETTINGS: Mapping[int, int] = MappingProxyType(
+    {
+        zmq.MAXMSGSIZE: 1 << 16,  # the other side answers with credits and complaints only
+        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+        zmq.RECONNECT_IVL: RECONNECT_MS,  # its key may be admitted a moment after it comes
+        zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
+        zmq.LINGER: 0,
+        zmq.SNDHWM: SEND_HIGH_WATER,
+        zmq.RCVHWM: SEND_HIGH_WATER,
+    }
+)
 
 
 def bind_router(
@@ -33,6 +52,7 @@ def bind_router(
     curve: ServerKeyPair | None,
     ports: tuple[int, int] | None = None,
     high_water: int = CONTROL_HIGH_WATER,
+    zap_domain: bytes = ZAP_DOMAIN,
 ) -> tuple[Router, str]:
     """Bind a ROUTER socket and return it with the endpoint that it really has.
 
@@ -44,6 +64,7 @@ def bind_router(
         curve: The daemon's pair; None serves without keys.
         ports: First and last port to try when `endpoint` leaves the port open (`*`).
         high_water: How many messages of one peer may wait to be read.
+        zap_domain: Under which name the authenticator judges who connects.
     """
     address = parse_endpoint(endpoint)
     require_keys_off_loopback(address, has_keys=curve is not None)
@@ -51,9 +72,35 @@ def bind_router(
     try:
         _configure(socket, address, max_frame_nbytes, high_water)
         if curve is not None:
-            _require_curve(socket, curve)
+            _require_curve(socket, curve, zap_domain)
         _bind(socket, address, ports)
         return socket, socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    except BaseException:
+        socket.close(linger=0)
+        raise
+
+
+def connect_link(context: zmq.Context[Router], endpoint: str, keys: PeerKeys | None) -> Router:
+    """Return a DEALER socket that connects to another worker's bulk endpoint in the background.
+
+    Raises:
+        OptionError: The endpoint names no place to connect to.
+    """
+    address = parse_endpoint(endpoint)
+    if isinstance(address, TcpAddress) and not address.port:
+        raise OptionError(f"{endpoint!r} names no port to connect to")
+    socket = context.socket(zmq.DEALER)
+    try:
+        for option, value in LINK_SETTINGS.items():
+            socket.setsockopt(option, value)
+        if isinstance(address, TcpAddress) and address.host.startswith("["):
+            socket.setsockopt(zmq.IPV6, 1)
+        if keys is not None:
+            socket.curve_serverkey = keys.server_public.encode()
+            socket.curve_publickey = keys.public.encode()
+            socket.curve_secretkey = keys.secret.encode()
+        socket.connect(address.endpoint())
+        return socket
     except BaseException:
         socket.close(linger=0)
         raise
@@ -78,11 +125,11 @@ def _configure(socket: Router, address: TcpAddress | IpcAddress, max_frame_nbyte
         socket.setsockopt(zmq.IPV6, 1)
 
 
-def _require_curve(socket: Router, pair: ServerKeyPair) -> None:
+def _require_curve(socket: Router, pair: ServerKeyPair, zap_domain: bytes) -> None:
     socket.curve_server = True
     socket.curve_publickey = pair.public.encode()
     socket.curve_secretkey = pair.secret.encode()
-    socket.zap_domain = ZAP_DOMAIN
+    socket.zap_domain = zap_domain
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator: refuse, where the default is to admit
 
 

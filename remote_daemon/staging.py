@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import threading
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 
@@ -18,6 +19,10 @@ HUGE_PAGES_FROM_NBYTES = 8 << 20
 
 MAX_UPLOADS = 16_384
 """Unclaimed uploads that one session may hold."""
+
+
+UploadKey: TypeAlias = "int | tuple[int, int]"
+"""An upload of the client by its number, or a tensor of another worker by the numbers of its link and itself."""
 
 
 @dataclass
@@ -43,7 +48,11 @@ class Upload:
     def arrived(self, chunk: memoryview) -> bool:
         """Account for a chunk written into `room`; return whether the upload is complete."""
         self.chunk_digests += chunk_digest(chunk)
-        self.received += len(chunk)
+        return self.advance(len(chunk))
+
+    def advance(self, nbytes: int) -> bool:
+        """Account for bytes that nobody will ask the digest of; return whether the upload is complete."""
+        self.received += nbytes
         return self.received == self.nbytes
 
 
@@ -64,11 +73,11 @@ class Staging:
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._lock = threading.Lock()
-        self._open: dict[int, Upload] = {}
-        self._finished: dict[int, Upload] = {}
+        self._open: dict[UploadKey, Upload] = {}
+        self._finished: dict[UploadKey, Upload] = {}
         self._closed = False
 
-    def begin(self, upload_id: int, nbytes: int) -> Upload:
+    def begin(self, upload_id: UploadKey, nbytes: int) -> Upload:
         """Reserve memory for an upload.
 
         Raises:
@@ -90,26 +99,26 @@ class Staging:
             (self._open if nbytes else self._finished)[upload_id] = upload
             return upload
 
-    def find(self, upload_id: int) -> Upload | None:
+    def find(self, upload_id: UploadKey) -> Upload | None:
         """Return an upload that is still open."""
         with self._lock:
             return self._open.get(upload_id)
 
-    def finish(self, upload_id: int) -> None:
+    def finish(self, upload_id: UploadKey) -> None:
         """Make a complete upload claimable."""
         with self._lock:
             upload = self._open.pop(upload_id, None)
             if upload is not None:
                 self._finished[upload_id] = upload
 
-    def abort(self, upload_id: int) -> None:
+    def abort(self, upload_id: UploadKey) -> None:
         """Forget an upload and its memory."""
         with self._lock:
             upload = self._open.pop(upload_id, None) or self._finished.pop(upload_id, None)
             if upload is not None:
                 self._budget.release(upload.nbytes)
 
-    def claim(self, upload_id: int) -> Upload:
+    def claim(self, upload_id: UploadKey) -> Upload:
         """Hand a finished upload over; its bytes stop counting as staged.
 
         Raises:

@@ -47,6 +47,12 @@ class WeightStore:
         """Whether a storage (by its address) belongs to a resident weight."""
         return storage_key in self._storages
 
+    @property
+    def unused_nbytes(self) -> int:
+        """Bytes that `make_room` could give back."""
+        with self._lock:
+            return sum(weight.nbytes for weight in self._by_digest.values() if weight.users == 0)
+
     def store(self, digest: bytes, spec: TensorSpec, upload: Upload) -> None:
         """Keep a finished upload under its content digest.
 

@@ -13,23 +13,27 @@ import signal
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import torch
 import zmq
 
 from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
-from dynamo_genie.remote_daemon.auth import Authenticator
+from dynamo_genie.remote_daemon.auth import BULK_ZAP_DOMAIN, Authenticator
 from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.executor import Executor
+from dynamo_genie.remote_daemon.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.link import WorkerLink, open_worker_link
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.parent import die_with_parent
 from dynamo_genie.remote_daemon.programs import Executable, ProgramCache
+from dynamo_genie.remote_daemon.session_peers import PeerPort
 from dynamo_genie.remote_daemon.sessions import Services, WorkerSession
 from dynamo_genie.remote_daemon.sockets import BULK_HIGH_WATER, bind_router
 from dynamo_genie.remote_daemon.transfers import Transfers
+from dynamo_genie.remote_daemon.wakeup import Wakeup
 from dynamo_genie.remote_daemon.weight_store import WeightStore
 from dynamo_genie.remote_daemon.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.worker_device import choose_device, device_info, open_buffers
@@ -53,14 +57,20 @@ class Worker:
         programs = ProgramCache(partial(_compile, buffers))
         self._services = Services(buffers, WeightStore(buffers, budget), programs, budget)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
+        links = InboundLinks()
         self._authenticator = None
         if config.keys is not None:
-            self._authenticator = Authenticator(self._context, lambda: {config.client_public_key})
+            self._authenticator = Authenticator(
+                self._context, lambda: {config.client_public_key}, lambda: links.public_keys
+            )
         control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
-        bulk, self._bulk_endpoint = self._bind("b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER)
-        self._admissions = Admissions(budget)
-        self._transfers = Transfers(bulk, self._admissions)
-        self._executor = Executor(control, self._admissions, self._open_session)
+        wakeup = Wakeup()
+        self._admissions = Admissions(budget, wakeup.set)
+        bulk, self._bulk_endpoint = self._bind(
+            "b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER, zap_domain=BULK_ZAP_DOMAIN
+        )
+        self._transfers = Transfers(self._context, bulk, self._admissions, links, config.client_public_key)
+        self._executor = Executor(control, self._admissions, self._open_session, wakeup)
 
     def serve(self) -> None:
         """Say that the worker is ready and run until the supervisor drains it or goes away."""
@@ -78,7 +88,7 @@ class Worker:
             log.exception("the transfer thread failed; the worker ends")
             os._exit(1)
 
-    def _bind(self, name: str, max_frame_nbytes: int, **settings: int) -> tuple[zmq.Socket[bytes], str]:
+    def _bind(self, name: str, max_frame_nbytes: int, **settings: Any) -> tuple[zmq.Socket[bytes], str]:
         endpoint, ports = self._config.bind_arguments(name)
         return bind_router(
             self._context,
@@ -90,9 +100,11 @@ class Worker:
         )
 
     def _open_session(self, admission: Admission) -> WorkerSession:
-        return WorkerSession(self._services, admission.staging, partial(self._transfers.send, admission))
+        send_tensor = partial(self._transfers.send_tensor, admission)
+        port = PeerPort(admission.arrivals, admission.traffic, admission.link_failures, send_tensor)
+        return WorkerSession(self._services, admission.staging, partial(self._transfers.send, admission), port)
 
-    def _on_link(self) -> bool:
+    def _on_link(self) -> None:
         """Do what the supervisor says; runs in the transfer thread."""
         for message in self._link.receive_available():
             match message:
@@ -112,7 +124,6 @@ class Worker:
         if self._authenticator is not None and not self._authenticator.alive:
             log.error("the authenticator died; the worker ends")
             os._exit(1)
-        return True
 
     def _status(self) -> m.WorkerStatus:
         """Count, from another thread than the executor's: figures may be a call old."""
@@ -142,6 +153,8 @@ class Worker:
             programs=len(services.programs),
             calls=sum(session.calls for session in sessions),
             sessions=tuple(sessions),
+            peer_sent=self._admissions.traffic.sent,
+            peer_received=self._admissions.traffic.received,
         )
 
 

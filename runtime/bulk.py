@@ -50,6 +50,25 @@ class BulkConnection:
         if not isinstance(reply, m.Attached):
             raise ProtocolError(f"expected the bulk connection to attach, got {type(reply).__name__}")
 
+    def say(self, message: m.AdmitPeer | m.DismissPeer | m.OpenPeer | m.ClosePeer) -> None:
+        """Tell the worker about a link to another worker; it heeds this even while it computes."""
+        self._send(message)
+
+    def measure_peer(self, question: m.MeasurePeer) -> m.PeerMeasured:
+        """Ask how fast a link is; the worker answers, or says why there is no answer, within its own limits."""
+        self._send(question)
+        while True:
+            reply = self._receive()
+            if isinstance(reply, m.PeerMeasured):
+                if reply.request_id == question.request_id:
+                    return reply
+            else:
+                self._heed(reply)
+
+    def discard(self, number: int) -> None:
+        """Give back the room of a finished upload that nobody will name."""
+        self._send(m.UploadAbort(number))
+
     def upload(self, views: Sequence[memoryview], kind: str, progress: Progress | None = None) -> list[int]:
         """Send each view's bytes and wait until all have arrived; return the numbers of the uploads.
 

@@ -16,13 +16,22 @@ from collections.abc import Sequence
 import torch
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded, RequestTimeout, SessionLost, StaleHandleError
+from dynamo_genie.errors import (
+    DaemonUnavailable,
+    GenieError,
+    ProtocolError,
+    QuotaExceeded,
+    RequestTimeout,
+    SessionLost,
+    StaleHandleError,
+)
 from dynamo_genie.runtime.admission import Admission
 from dynamo_genie.runtime.bulk import BulkConnection, Progress
 from dynamo_genie.runtime.counters import Counters
 from dynamo_genie.runtime.failures import to_exception
 from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.keys import ClientKeys
+from dynamo_genie.runtime.link_speed import LinkSpeed, measure_session
 from dynamo_genie.runtime.memory import dense_for_wire, empty_like_spec, spec_of, tensor_bytes
 from dynamo_genie.runtime.transport import connect_dealer, reached_through
 from dynamo_genie.runtime.wire import codec
@@ -41,6 +50,9 @@ FLUSH_AT_NBYTES = 128 << 10
 MAX_UNANSWERED_NBYTES = 8 << 20
 """So much may be on the way to a worker that lags behind; then the client waits for it to catch up."""
 
+MIN_MESSAGE_NBYTES = 64
+"""What a message counts at least: a worker that lags behind keeps more of it than its bytes."""
+
 PACK_AT_NBYTES = 256
 """Integer and boolean inputs from this size on are compressed: attention masks shrink to almost nothing."""
 
@@ -53,12 +65,20 @@ _PACKABLE = frozenset({torch.int64, torch.int32, torch.bool, torch.uint8})
 class Session:
     """An open session; make one with `Session.open`."""
 
-    def __init__(self, admission: Admission, control: zmq.Socket[bytes], bulk: zmq.Socket[bytes], timeout_s: float):
+    def __init__(
+        self,
+        admission: Admission,
+        control: zmq.Socket[bytes],
+        bulk: zmq.Socket[bytes],
+        timeout_s: float,
+        server_public: str = "",
+    ):
         self.admission = admission
+        self.server_public = server_public
+        self.timeout_s = timeout_s
         self.device = admission.welcome.device
         self.counters = Counters()
         self.lock = threading.RLock()
-        self._timeout_s = timeout_s
         self._control = control
         self._bulk_socket = bulk
         self._bulk = BulkConnection(bulk, self.counters, self.check, self._heed, timeout_s)
@@ -72,6 +92,7 @@ class Session:
         self._unanswered_nbytes = 0
         self._last_id = 0
         self._last_request = 0
+        self._last_transfer = 0
         self._programs: dict[bytes, int] = {}
         self._lines: dict[int, tuple[str | None, ...]] = {}
         self.live_handles = 0
@@ -110,7 +131,7 @@ class Session:
             high_water=32,
             timeout_ms=POLL_MS,
         )
-        session = cls(admission, control, bulk, request_timeout_s)
+        session = cls(admission, control, bulk, request_timeout_s, keys.server_public if keys else "")
         session._lost_reports = lost
         try:
             session._attach(connect_timeout_s)
@@ -202,7 +223,7 @@ class Session:
         if self._unanswered_nbytes > MAX_UNANSWERED_NBYTES:
             request_id = self.request_id()
             self._send_batch((m.Sync(request_id),))
-            self._wait(request_id, self._timeout_s)
+            self._wait(request_id, self.timeout_s)
 
     def _send_batch(self, commands: tuple[m.Command, ...]) -> None:
         self._sequence += 1
@@ -224,7 +245,7 @@ class Session:
         """Flush, then return the answer to a posted request or raise the failure it reports."""
         self.flush()
         self.counters.events["round_trips"] += 1
-        return self._wait(request_id, self._timeout_s)
+        return self._wait(request_id, self.timeout_s)
 
     def sync(self) -> None:
         """Wait until everything so far has run; raise its first error."""
@@ -314,6 +335,90 @@ class Session:
             self.counters.received["control"] -= len(fetched.data)
         return tensor
 
+    # --- other daemons ---------------------------------------------------------------------------------------
+
+    @property
+    def bulk_endpoint(self) -> str:
+        """Where this session's worker takes bulk data, as this client dials it."""
+        return self.admission.welcome.bulk
+
+    def admit_peer(self, token: bytes, public_key: str, sender: str) -> int:
+        """Let the worker that shows `token` send tensors to this one; return the number of the link.
+
+        Args:
+            token: A secret of this link, 32 bytes, that the other session passes on (`open_peer`).
+            public_key: The key that the other worker will prove; empty where this daemon has no keys.
+            sender: Where the other worker is, for error messages.
+        """
+        link = self.mint()
+        self._bulk.say(m.AdmitPeer(link, token, public_key, sender, self.bulk_endpoint))
+        return link
+
+    def open_peer(self, endpoint: str, token: bytes, keys: m.PeerKeys | None) -> int:
+        """Let this session's worker connect to another one's bulk endpoint; return the number of the link."""
+        link = self.mint()
+        self._bulk.say(m.OpenPeer(link, endpoint, token, keys))
+        return link
+
+    def close_peer(self, link: int) -> None:
+        """Close a link made by `open_peer`."""
+        self._bulk.say(m.ClosePeer(link))
+
+    def dismiss_peer(self, link: int) -> None:
+        """Expect nothing more from a link made by `admit_peer`: what waits for it fails at once."""
+        self._bulk.say(m.DismissPeer(link))
+
+    def mint_transfer(self) -> int:
+        """Return a fresh number for a tensor that another worker sends to this session."""
+        self._last_transfer += 1
+        return self._last_transfer
+
+    def send_tensor(self, handle: int, link: int, transfer: int, kind: str) -> None:
+        """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered."""
+        self.post(m.SendTensor(handle, link, transfer, kind))
+
+    def receive_tensor(self, link: int, transfer: int, timeout_s: float) -> Handle:
+        """Queue the receiving of a tensor and return its handle; commands after it wait for it on the worker."""
+        handle = self.new_handle()
+        self.post(m.ReceiveTensor(handle.id, link, transfer, timeout_s))
+        return handle
+
+    def measure_peer(self, link: int) -> LinkSpeed:
+        """Ask this session's worker how fast its link to another worker is.
+
+        Raises:
+            DaemonUnavailable: The other worker cannot be reached from there.
+        """
+        measured = self._bulk.measure_peer(m.MeasurePeer(self.request_id(), link))
+        if measured.problem:
+            raise DaemonUnavailable(f"between the daemons of {self.bulk_endpoint} and another: {measured.problem}")
+        return LinkSpeed(measured.latency_s, measured.bytes_per_s)
+
+    def measure_link(self) -> LinkSpeed:
+        """Find out how fast the link between this client and the worker is; counted as control."""
+        with self.lock:
+            return measure_session(self._round_trip, self._upload_and_discard)
+
+    def _round_trip(self) -> None:
+        request_id = self.request_id()
+        self.post(m.Sync(request_id))
+        self.flush()
+        self._wait(request_id, self.timeout_s)
+
+    def _upload_and_discard(self, data: memoryview) -> None:
+        [upload] = self._bulk.upload([data], "control")
+        self._bulk.discard(upload)
+
+    def inspect(self) -> m.Inspection:
+        """Ask for the worker's memory, and what this session did since it was last asked."""
+        with self.lock:
+            request_id = self.request_id()
+            self.post(m.Inspect(request_id))
+            reply = self.wait(request_id)
+            if not isinstance(reply, m.Inspection):
+                raise ProtocolError(f"expected Inspection, got {type(reply).__name__}")
+            return reply
+
     # --- the channel of ResidentWeights ----------------------------------------------------------------------
 
     def missing(self, digests: Sequence[bytes]) -> set[int]:
@@ -358,7 +463,7 @@ class Session:
     # --- the socket ------------------------------------------------------------------------------------------
 
     def _transmit(self, data: bytes) -> None:
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self.timeout_s
         while True:
             try:
                 self._control.send(data)
@@ -367,12 +472,12 @@ class Session:
                 self.check()
                 if time.monotonic() > deadline:
                     raise RequestTimeout(
-                        f"the daemon took no message for {self._timeout_s:g} s "
+                        f"the daemon took no message for {self.timeout_s:g} s "
                         "(request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
                     ) from None
         self.counters.sent["control"] += len(data)
         self._last_message = data
-        self._unanswered_nbytes += len(data)
+        self._unanswered_nbytes += max(len(data), MIN_MESSAGE_NBYTES)
 
     def _wait(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
         started = time.monotonic()

@@ -36,5 +36,6 @@ supervisor_to_worker: Decoder[m.SupervisorToWorker] = Decoder(m.SupervisorToWork
 worker_to_supervisor: Decoder[m.WorkerToSupervisor] = Decoder(m.WorkerToSupervisor, "worker-to-supervisor")
 client_to_worker: Decoder[m.ClientToWorker] = Decoder(m.ClientToWorker, "client-to-worker")
 worker_to_client: Decoder[m.WorkerToClient] = Decoder(m.WorkerToClient, "worker-to-client")
-client_to_bulk: Decoder[m.ClientToBulk] = Decoder(m.ClientToBulk, "client-to-bulk")
+to_bulk: Decoder[m.ClientToBulk | m.PeerToBulk] = Decoder(m.ClientToBulk | m.PeerToBulk, "bulk")
 bulk_to_client: Decoder[m.BulkToClient] = Decoder(m.BulkToClient, "bulk-to-client")
+bulk_to_peer: Decoder[m.BulkToPeer] = Decoder(m.BulkToPeer, "bulk-to-peer")

@@ -4,7 +4,7 @@ Three conversations share these types:
 
 * client <-> supervisor, on the public endpoint: `ClientToSupervisor`, `SupervisorToClient`;
 * client <-> worker, control socket: one `Attach`, then `Batch`es of commands; answered by `WorkerToClient`;
-* client <-> worker, bulk socket: `ClientToBulk`, `BulkToClient`; a `Chunk` is followed by one raw frame.
+* client <-> worker and worker <-> worker, bulk socket: `bulk_messages`, which this module passes on.
 
 The supervisor and its workers talk over an inherited socket with `SupervisorToWorker`, `WorkerToSupervisor`.
 Handles, programs and bindings are integers minted by the client, unique in their session.
@@ -16,26 +16,39 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES, MAX_ITEMS, MAX_STRING
+from dynamo_genie.runtime.wire.bulk_messages import AdmitPeer as AdmitPeer
+from dynamo_genie.runtime.wire.bulk_messages import Attach as Attach
+from dynamo_genie.runtime.wire.bulk_messages import Attached as Attached
+from dynamo_genie.runtime.wire.bulk_messages import AttachPeer as AttachPeer
+from dynamo_genie.runtime.wire.bulk_messages import BulkFailed as BulkFailed
+from dynamo_genie.runtime.wire.bulk_messages import BulkToClient as BulkToClient
+from dynamo_genie.runtime.wire.bulk_messages import BulkToPeer as BulkToPeer
+from dynamo_genie.runtime.wire.bulk_messages import Chunk as Chunk
+from dynamo_genie.runtime.wire.bulk_messages import ClientToBulk as ClientToBulk
+from dynamo_genie.runtime.wire.bulk_messages import ClosePeer as ClosePeer
+from dynamo_genie.runtime.wire.bulk_messages import Credit as Credit
+from dynamo_genie.runtime.wire.bulk_messages import DismissPeer as DismissPeer
+from dynamo_genie.runtime.wire.bulk_messages import MeasurePeer as MeasurePeer
+from dynamo_genie.runtime.wire.bulk_messages import OpenPeer as OpenPeer
+from dynamo_genie.runtime.wire.bulk_messages import PeerKeys as PeerKeys
+from dynamo_genie.runtime.wire.bulk_messages import PeerMeasured as PeerMeasured
+from dynamo_genie.runtime.wire.bulk_messages import PeerPing as PeerPing
+from dynamo_genie.runtime.wire.bulk_messages import PeerPong as PeerPong
+from dynamo_genie.runtime.wire.bulk_messages import PeerToBulk as PeerToBulk
+from dynamo_genie.runtime.wire.bulk_messages import TensorBegin as TensorBegin
+from dynamo_genie.runtime.wire.bulk_messages import TensorFailed as TensorFailed
+from dynamo_genie.runtime.wire.bulk_messages import UploadAbort as UploadAbort
+from dynamo_genie.runtime.wire.bulk_messages import UploadBegin as UploadBegin
+from dynamo_genie.runtime.wire.bulk_messages import UploadDone as UploadDone
+from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_SPANS, MAX_WAIT_S
+from dynamo_genie.runtime.wire.record import Blob, Digest, Id, Ids, Kind, Message, Tally, Text, Token
+from dynamo_genie.runtime.wire.record import ErrorInfo as ErrorInfo
 from dynamo_genie.runtime.wire.tensor import Extent, InlineTensor, TensorSpec
-
-Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
-Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_STRING)]
-LongText: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_CONTROL_NBYTES)]
-Token: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=16, max_length=32)]
-Digest: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=16, max_length=32)]
-Ids: TypeAlias = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_ITEMS)]
-Blob: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=MAX_CONTROL_NBYTES)]
-
-
-class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
-    """Base: a msgpack array whose first element is the class name."""
-
 
 # --- client <-> supervisor -------------------------------------------------------------------------------
 
 
-class Hello(_Message, frozen=True):
+class Hello(Message, frozen=True):
     """First message of a client. Its layout never changes, so that any two versions can refuse politely."""
 
     request_id: Id
@@ -43,16 +56,21 @@ class Hello(_Message, frozen=True):
     client: Text
 
 
-class DeviceInfo(_Message, frozen=True):
-    """What a worker runs on: `kind` is "cpu" or "cuda"; `memory_limit` in bytes."""
+class DeviceInfo(Message, frozen=True):
+    """What a worker runs on: `kind` is "cpu" or "cuda"; `memory_limit` in bytes.
+
+    `flops_per_s` (float32 matrix product) and `bytes_per_s` (memory read and written) were measured there; 0: unknown.
+    """
 
     kind: Text
     name: Text
     memory_limit: Extent
     torch_version: Text
+    flops_per_s: float = 0.0
+    bytes_per_s: float = 0.0
 
 
-class Welcome(_Message, frozen=True):
+class Welcome(Message, frozen=True):
     """Where the client's worker is, and the token that opens a session there."""
 
     request_id: Id
@@ -66,7 +84,7 @@ class Welcome(_Message, frozen=True):
     lease_s: float
 
 
-class Refused(_Message, frozen=True):
+class Refused(Message, frozen=True):
     """The supervisor says no; `code` is the name of a class in `dynamo_genie.errors`."""
 
     request_id: Id
@@ -74,24 +92,24 @@ class Refused(_Message, frozen=True):
     message: Text
 
 
-class Heartbeat(_Message, frozen=True):
+class Heartbeat(Message, frozen=True):
     """Renews the lease of a session."""
 
     request_id: Id
     session: Token
 
 
-class HeartbeatReply(_Message, frozen=True):
+class HeartbeatReply(Message, frozen=True):
     request_id: Id
 
 
-class Goodbye(_Message, frozen=True):
+class Goodbye(Message, frozen=True):
     """The client ends a session in good order."""
 
     session: Token
 
 
-class SessionEnded(_Message, frozen=True):
+class SessionEnded(Message, frozen=True):
     """Pushed by the supervisor: this session is gone, and why; `code` as in `Refused`."""
 
     session: Token
@@ -99,11 +117,11 @@ class SessionEnded(_Message, frozen=True):
     message: Text
 
 
-class StatusRequest(_Message, frozen=True):
+class StatusRequest(Message, frozen=True):
     request_id: Id
 
 
-class SessionStatus(_Message, frozen=True):
+class SessionStatus(Message, frozen=True):
     session: Text
     client: Text
     age_s: float
@@ -112,8 +130,11 @@ class SessionStatus(_Message, frozen=True):
     resident_nbytes: Extent
 
 
-class WorkerStatus(_Message, frozen=True):
-    """One worker: `tenant` is "default" without keys, else the short form of the client's public key."""
+class WorkerStatus(Message, frozen=True):
+    """One worker: `tenant` is "default" without keys, else the short form of the client's public key.
+
+    `peer_sent` and `peer_received` are the bytes of tensors that went to and came from other workers, by class.
+    """
 
     tenant: Text
     pid: Extent
@@ -125,9 +146,11 @@ class WorkerStatus(_Message, frozen=True):
     programs: Extent
     calls: Extent
     sessions: Annotated[tuple[SessionStatus, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    peer_sent: Tally = ()
+    peer_received: Tally = ()
 
 
-class DaemonStatus(_Message, frozen=True):
+class DaemonStatus(Message, frozen=True):
     endpoint: Text
     pid: Extent
     uptime_s: float
@@ -136,7 +159,7 @@ class DaemonStatus(_Message, frozen=True):
     workers: Annotated[tuple[WorkerStatus, ...], msgspec.Meta(max_length=4096)]
 
 
-class StatusReply(_Message, frozen=True):
+class StatusReply(Message, frozen=True):
     request_id: Id
     status: DaemonStatus
 
@@ -148,7 +171,7 @@ SupervisorToClient: TypeAlias = Welcome | Refused | HeartbeatReply | SessionEnde
 # --- supervisor <-> worker -------------------------------------------------------------------------------
 
 
-class AdmitSession(_Message, frozen=True):
+class AdmitSession(Message, frozen=True):
     """A client holding `token` may attach; `public_key` is its CURVE key (Z85), empty without keys."""
 
     session: Token
@@ -157,20 +180,20 @@ class AdmitSession(_Message, frozen=True):
     public_key: Text
 
 
-class DropSession(_Message, frozen=True):
+class DropSession(Message, frozen=True):
     session: Token
     reason: Text
 
 
-class WorkerStatusRequest(_Message, frozen=True):
+class WorkerStatusRequest(Message, frozen=True):
     request_id: Id
 
 
-class Drain(_Message, frozen=True):
+class Drain(Message, frozen=True):
     """Finish the command in hand, then exit 0."""
 
 
-class WorkerReady(_Message, frozen=True):
+class WorkerReady(Message, frozen=True):
     """The worker's sockets are bound."""
 
     control: Text
@@ -178,14 +201,14 @@ class WorkerReady(_Message, frozen=True):
     device: DeviceInfo
 
 
-class WorkerFailed(_Message, frozen=True):
+class WorkerFailed(Message, frozen=True):
     """The worker cannot start (no such device, say); it exits after this."""
 
     code: Text
     message: Text
 
 
-class WorkerStatusReport(_Message, frozen=True):
+class WorkerStatusReport(Message, frozen=True):
     request_id: Id
     status: WorkerStatus
 
@@ -197,15 +220,7 @@ WorkerToSupervisor: TypeAlias = WorkerReady | WorkerFailed | WorkerStatusReport
 # --- client -> worker, control ---------------------------------------------------------------------------
 
 
-class Attach(_Message, frozen=True):
-    """Opens the session on this connection; the same message opens the bulk connection."""
-
-    request_id: Id
-    session: Token
-    token: Token
-
-
-class RegisterProgram(_Message, frozen=True, tag="P"):
+class RegisterProgram(Message, frozen=True, tag="P"):
     """Names a program by `program` from now on. `encoded` is empty when it was uploaded (`upload`)."""
 
     program: Id
@@ -214,7 +229,7 @@ class RegisterProgram(_Message, frozen=True, tag="P"):
     upload: Id = 0
 
 
-class BindWeights(_Message, frozen=True, tag="B"):
+class BindWeights(Message, frozen=True, tag="B"):
     """Fixes the inputs of `program` at `positions`: calls through `binding` leave them out."""
 
     binding: Id
@@ -228,7 +243,7 @@ CallInput: TypeAlias = bool | int | float | InlineTensor
 a number where it says scalar."""
 
 
-class Call(_Message, frozen=True, tag="C"):
+class Call(Message, frozen=True, tag="C"):
     """Runs a program. Output i becomes handle `outputs[i]`; 0 drops it.
 
     `rng` is the state of the client's CPU generator where the program draws random numbers; the state after
@@ -243,18 +258,18 @@ class Call(_Message, frozen=True, tag="C"):
     rng: Annotated[bytes, msgspec.Meta(max_length=16_384)] = b""
 
 
-class Free(_Message, frozen=True, tag="F"):
+class Free(Message, frozen=True, tag="F"):
     handles: Ids
 
 
-class Put(_Message, frozen=True, tag="I"):
+class Put(Message, frozen=True, tag="I"):
     """Makes `handle` from inline data."""
 
     handle: Id
     tensor: InlineTensor
 
 
-class PutUploaded(_Message, frozen=True, tag="U"):
+class PutUploaded(Message, frozen=True, tag="U"):
     """Makes `handle` from a finished upload of this session."""
 
     handle: Id
@@ -262,14 +277,14 @@ class PutUploaded(_Message, frozen=True, tag="U"):
     upload: Id
 
 
-class QueryWeights(_Message, frozen=True, tag="Q"):
+class QueryWeights(Message, frozen=True, tag="Q"):
     """Which of these contents does the worker lack? Answered by `WeightsMissing`."""
 
     request_id: Id
     digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-class StoreWeight(_Message, frozen=True, tag="W"):
+class StoreWeight(Message, frozen=True, tag="W"):
     """Verifies a finished upload against its digest and keeps it as a resident weight."""
 
     digest: Digest
@@ -277,7 +292,7 @@ class StoreWeight(_Message, frozen=True, tag="W"):
     upload: Id
 
 
-class AdoptWeight(_Message, frozen=True, tag="A"):
+class AdoptWeight(Message, frozen=True, tag="A"):
     """Makes `handle` name the resident weight with this content."""
 
     handle: Id
@@ -285,7 +300,7 @@ class AdoptWeight(_Message, frozen=True, tag="A"):
     spec: TensorSpec
 
 
-class PatchWeight(_Message, frozen=True, tag="X"):
+class PatchWeight(Message, frozen=True, tag="X"):
     """Overwrites bytes of a weight from a finished upload; a content shared with others is copied first."""
 
     handle: Id
@@ -293,22 +308,46 @@ class PatchWeight(_Message, frozen=True, tag="X"):
     upload: Id
 
 
-class Fetch(_Message, frozen=True, tag="G"):
+class Fetch(Message, frozen=True, tag="G"):
     """Asks for the bytes of some handles, answered by `Fetched`; those above the inline limit come by bulk."""
 
     request_id: Id
     handles: Ids
 
 
-class Describe(_Message, frozen=True, tag="D"):
+class Describe(Message, frozen=True, tag="D"):
     """Asks for dtype, shape and strides of some handles, answered by `Described`."""
 
     request_id: Id
     handles: Ids
 
 
-class Sync(_Message, frozen=True, tag="S"):
+class Sync(Message, frozen=True, tag="S"):
     """Answered by `Done` when everything before it has run; carries the latched error, if any."""
+
+    request_id: Id
+
+
+class SendTensor(Message, frozen=True, tag="N"):
+    """Sends a tensor through an open link, under a number that the client minted for the receiving session."""
+
+    handle: Id
+    link: Id
+    transfer: Id
+    kind: Kind
+
+
+class ReceiveTensor(Message, frozen=True, tag="R"):
+    """Makes `handle` from a tensor that a link brings. Until it is there, or `timeout_s` is over, the stream waits."""
+
+    handle: Id
+    link: Id
+    transfer: Id
+    timeout_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_S)]
+
+
+class Inspect(Message, frozen=True, tag="V"):
+    """Asks what the session did and what memory there is, answered by `Inspection`."""
 
     request_id: Id
 
@@ -327,10 +366,13 @@ Command: TypeAlias = (
     | Fetch
     | Describe
     | Sync
+    | SendTensor
+    | ReceiveTensor
+    | Inspect
 )
 
 
-class Batch(_Message, frozen=True, tag="b"):
+class Batch(Message, frozen=True, tag="b"):
     """Commands in order. `sequence` counts batches from 1; one that was seen before is not run again."""
 
     sequence: Id
@@ -343,27 +385,23 @@ ClientToWorker: TypeAlias = Attach | Batch
 # --- worker -> client, control ---------------------------------------------------------------------------
 
 
-class Attached(_Message, frozen=True):
+class Done(Message, frozen=True, tag="d"):
     request_id: Id
 
 
-class Done(_Message, frozen=True, tag="d"):
-    request_id: Id
-
-
-class RngAdvanced(_Message, frozen=True, tag="r"):
+class RngAdvanced(Message, frozen=True, tag="r"):
     request_id: Id
     rng: Annotated[bytes, msgspec.Meta(max_length=16_384)]
 
 
-class WeightsMissing(_Message, frozen=True, tag="m"):
+class WeightsMissing(Message, frozen=True, tag="m"):
     """Positions, in the query, of the contents that must be uploaded."""
 
     request_id: Id
     missing: Ids
 
 
-class FetchedTensor(_Message, frozen=True, tag="t"):
+class FetchedTensor(Message, frozen=True, tag="t"):
     """One fetched tensor: its bytes, or the number of the download that brings them."""
 
     spec: TensorSpec
@@ -371,81 +409,42 @@ class FetchedTensor(_Message, frozen=True, tag="t"):
     download: Id = 0
 
 
-class Fetched(_Message, frozen=True, tag="f"):
+class Fetched(Message, frozen=True, tag="f"):
     request_id: Id
     tensors: Annotated[tuple[FetchedTensor, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-class Described(_Message, frozen=True, tag="e"):
+class Described(Message, frozen=True, tag="e"):
     request_id: Id
     specs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
-class ErrorInfo(_Message, frozen=True, tag="E"):
-    """What went wrong while running a command.
+class Inspection(Message, frozen=True, tag="i"):
+    """The worker's memory, and what this session did.
 
-    `kind` is the class that eager PyTorch raises (or one of ours), `program` and `node` say where in which
-    program (-1: none), `operator` names the operator, `traceback` is the daemon's.
+    Args:
+        memory_limit, memory_used: Bytes of the worker, all sessions together.
+        memory_reclaimable: The part of `memory_used` that would make room: weights that no session uses.
+        peer_sent, peer_received: Bytes of tensors that this session sent to and got from other workers, by class.
+        counts: What the worker counted, by name.
+        spans: (program, started, ended) of this session's last calls since it was last asked, in ns since 1970.
     """
 
-    kind: Text
-    message: LongText
-    operator: Text
-    program: int
-    node: int
-    traceback: LongText
+    request_id: Id
+    memory_limit: Extent
+    memory_used: Extent
+    memory_reclaimable: Extent
+    peer_sent: Tally
+    peer_received: Tally
+    counts: Tally
+    spans: Annotated[tuple[tuple[Id, Extent, Extent], ...], msgspec.Meta(max_length=MAX_SPANS)]
 
 
-class Failed(_Message, frozen=True, tag="x"):
+class Failed(Message, frozen=True, tag="x"):
     """Answers a request with the session's first error since the last answer."""
 
     request_id: Id
     error: ErrorInfo
 
 
-WorkerToClient: TypeAlias = Attached | Done | RngAdvanced | WeightsMissing | Fetched | Described | Failed
-
-
-# --- bulk ------------------------------------------------------------------------------------------------
-
-
-class UploadBegin(_Message, frozen=True, tag="B"):
-    """Announces `nbytes` bytes under a number minted by the client."""
-
-    upload: Id
-    nbytes: Extent
-
-
-class Chunk(_Message, frozen=True, tag="C"):
-    """Header of one raw frame, which follows: bytes `offset...` of a transfer."""
-
-    transfer: Id
-    offset: Extent
-
-
-class UploadAbort(_Message, frozen=True, tag="A"):
-    upload: Id
-
-
-class Credit(_Message, frozen=True, tag="K"):
-    """The receiver can take `chunks` more chunks."""
-
-    chunks: Id
-
-
-class UploadDone(_Message, frozen=True, tag="D"):
-    """Every byte of the upload has arrived."""
-
-    upload: Id
-
-
-class BulkFailed(_Message, frozen=True, tag="x"):
-    """The transfer cannot go on; `code` names a class in `dynamo_genie.errors`."""
-
-    transfer: Id
-    code: Text
-    message: Text
-
-
-ClientToBulk: TypeAlias = Attach | UploadBegin | Chunk | UploadAbort | Credit
-BulkToClient: TypeAlias = Attached | Chunk | Credit | UploadDone | BulkFailed
+WorkerToClient: TypeAlias = Attached | Done | RngAdvanced | WeightsMissing | Fetched | Described | Inspection | Failed

@@ -455,7 +455,7 @@ def test_a_pickle_is_a_protocol_error_and_nothing_runs(attacker: Attacker, tmp_p
 def test_every_decoder_refuses_with_protocol_error_only() -> None:
     """Whatever the bytes are: the processes around the decoders rely on it."""
     random_ = random.Random(7)
-    decoders = (codec.client_to_supervisor, codec.client_to_worker, codec.client_to_bulk, p.decode_program)
+    decoders = (codec.client_to_supervisor, codec.client_to_worker, codec.to_bulk, codec.bulk_to_peer, p.decode_program)
     sources = [codec.encode(m.Batch(1, tuple(valid_commands(random_)))), ENCODED, codec.encode(m.Hello(1, (1,), "x"))]
     for number in range(MESSAGES):
         data = [

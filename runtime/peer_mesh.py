@@ -1,0 +1,136 @@
+"""Links between the daemons of this process, opened when first needed: tensors go from one to another directly.
+
+The client mints everything that a link needs, the number of each tensor, a token and a key pair for the link alone,
+and tells both ends; no byte of a tensor passes through it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import zmq
+
+from dynamo_genie.errors import OptionError
+from dynamo_genie.runtime.handles import Handle
+from dynamo_genie.runtime.link_speed import LinkSpeed
+from dynamo_genie.runtime.session import Session
+from dynamo_genie.runtime.wire import messages as m
+
+TOKEN_NBYTES = 32
+
+WAIT_SHARE = 0.9
+"""A worker waits a little shorter for a tensor than the client waits for the worker, so that its error gets through."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """An open link: its two ends, and the number by which each of them knows it."""
+
+    source: Session
+    target: Session
+    out: int
+    into: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether both ends are there."""
+        return self.source.alive and self.target.alive
+
+    def close(self) -> None:
+        """Tell whichever end is left that the link is gone."""
+        if self.source.alive:
+            self.source.close_peer(self.out)
+        if self.target.alive:
+            self.target.dismiss_peer(self.into)
+
+
+class PeerMesh:
+    """The links between sessions. The caller holds the locks of both sessions, and flushes them."""
+
+    def __init__(self) -> None:
+        self._links: dict[tuple[int, int], Link] = {}
+
+    def move(self, handle: Handle, target: Session) -> Handle:
+        """Let the handle's worker send its tensor to `target`'s; return the handle there. Waits for nothing.
+
+        Raises:
+            OptionError: That worker cannot be reached from this one.
+        """
+        source = handle.session
+        link = self.link(source, target)
+        transfer = target.mint_transfer()
+        source.send_tensor(handle.id, link.out, transfer, handle.kind)
+        moved = target.receive_tensor(link.into, transfer, target.timeout_s * WAIT_SHARE)
+        moved.kind = handle.kind
+        return moved
+
+    def measure(self, source: Session, target: Session) -> LinkSpeed:
+        """Find out how fast tensors go from one worker to the other, opening the link.
+
+        Raises:
+            DaemonUnavailable: The target cannot be reached from the source's machine.
+            OptionError: Its endpoint says so already.
+        """
+        return source.measure_peer(self.link(source, target).out)
+
+    def link(self, source: Session, target: Session) -> Link:
+        """Return the open link from one session's worker to another's, opening one where there is none."""
+        link = self._links.get((id(source), id(target)))
+        if link is not None and link.alive:
+            return link
+        self._sweep()
+        link = open_link(source, target)
+        self._links[id(source), id(target)] = link  # the link keeps both sessions, so their ids stay theirs
+        return link
+
+    def close(self) -> None:
+        """Close all links."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+
+    def _sweep(self) -> None:
+        """Close the links that have lost an end, so that a survivor keeps nothing of them."""
+        for key, link in list(self._links.items()):
+            if not link.alive:
+                link.close()
+                del self._links[key]
+
+
+def open_link(source: Session, target: Session) -> Link:
+    """Open a link; both workers do their part while they compute, and nothing is waited for."""
+    require_reachable(target.bulk_endpoint, source.bulk_endpoint)
+    token = secrets.token_bytes(TOKEN_NBYTES)
+    keys = fresh_keys(target.server_public) if target.server_public else None
+    into = target.admit_peer(token, keys.public if keys else "", source.bulk_endpoint)
+    out = source.open_peer(target.bulk_endpoint, token, keys)
+    return Link(source, target, out, into)
+
+
+def fresh_keys(server_public: str) -> m.PeerKeys:
+    """Make a key pair for one link, so that no lasting secret leaves this process."""
+    public, secret = zmq.curve_keypair()
+    return m.PeerKeys(server_public, public.decode(), secret.decode())
+
+
+def require_reachable(endpoint: str, source: str) -> None:
+    """Refuse a link to an endpoint that only this machine can reach, from a daemon that may be on another."""
+    if is_local(endpoint) and not is_local(source):
+        raise OptionError(
+            f"the daemon at {source} cannot reach the one at {endpoint}, an address of this machine only; "
+            "name both daemons by addresses that their machines can reach (daemons, GENIE_DAEMONS)"
+        )
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether an endpoint can be reached from its own machine only."""
+    if not endpoint.startswith("tcp://"):
+        return True
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,42 @@
+"""What every message is made of: the base of the records, bounded numbers, texts and blobs, and the error record."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES, MAX_ITEMS, MAX_KIND, MAX_STRING
+from dynamo_genie.runtime.wire.tensor import Extent
+
+Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_STRING)]
+LongText: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_CONTROL_NBYTES)]
+Token: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=16, max_length=32)]
+Digest: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=16, max_length=32)]
+Ids: TypeAlias = Annotated[tuple[Id, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+Blob: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=MAX_CONTROL_NBYTES)]
+Kind: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_KIND)]
+"""The class of tensor under which bytes are counted: activation, kv_cache, ..."""
+
+Tally: TypeAlias = Annotated[tuple[tuple[Kind, Extent], ...], msgspec.Meta(max_length=4096)]
+"""Named counts, each name once."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
+    """Base: a msgpack array whose first element is the class name."""
+
+
+class ErrorInfo(Message, frozen=True, tag="E"):
+    """What went wrong while running a command.
+
+    `kind` is the class that eager PyTorch raises (or one of ours), `program` and `node` say where in which
+    program (-1: none), `operator` names the operator, `traceback` is the daemon's.
+    """
+
+    kind: Text
+    message: LongText
+    operator: Text
+    program: int
+    node: int
+    traceback: LongText
