@@ -12,6 +12,10 @@ from dynamo_genie.passes.topology import CLIENT, Device, Link, Topology
 from dynamo_genie.runtime.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session import Session
 
+UNKNOWN_FLOPS_PER_S = 50e9
+UNKNOWN_BYTES_PER_S = 10e9
+"""What a device is taken for that says nothing of its speed: a core or two of a server."""
+
 
 class Fleet:
     """Connections in the order in which the user named the daemons, and the links between all ends.
@@ -62,7 +66,8 @@ class Fleet:
     def _device(self, connection: Connection, own_nbytes: int) -> Device:
         state, info = connection.session.inspect(), connection.session.device
         free = state.memory_limit - state.memory_used + state.memory_reclaimable
-        return Device(connection.endpoint, free + own_nbytes, info.flops_per_s, info.bytes_per_s)
+        speeds = info.flops_per_s or UNKNOWN_FLOPS_PER_S, info.bytes_per_s or UNKNOWN_BYTES_PER_S
+        return Device(connection.endpoint, free + own_nbytes, *speeds)
 
     def _measure(self, given: Sequence[LinkSpeed]) -> Iterator[Link]:
         speeds = {speed.ends: (speed.latency_s, speed.bytes_per_s) for speed in given}

@@ -63,4 +63,4 @@ def _bring(tensor: torch.Tensor, target: Session) -> torch.Tensor:
     shape, stride = tuple(tensor.shape), tensor.stride()
     if not is_dense(shape, stride):
         stride = torch.empty(shape, device="meta").stride()
-    return type(tensor)(shape, stride, tensor.dtype, moved)  # type: ignore[call-arg]  # a RemoteTensor or Tangent
+    return type(tensor)(shape, stride, tensor.dtype, moved)

@@ -31,7 +31,9 @@ class Traffic:
 
     def __sub__(self, other: Traffic) -> Traffic:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Traffic(*(Counter({k: mine[k] - theirs[k] for k in mine if mine[k] != theirs[k]}) for mine, theirs in pairs))
+        return Traffic(
+            *(Counter({k: mine[k] - theirs[k] for k in mine if mine[k] != theirs[k]}) for mine, theirs in pairs)
+        )
 
 
 class Fleet:
@@ -43,9 +45,7 @@ class Fleet:
 
     def options(self, **options: Any) -> dict[str, Any]:
         ends = ["client", *self.endpoints]
-        links = [
-            f"{one}~{other}={LATENCY_S},{BYTES_PER_S}" for i, one in enumerate(ends) for other in ends[i + 1 :]
-        ]
+        links = [f"{one}~{other}={LATENCY_S},{BYTES_PER_S}" for i, one in enumerate(ends) for other in ends[i + 1 :]]
         return {"daemons": self.endpoints, "links": links, **options}
 
     def compile(self, target: Any, **options: Any) -> Any:

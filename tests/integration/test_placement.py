@@ -156,7 +156,11 @@ def test_an_input_written_in_place_ends_as_in_eager(large: Fleet) -> None:
 
 
 def test_shapes_that_depend_on_data_come_from_where_the_result_lives(large: Fleet) -> None:
-    call = large.compile(lambda x: x.nonzero() + 1, placement="blind", placement_seed=1, )
+    call = large.compile(
+        lambda x: x.nonzero() + 1,
+        placement="blind",
+        placement_seed=1,
+    )
     x = torch.tensor([0.0, 1.0, 0.0, 2.0])
     same(call(x), x.nonzero() + 1)
 
@@ -292,9 +296,7 @@ def test_two_threads_with_different_placements_do_not_meet(large: Fleet) -> None
     inputs = token_prompt().inputs
     expected = [generate(model, inputs) for model in models]
     torch._dynamo.reset()
-    remotes = [
-        remote_copy(large, model, placement="blind", placement_seed=seed) for seed, model in enumerate(models)
-    ]
+    remotes = [remote_copy(large, model, placement="blind", placement_seed=seed) for seed, model in enumerate(models)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda remote: generate_again(remote, inputs), remotes))
     for tokens, of_eager in zip(found, expected, strict=True):
