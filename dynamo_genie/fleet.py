@@ -64,6 +64,7 @@ class Fleet:
         return Topology(tuple(self._device(c, counted_twice.get(c.endpoint, 0)) for c in self.connections), self.links)
 
     def _device(self, connection: Connection, own_nbytes: int) -> Device:
+        connection.weights.sweep()
         state, info = connection.session.inspect(), connection.session.device
         free = state.memory_limit - state.memory_used + state.memory_reclaimable
         speeds = info.flops_per_s or UNKNOWN_FLOPS_PER_S, info.bytes_per_s or UNKNOWN_BYTES_PER_S

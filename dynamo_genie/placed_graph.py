@@ -7,6 +7,7 @@ next call whose arguments lie in the same places.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from dynamo_genie.bound_program import BoundProgram
 from dynamo_genie.call_inputs import handle_of
 from dynamo_genie.call_plan import CallPlan
 from dynamo_genie.connections import CONNECTIONS
+from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.fleet import Fleet
 from dynamo_genie.graph_values import graph_values
 from dynamo_genie.lowering import LoweredProgram, lower
@@ -85,6 +87,14 @@ class PlacedGraph:
         return known
 
     def _place(self, fleet: Fleet, args: Sequence[Any], places: Places) -> Placement:
+        """Place the graph; where it does not fit, once more after what is dead but not yet collected is gone."""
+        try:
+            return self._place_once(fleet, args, places)
+        except QuotaExceeded:
+            gc.collect()
+            return self._place_once(fleet, args, places)
+
+    def _place_once(self, fleet: Fleet, args: Sequence[Any], places: Places) -> Placement:
         resident = self._values.plan.bound(args)
         homes, held = _homes(fleet, self._values.inputs, args, places, resident)
         topology, options = fleet.topology(held), self._options

@@ -47,6 +47,11 @@ class ResidentWeights:
         store.flush()
         return sent
 
+    def sweep(self) -> None:
+        """Give up the handles of tensors that died."""
+        self._store.sweep()
+        self._store.flush()
+
     def holds(self, tensor: torch.Tensor) -> bool:
         """Say whether this local tensor is resident on the daemon by way of this session."""
         owner = self._store.owner_of(tensor)
