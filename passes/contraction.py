@@ -124,7 +124,7 @@ def _assign(
 
 def _heavy_nbytes(graph: nx.DiGraph) -> int:
     weights = sum(node["nbytes"] for node in graph.nodes.values() if is_weight(node))
-    return max(weights // 100, 1)
+    return max(int(weights) // 100, 1)
 
 
 def _is_heavy(graph: nx.DiGraph, block: Iterable[str], heavy_nbytes: int) -> bool:

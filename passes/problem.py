@@ -138,10 +138,10 @@ def _touched_nbytes(graph: nx.DiGraph, name: str, node: Mapping[str, Any]) -> in
     """Return the bytes that an operator reads and writes (Williams et al. 2009, Roofline)."""
     made = int(node["nbytes"])
     if node["shape"] == "several":
-        made = sum(graph.nodes[part]["nbytes"] for part in graph.successors(name))
+        made = sum(int(graph.nodes[part]["nbytes"]) for part in graph.successors(name))
     if any(lookup in node["target"] for lookup in _LOOKUPS):
         return 2 * made
-    return made + sum(graph.nodes[source]["nbytes"] for source in data_sources(graph, name))
+    return made + sum(int(graph.nodes[source]["nbytes"]) for source in data_sources(graph, name))
 
 
 def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:

@@ -32,7 +32,9 @@ def make_topology(
         Device(name, nbytes, flops_per_s, memory_bytes_per_s) for name, nbytes in zip(names, memory, strict=False)
     )
     ends = (CLIENT, *(device.name for device in devices))
-    return Topology(devices, tuple(Link(one, other, latency_s, link_bytes_per_s) for one, other in permutations(ends, 2)))
+    return Topology(
+        devices, tuple(Link(one, other, latency_s, link_bytes_per_s) for one, other in permutations(ends, 2))
+    )
 
 
 def annotate_captured(gm: GraphModule) -> tuple[GraphModule, Analysis]:
