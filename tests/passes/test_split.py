@@ -22,13 +22,17 @@ def two_tight(weights: int) -> tuple[int, ...]:
 
 
 WAYS: dict[str, Callable[[], Daemons]] = {
+    "semantic": lambda: Daemons(two_tight),
+    "blind": lambda: Daemons(lambda _: (PLENTY, PLENTY, PLENTY), "blind", 1),
     "semantic, one is enough": lambda: Daemons(lambda _: (PLENTY, PLENTY)),
-    "semantic, two are needed": lambda: Daemons(two_tight),
     "semantic, scattered inputs": lambda: Daemons(lambda _: (PLENTY, PLENTY, PLENTY), scattered=True, seed=3),
-    "blind 0": lambda: Daemons(lambda _: (PLENTY, PLENTY), "blind", 0),
-    "blind 1": lambda: Daemons(lambda _: (PLENTY, PLENTY, PLENTY), "blind", 1),
+    "blind, another seed": lambda: Daemons(lambda _: (PLENTY, PLENTY), "blind", 0),
     "blind, scattered inputs": lambda: Daemons(lambda _: (PLENTY, PLENTY), "blind", 2, scattered=True),
 }
+every_way = pytest.mark.parametrize("way", WAYS)
+some_ways = pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[] if way in ("semantic", "blind") else [pytest.mark.slow]) for way in WAYS]
+)
 GENERATE = dict(max_new_tokens=5, min_new_tokens=5, do_sample=False)
 
 
@@ -40,7 +44,7 @@ def same(one: Any, other: Any) -> bool:
     return one == other
 
 
-@pytest.mark.parametrize("way", WAYS)
+@some_ways
 @pytest.mark.parametrize(
     ("name", "cache"), [("gpt2", "dynamic"), ("gpt2", "static"), ("llama", "static"), ("gemma3", "dynamic")]
 )
@@ -51,7 +55,7 @@ def test_generation_is_token_identical(name: str, cache: str, way: str) -> None:
     expected = model.generate(**inputs, **options)
     model.forward, _ = capture(model.forward, daemons)
     assert torch.equal(model.generate(**inputs, **options), expected)
-    if way != "semantic, one is enough":
+    if way in ("semantic", "blind"):
         assert all(len(plan.partitions) > 1 for plan in daemons.plans)
 
 
@@ -74,7 +78,7 @@ FORWARDS: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@some_ways
 @pytest.mark.parametrize("name", FORWARDS)
 def test_one_forward_pass_is_bitwise_equal(name: str, way: str) -> None:
     model, daemons, inputs = make_model(name), WAYS[way](), FORWARDS[name]()
@@ -89,7 +93,7 @@ def test_one_forward_pass_is_bitwise_equal(name: str, way: str) -> None:
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_a_training_step_with_dropout_draws_the_same_numbers(way: str) -> None:
     model, twin = make_model("bert", dropout=0.3).train(), make_model("bert", dropout=0.3).train()
     inputs = {**token_prompt(batch=2).inputs, "labels": torch.tensor([0, 2])}
@@ -102,7 +106,7 @@ def test_a_training_step_with_dropout_draws_the_same_numbers(way: str) -> None:
     assert all(same(one, other) for _, one, other in gradients)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_a_norm_that_counts_batches_writes_where_its_statistics_are(way: str) -> None:
     make = lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     torch.manual_seed(0)
@@ -116,7 +120,7 @@ def test_a_norm_that_counts_batches_writes_where_its_statistics_are(way: str) ->
     assert all(torch.equal(one, other) for one, other in zip(model.buffers(), twin.buffers(), strict=True))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_what_reads_an_input_before_it_is_written_sees_the_old_contents(way: str) -> None:
     weights = [torch.randn(8, 8) for _ in range(3)]
 
