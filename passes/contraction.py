@@ -7,7 +7,7 @@ from, so that a unit is one product of matrices, or one attention, and what foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import networkx as nx
 from networkx.utils import UnionFind
@@ -20,30 +20,35 @@ Units = tuple[tuple[str, ...], ...]
 """Names of nodes, unit by unit in an order in which they can run; inside a unit in graph order."""
 
 
-def contract(graph: nx.DiGraph, replicable: frozenset[str], *, grouped: bool) -> Units:
+def contract(
+    graph: nx.DiGraph, replicable: frozenset[str], pins: Mapping[str, frozenset[str]], *, grouped: bool
+) -> Units:
     """Return the units of a semantic graph; what is replicable belongs to none.
 
     Args:
+        pins: The devices to which a call is bound; calls whose pins contradict come into one unit only if they must.
         grouped: Whether the nodes of a co-location group make one unit, and units hand on as few bytes as they can.
     """
     calls = [name for name, node in graph.nodes.items() if node["op"] == "call_function" and name not in replicable]
-    blocks = _blocks(graph, calls, grouped)
+    blocks = _blocks(graph, calls, pins, grouped)
     heavy_nbytes = _heavy_nbytes(graph)
     light = [block for block in blocks if not _is_heavy(graph, block, heavy_nbytes)]
-    unit_of = _join_light(graph, blocks, frozenset(light))
+    unit_of = _join_light(graph, blocks, frozenset(light), pins)
     if grouped:
-        narrow_borders(graph, light, unit_of)
+        narrow_borders(graph, [block for block in light if not any(name in pins for name in block)], unit_of)
     units: list[list[str]] = [[] for _ in range(max(unit_of.values(), default=-1) + 1)]
     for name in calls:
         units[unit_of[name]].append(name)
     return tuple(tuple(unit) for unit in units)
 
 
-def _blocks(graph: nx.DiGraph, calls: list[str], grouped: bool) -> Units:
+def _blocks(graph: nx.DiGraph, calls: list[str], pins: Mapping[str, frozenset[str]], grouped: bool) -> Units:
     """Return what cannot be taken apart, in an order in which it can run."""
     joined = UnionFind(calls)
-    for one, other in _bonds(graph, calls, grouped):
+    for one, other in _bonds(graph, calls):
         joined.union(one, other)
+    if grouped:
+        _join_groups(graph, calls, pins, joined)
     quotient = nx.DiGraph()
     quotient.add_nodes_from(joined[name] for name in calls)
     inside = set(calls)
@@ -60,39 +65,64 @@ def _blocks(graph: nx.DiGraph, calls: list[str], grouped: bool) -> Units:
     return tuple(tuple(members[b]) for b in nx.lexicographical_topological_sort(condensed, key=place.__getitem__))
 
 
-def _bonds(graph: nx.DiGraph, calls: list[str], grouped: bool) -> Iterator[tuple[str, str]]:
+def _bonds(graph: nx.DiGraph, calls: list[str]) -> Iterator[tuple[str, str]]:
     """Yield pairs of calls that must be in one unit."""
     inside = set(calls)
     yield from ((one, other) for one, other in graph.graph["together"] if one in inside and other in inside)
+    for name in calls:
+        if graph.nodes[name]["shape"] in ("several", "scalar"):  # neither can cross
+            yield from ((name, reader) for reader in graph.successors(name) if reader in inside)
+
+
+def _join_groups(graph: nx.DiGraph, calls: list[str], pins: Mapping[str, frozenset[str]], joined: UnionFind) -> None:
+    """Join the calls of each group, but for those that are bound to other devices: a group is advice, a pin is not."""
+    bound: dict[str, frozenset[str]] = {}
+    for name in calls:
+        if name in pins:
+            bound[joined[name]] = bound.get(joined[name], pins[name]) & pins[name]
     leaders: dict[str, str] = {}
     for name in calls:
-        node = graph.nodes[name]
-        if node["shape"] in ("several", "scalar"):  # neither can cross
-            yield from ((name, reader) for reader in graph.successors(name) if reader in inside)
-        if grouped and node["group"]:
-            yield name, leaders.setdefault(node["group"], name)
+        if group := graph.nodes[name]["group"]:
+            roots = {joined[name]: None, joined[leaders.setdefault(group, name)]: None}
+            both = [bound[root] for root in roots if root in bound]
+            if not both or frozenset.intersection(*both):
+                joined.union(*roots)
+                if both:
+                    bound[joined[name]] = frozenset.intersection(*both)
 
 
-def _join_light(graph: nx.DiGraph, blocks: Units, light: frozenset[tuple[str, ...]]) -> dict[str, int]:
+def _join_light(
+    graph: nx.DiGraph, blocks: Units, light: frozenset[tuple[str, ...]], pins: Mapping[str, frozenset[str]]
+) -> dict[str, int]:
     """Join light blocks to the latest unit that they read from, else to the first that reads them.
 
     Units are numbered as they are made and edges go to higher numbers only, so no circle can arise.
     """
     unit_of: dict[str, int] = {}
     waiting: dict[str, None] = {}
-    n_units = 0
+    bound: list[frozenset[str] | None] = []
     for block in blocks:
         latest = max(_units_before(graph, block, unit_of, waiting), default=None)
-        if block not in light:
-            _assign(graph, block, n_units, unit_of, waiting)
-            n_units += 1
+        own = _common([pins[name] for name in block if name in pins])
+        if block not in light or (own is not None and (latest is None or not _agree(own, bound[latest]))):
+            _assign(graph, block, len(bound), unit_of, waiting)
+            bound.append(own)
         elif latest is None:
             waiting.update(dict.fromkeys(block))
         else:
             _assign(graph, block, latest, unit_of, waiting)
+            bound[latest] = _common([each for each in (own, bound[latest]) if each is not None])
     for name in waiting:  # no unit reads it: a check on an input, or a graph without any product
         unit_of[name] = max((unit_of.get(source, 0) for source in graph.predecessors(name)), default=0)
     return unit_of
+
+
+def _common(pins: list[frozenset[str]]) -> frozenset[str] | None:
+    return frozenset.intersection(*pins) if pins else None
+
+
+def _agree(one: frozenset[str], other: frozenset[str] | None) -> bool:
+    return other is None or bool(one & other)
 
 
 def _units_before(
@@ -124,7 +154,7 @@ def _assign(
 
 def _heavy_nbytes(graph: nx.DiGraph) -> int:
     weights = sum(node["nbytes"] for node in graph.nodes.values() if is_weight(node))
-    return max(weights // 100, 1)
+    return max(int(weights) // 100, 1)
 
 
 def _is_heavy(graph: nx.DiGraph, block: Iterable[str], heavy_nbytes: int) -> bool:

@@ -11,11 +11,14 @@ After, one::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import networkx as nx
 
 from dynamo_genie.passes.replication import data_sources
+
+_LOOK_AHEAD = 6
+"""How many blocks may move at once: a norm spelled out is a square, a mean, a root and two products."""
 
 
 def narrow_borders(graph: nx.DiGraph, light: Sequence[tuple[str, ...]], unit_of: dict[str, int]) -> None:
@@ -26,26 +29,57 @@ def narrow_borders(graph: nx.DiGraph, light: Sequence[tuple[str, ...]], unit_of:
         light: Blocks that may move, in an order in which they can run.
         unit_of: The unit of each call; edges go to higher numbers only, and still do so afterwards.
     """
+    block_of = {name: block for block in light for name in block}
     for block in reversed(light):
         here = unit_of[block[0]]
-        inside = set(block)
-        readers = [unit_of[r] for name in block for r in graph.successors(name) if r not in inside and r in unit_of]
-        if readers and min(readers) > here and _kept_back(graph, block, here, unit_of) <= _handed_on(graph, block):
-            unit_of.update(dict.fromkeys(block, min(readers)))
+        target = _first_reader(graph, block, unit_of)
+        if target is not None and target > here:
+            unit_of.update(dict.fromkeys(_worth_moving(graph, block, here, unit_of, block_of), target))
 
 
-def _handed_on(graph: nx.DiGraph, block: Sequence[str]) -> int:
-    """Return the bytes that pass the border while the block is before it."""
-    inside = set(block)
-    return sum(graph.nodes[name]["nbytes"] for name in block if any(r not in inside for r in graph.successors(name)))
+def _first_reader(graph: nx.DiGraph, names: Sequence[str], unit_of: Mapping[str, int]) -> int | None:
+    inside = set(names)
+    readers = (r for name in names for r in graph.successors(name) if r not in inside and r in unit_of)
+    return min((unit_of[reader] for reader in readers), default=None)
 
 
-def _kept_back(graph: nx.DiGraph, block: Sequence[str], here: int, unit_of: dict[str, int]) -> int:
-    """Return the bytes that would pass the border, and do not now, were the block behind it."""
-    inside = set(block)
-    sources = dict.fromkeys(s for name in block for s in data_sources(graph, name) if s in unit_of and s not in inside)
-    return sum(
-        graph.nodes[source]["nbytes"]
+def _worth_moving(
+    graph: nx.DiGraph,
+    block: Sequence[str],
+    here: int,
+    unit_of: Mapping[str, int],
+    block_of: Mapping[str, tuple[str, ...]],
+) -> list[str]:
+    """Return a block and, where it takes them, those before it that nothing else reads; nothing if it does not pay."""
+    moving = list(block)
+    for _ in range(_LOOK_AHEAD):
+        kept_back = _kept_back(graph, moving, here, unit_of)
+        if sum(kept_back.values()) <= _handed_on(graph, moving):
+            return moving
+        with_it = next((s for s in kept_back if s in block_of and _read_only_by(graph, block_of[s], moving)), None)
+        if with_it is None or unit_of[with_it] != here:
+            return []
+        moving.extend(block_of[with_it])
+    return []
+
+
+def _handed_on(graph: nx.DiGraph, moving: Sequence[str]) -> int:
+    """Return the bytes that pass the border while these calls are before it."""
+    inside = set(moving)
+    return sum(graph.nodes[name]["nbytes"] for name in moving if any(r not in inside for r in graph.successors(name)))
+
+
+def _kept_back(graph: nx.DiGraph, moving: Sequence[str], here: int, unit_of: Mapping[str, int]) -> dict[str, int]:
+    """Return what would pass the border, and does not now, were these calls behind it; with its bytes."""
+    inside = set(moving)
+    sources = dict.fromkeys(s for name in moving for s in data_sources(graph, name) if s in unit_of and s not in inside)
+    return {
+        source: graph.nodes[source]["nbytes"]
         for source in sources
         if all(unit_of.get(reader, here) <= here for reader in graph.successors(source))
-    )
+    }
+
+
+def _read_only_by(graph: nx.DiGraph, block: Sequence[str], moving: Sequence[str]) -> bool:
+    inside = {*block, *moving}
+    return all(reader in inside for name in block for reader in graph.successors(name))

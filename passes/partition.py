@@ -38,8 +38,8 @@ def _partitions(graph: nx.DiGraph, problem: Problem, parts: Parts, replicable: f
     own = _own_calls(problem, parts)
     extra = _made_anew(graph, own, replicable)
     maker = {name: part for part, names in enumerate(own) for name in names}
-    for part, names in enumerate(extra):
-        for name in names:
+    for part, also in enumerate(extra):
+        for name in also:
             maker.setdefault(name, part)
     read_elsewhere = _read_elsewhere(graph, own, maker)
     found = []

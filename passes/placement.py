@@ -17,7 +17,7 @@ from dynamo_genie.passes.judge import Judged, improve, judge, merge_parts
 from dynamo_genie.passes.memory import does_not_fit
 from dynamo_genie.passes.partition import make_plan
 from dynamo_genie.passes.plan import PlacementPlan, Policy
-from dynamo_genie.passes.problem import Problem, make_problem
+from dynamo_genie.passes.problem import Problem, find_pins, make_problem
 from dynamo_genie.passes.replication import find_replicable
 from dynamo_genie.passes.semantic_graph import semantic_graph
 from dynamo_genie.passes.topology import Topology
@@ -57,10 +57,11 @@ def place_graph(
 ) -> PlacementPlan:
     """Return where each part of a semantic graph runs; see `place`."""
     replicable = find_replicable(graph, homes)
-    units = contract(graph, replicable, grouped=policy == "semantic")
+    pins = find_pins(graph, topology, homes)
+    units = contract(graph, replicable, pins, grouped=policy == "semantic")
     if not units:  # nothing but cheap work: it is not worth a second device, so none of it is made twice
         replicable = frozenset(name for name in replicable if graph.nodes[name]["op"] == "get_attr")
-        units = contract(graph, replicable, grouped=policy == "semantic") or _constants_only(graph)
+        units = contract(graph, replicable, pins, grouped=policy == "semantic") or _constants_only(graph)
     problem = make_problem(graph, units, replicable, topology, homes)
     judged, reasons = _search(problem) if policy == "semantic" else _draw(problem, seed)
     return make_plan(graph, problem, replicable, judged, policy, reasons)

@@ -74,6 +74,7 @@ def make_problem(
     graph: nx.DiGraph, units: Units, replicable: frozenset[str], topology: Topology, homes: Mapping[str, frozenset[str]]
 ) -> Problem:
     """Return the placement problem of a contracted semantic graph."""
+    pins = find_pins(graph, topology, homes)
     unit_of = {name: number for number, unit in enumerate(units) for name in unit}
     inputs = _inputs(graph, units, replicable, topology, homes)
     return Problem(
@@ -85,7 +86,7 @@ def make_problem(
         weights=tuple(each for each in inputs if is_weight(graph.nodes[each.name])),
         inputs=tuple(each for each in inputs if not is_weight(graph.nodes[each.name])),
         cache_nbytes=tuple(sum(_cache_nbytes(graph, name) for name in unit) for unit in units),
-        allowed=tuple(_allowed(graph, unit, topology, homes) for unit in units),
+        allowed=tuple(_allowed(unit, topology, pins) for unit in units),
     )
 
 
@@ -138,10 +139,10 @@ def _touched_nbytes(graph: nx.DiGraph, name: str, node: Mapping[str, Any]) -> in
     """Return the bytes that an operator reads and writes (Williams et al. 2009, Roofline)."""
     made = int(node["nbytes"])
     if node["shape"] == "several":
-        made = sum(graph.nodes[part]["nbytes"] for part in graph.successors(name))
+        made = sum(int(graph.nodes[part]["nbytes"]) for part in graph.successors(name))
     if any(lookup in node["target"] for lookup in _LOOKUPS):
         return 2 * made
-    return made + sum(graph.nodes[source]["nbytes"] for source in data_sources(graph, name))
+    return made + sum(int(graph.nodes[source]["nbytes"]) for source in data_sources(graph, name))
 
 
 def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:
@@ -151,13 +152,20 @@ def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:
     return int(written or (node["nbytes"] if node["role"] == Role.KV_CACHE.value and node["result"] else 0))
 
 
-def _allowed(
-    graph: nx.DiGraph, unit: Iterable[str], topology: Topology, homes: Mapping[str, frozenset[str]]
-) -> tuple[int, ...]:
-    """Return the devices where a unit may run: what it writes to must be there, if it is anywhere."""
+def find_pins(graph: nx.DiGraph, topology: Topology, homes: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Return the devices to which calls are bound: what they write to must be there, if it is anywhere."""
     names = frozenset(device.name for device in topology.devices)
-    allowed = names
+    pins: dict[str, frozenset[str]] = {}
+    for name, node in graph.nodes.items():
+        for written in node["writes"]:
+            if at := homes.get(written, frozenset()) & names:
+                pins[name] = (pins.get(name, names) & at) or at
+    return pins
+
+
+def _allowed(unit: Iterable[str], topology: Topology, pins: Mapping[str, frozenset[str]]) -> tuple[int, ...]:
+    allowed: frozenset[str] | None = None
     for name in unit:
-        for written in graph.nodes[name]["writes"]:
-            allowed &= (homes.get(written, frozenset()) & names) or names
-    return tuple(index for index, device in enumerate(topology.devices) if device.name in allowed)
+        if name in pins:
+            allowed = pins[name] if allowed is None else (allowed & pins[name]) or allowed
+    return tuple(i for i, device in enumerate(topology.devices) if allowed is None or device.name in allowed)

@@ -67,7 +67,7 @@ def _is_small_input(name: str, node: Mapping[str, Any], homes: Mapping[str, froz
     if node["op"] == "get_attr":
         return True
     if node["residency"] == Residency.PERSISTENT.value:
-        return node["role"] == Role.BUFFER.value or node["nbytes"] <= _SMALL_WEIGHT_NBYTES
+        return bool(node["role"] == Role.BUFFER.value or node["nbytes"] <= _SMALL_WEIGHT_NBYTES)
     return name not in homes
 
 
