@@ -84,7 +84,7 @@ class ClientBulk:
             case m.AdmitPeer():
                 self._inbound.admit(admission, message)
             case m.DismissPeer():
-                self._inbound.dismiss(admission.session, message.link)
+                self._inbound.dismiss(admission.session, message)
             case m.OpenPeer():
                 self._outbound.open(admission, message)
             case m.ClosePeer():

@@ -36,11 +36,11 @@ class LinkReceiver:
         for identity, answer in self.links.admit(admission.session, admission.arrivals, message):
             self._say(identity, answer)
 
-    def dismiss(self, session: bytes, number: int) -> None:
+    def dismiss(self, session: bytes, message: m.DismissPeer) -> None:
         """Expect nothing more from a link."""
-        link = self.links.dismiss(session, number)
+        link = self.links.dismiss(session, message.link)
         if link is not None:
-            self._cut(link, "was given up by the client before the tensor came")
+            self._cut(link, f"was given up by the client before the tensor came: {message.reason}")
 
     def attach(self, identity: bytes, user: str, message: m.AttachPeer) -> None:
         """Open a link on a connection."""

@@ -44,7 +44,7 @@ class Link:
         if self.source.alive:
             self.source.close_peer(self.out)
         if self.target.alive:
-            self.target.dismiss_peer(self.into)
+            self.target.dismiss_peer(self.into, "the link was closed")
 
 
 class PeerMesh:
@@ -105,7 +105,7 @@ def open_link(source: Session, target: Session) -> Link:
     require_reachable(target.bulk_endpoint, source.bulk_endpoint)
     token = secrets.token_bytes(TOKEN_NBYTES)
     keys = fresh_keys(target.server_public) if target.server_public else None
-    into = target.admit_peer(token, keys.public if keys else "", source.bulk_endpoint)
+    into = target.admit_peer(token, keys.public if keys else "", source)
     out = source.open_peer(target.bulk_endpoint, token, keys)
     return Link(source, target, out, into)
 

@@ -93,6 +93,7 @@ class Session:
         self._last_id = 0
         self._last_request = 0
         self._last_transfer = 0
+        self._sources: dict[int, Session] = {}
         self._programs: dict[bytes, int] = {}
         self._lines: dict[int, tuple[str | None, ...]] = {}
         self.live_handles = 0
@@ -342,16 +343,17 @@ class Session:
         """Where this session's worker takes bulk data, as this client dials it."""
         return self.admission.welcome.bulk
 
-    def admit_peer(self, token: bytes, public_key: str, sender: str) -> int:
+    def admit_peer(self, token: bytes, public_key: str, source: Session) -> int:
         """Let the worker that shows `token` send tensors to this one; return the number of the link.
 
         Args:
             token: A secret of this link, 32 bytes, that the other session passes on (`open_peer`).
             public_key: The key that the other worker will prove; empty where this daemon has no keys.
-            sender: Where the other worker is, for error messages.
+            source: The other worker's session. When it is lost, nothing here waits for its tensors any longer.
         """
         link = self.mint()
-        self._bulk.say(m.AdmitPeer(link, token, public_key, sender, self.bulk_endpoint))
+        self._bulk.say(m.AdmitPeer(link, token, public_key, source.bulk_endpoint, self.bulk_endpoint))
+        self._sources[link] = source
         return link
 
     def open_peer(self, endpoint: str, token: bytes, keys: m.PeerKeys | None) -> int:
@@ -364,9 +366,16 @@ class Session:
         """Close a link made by `open_peer`."""
         self._bulk.say(m.ClosePeer(link))
 
-    def dismiss_peer(self, link: int) -> None:
+    def dismiss_peer(self, link: int, reason: str) -> None:
         """Expect nothing more from a link made by `admit_peer`: what waits for it fails at once."""
-        self._bulk.say(m.DismissPeer(link))
+        if self._sources.pop(link, None) is not None:
+            self._bulk.say(m.DismissPeer(link, reason))
+
+    def _dismiss_lost_sources(self) -> None:
+        """While an answer stays away: it may wait for a worker that is gone."""
+        for link, source in list(self._sources.items()):
+            if not source.alive:
+                self.dismiss_peer(link, f"its session with {source.bulk_endpoint} has ended")
 
     def mint_transfer(self) -> int:
         """Return a fresh number for a tensor that another worker sends to this session."""
@@ -487,6 +496,7 @@ class Session:
                 data = self._control.recv()
             except zmq.Again:
                 self.check()
+                self._dismiss_lost_sources()
                 if time.monotonic() > started + pause_s:
                     pause_s *= 2
                     self._transmit(self._last_message)  # in case the answer was lost in a reconnect

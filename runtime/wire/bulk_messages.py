@@ -103,9 +103,10 @@ class AdmitPeer(Message, frozen=True):
 
 
 class DismissPeer(Message, frozen=True):
-    """To the receiver: nothing more comes through this link; whoever waits for it waits in vain."""
+    """To the receiver: nothing more comes through this link, and why; whoever waits for it waits in vain."""
 
     link: Id
+    reason: Text
 
 
 class OpenPeer(Message, frozen=True):

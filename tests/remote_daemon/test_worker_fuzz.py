@@ -25,6 +25,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
+from dynamo_genie.runtime.wire.version import PROTOCOLS
 from tests.integration.real_daemon import LIMIT_S, RealDaemon
 
 pytestmark = pytest.mark.timeout(300)
@@ -198,7 +199,7 @@ def valid_messages(attacker: Attacker, random_: random.Random) -> list[bytes]:
     chosen = tuple(random_.sample(commands, random_.randrange(1, len(commands))))
     found: list[Any] = [
         m.Batch(attacker.sequence + 1, chosen),
-        m.Hello(1, (1,), "fuzz"),
+        m.Hello(1, PROTOCOLS, "fuzz"),
         m.Heartbeat(1, attacker.attach_message.session),
         m.StatusRequest(1),
         m.UploadBegin(random_.randrange(1, 9), random_.choice([0, 8, CHUNK_NBYTES + 5, 1 << 40])),
@@ -456,7 +457,11 @@ def test_every_decoder_refuses_with_protocol_error_only() -> None:
     """Whatever the bytes are: the processes around the decoders rely on it."""
     random_ = random.Random(7)
     decoders = (codec.client_to_supervisor, codec.client_to_worker, codec.to_bulk, codec.bulk_to_peer, p.decode_program)
-    sources = [codec.encode(m.Batch(1, tuple(valid_commands(random_)))), ENCODED, codec.encode(m.Hello(1, (1,), "x"))]
+    sources = [
+        codec.encode(m.Batch(1, tuple(valid_commands(random_)))),
+        ENCODED,
+        codec.encode(m.Hello(1, PROTOCOLS, "x")),
+    ]
     for number in range(MESSAGES):
         data = [
             random_.randbytes(random_.randrange(80)),
