@@ -48,13 +48,16 @@ class Link:
 
 
 class PeerMesh:
-    """The links between sessions. The caller holds the locks of both sessions, and flushes them."""
+    """The links between sessions. The caller holds the locks of both sessions, and flushes them.
+
+    The first use of a link costs a round trip to the target, whose worker must know a key before it is used.
+    """
 
     def __init__(self) -> None:
         self._links: dict[tuple[int, int], Link] = {}
 
     def move(self, handle: Handle, target: Session) -> Handle:
-        """Let the handle's worker send its tensor to `target`'s; return the handle there. Waits for nothing.
+        """Let the handle's worker send its tensor to `target`'s and return the handle there; waits for nothing.
 
         Raises:
             OptionError: That worker cannot be reached from this one.
@@ -101,7 +104,7 @@ class PeerMesh:
 
 
 def open_link(source: Session, target: Session) -> Link:
-    """Open a link; both workers do their part while they compute, and nothing is waited for."""
+    """Open a link. Both workers do their part while they compute: the transfer thread of the target answers at once."""
     require_reachable(target.bulk_endpoint, source.bulk_endpoint)
     token = secrets.token_bytes(TOKEN_NBYTES)
     keys = fresh_keys(target.server_public) if target.server_public else None

@@ -346,13 +346,16 @@ class Session:
     def admit_peer(self, token: bytes, public_key: str, source: Session) -> int:
         """Let the worker that shows `token` send tensors to this one; return the number of the link.
 
+        Waits until the worker knows, which takes it no time even while it computes.
+
         Args:
             token: A secret of this link, 32 bytes, that the other session passes on (`open_peer`).
             public_key: The key that the other worker will prove; empty where this daemon has no keys.
             source: The other worker's session. When it is lost, nothing here waits for its tensors any longer.
         """
         link = self.mint()
-        self._bulk.say(m.AdmitPeer(link, token, public_key, source.bulk_endpoint, self.bulk_endpoint))
+        message = m.AdmitPeer(self.request_id(), link, token, public_key, source.bulk_endpoint, self.bulk_endpoint)
+        self._bulk.admit_peer(message)
         self._sources[link] = source
         return link
 

@@ -92,9 +92,11 @@ class PeerKeys(Message, frozen=True):
 class AdmitPeer(Message, frozen=True):
     """To the receiver: whoever shows `token` (and proves `public_key`, where there are keys) may send tensors.
 
-    `sender` and `endpoint` name both ends for people: they come back in errors.
+    Answered by `Attached`; only then the sender may be told. `sender` and `endpoint` name both ends for people: they
+    come back in errors.
     """
 
+    request_id: Id
     link: Id
     token: Token
     public_key: Annotated[str, msgspec.Meta(max_length=40)]

@@ -8,7 +8,7 @@ from zmq.utils import z85
 from dynamo_genie.errors import ProtocolError, QuotaExceeded, VersionMismatch
 from dynamo_genie.remote_daemon.arrivals import Arrivals
 from dynamo_genie.remote_daemon.auth import BULK_ZAP_DOMAIN, ZAP_DOMAIN, verdict
-from dynamo_genie.remote_daemon.inbound_links import MAX_EARLY, MAX_LINKS, InboundLinks
+from dynamo_genie.remote_daemon.inbound_links import MAX_LINKS, InboundLinks
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.staging import Staging
 from dynamo_genie.remote_daemon.traffic import PeerTraffic
@@ -28,7 +28,7 @@ def token(number: int = 0) -> bytes:
 
 
 def admission(link: int = 1, secret: bytes = token(), key: str = "") -> m.AdmitPeer:
-    return m.AdmitPeer(link, secret, key, "tcp://a:1", "tcp://b:2")
+    return m.AdmitPeer(9, link, secret, key, "tcp://a:1", "tcp://b:2")
 
 
 def attachment(secret: bytes = token(), protocol: int = PROTOCOLS[-1]) -> m.AttachPeer:
@@ -42,23 +42,17 @@ def test_a_link_opens_with_its_token_once() -> None:
     found = links.of(b"i")
     assert found is not None
     assert found.number == 1
-    with pytest.raises(ProtocolError, match="used already"):
+    with pytest.raises(ProtocolError, match="did so already"):
         links.attach(b"j", "", attachment())
 
 
-def test_a_worker_that_comes_before_the_clients_word_is_let_in_then() -> None:
+def test_a_stranger_is_refused() -> None:
     links = InboundLinks()
-    assert links.attach(b"i", "", attachment()) is None
-    assert links.of(b"i") is None
-    assert links.admit(SESSION, arrivals(), admission()) == [(b"i", m.Attached(3))]
-
-
-def test_strangers_are_forgotten() -> None:
-    links = InboundLinks()
-    for number in range(10 * MAX_EARLY):
-        assert links.attach(b"i%d" % number, "", attachment(token(number + 1))) is None
-    assert links.admit(SESSION, arrivals(), admission(secret=token(1))) == []
-    assert len(links._early) <= MAX_EARLY
+    with pytest.raises(ProtocolError, match="opens no link"):
+        links.attach(b"i", "", attachment())
+    assert links.admit(SESSION, arrivals(), admission()) == m.Attached(9)
+    with pytest.raises(ProtocolError, match="opens no link"):
+        links.attach(b"i", "", attachment(token(1)))
 
 
 @pytest.mark.parametrize("user", ["", "another key", KEY[::-1]])
