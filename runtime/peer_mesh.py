@@ -42,9 +42,9 @@ class Link:
     def close(self) -> None:
         """Tell whichever end is left that the link is gone."""
         if self.source.alive:
-            self.source.close_peer(self.out)
+            self.source.links.close(self.out)
         if self.target.alive:
-            self.target.dismiss_peer(self.into, "the link was closed")
+            self.target.links.dismiss(self.into, "the link was closed")
 
 
 class PeerMesh:
@@ -64,9 +64,9 @@ class PeerMesh:
         """
         source = handle.session
         link = self.link(source, target)
-        transfer = target.mint_transfer()
-        source.send_tensor(handle.id, link.out, transfer, handle.kind)
-        moved = target.receive_tensor(link.into, transfer, target.timeout_s * WAIT_SHARE)
+        transfer = target.links.mint_transfer()
+        source.links.send(handle.id, link.out, transfer, handle.kind)
+        moved = target.links.receive(link.into, transfer, target.timeout_s * WAIT_SHARE)
         moved.kind = handle.kind
         return moved
 
@@ -77,7 +77,7 @@ class PeerMesh:
             DaemonUnavailable: The target cannot be reached from the source's machine.
             OptionError: Its endpoint says so already.
         """
-        return source.measure_peer(self.link(source, target).out)
+        return source.links.measure(self.link(source, target).out)
 
     def link(self, source: Session, target: Session) -> Link:
         """Return the open link from one session's worker to another's, opening one where there is none."""
@@ -108,8 +108,8 @@ def open_link(source: Session, target: Session) -> Link:
     require_reachable(target.bulk_endpoint, source.bulk_endpoint)
     token = secrets.token_bytes(TOKEN_NBYTES)
     keys = fresh_keys(target.server_public) if target.server_public else None
-    into = target.admit_peer(token, keys.public if keys else "", source)
-    out = source.open_peer(target.bulk_endpoint, token, keys)
+    into = target.links.admit(token, keys.public if keys else "", source)
+    out = source.links.open(target.bulk_endpoint, token, keys)
     return Link(source, target, out, into)
 
 

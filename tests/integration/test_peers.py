@@ -233,12 +233,12 @@ def test_tensors_that_cross_do_not_wait_for_each_other(pair: Pair) -> None:
     ours, theirs = pair.first.put(torch.ones(MIB)), pair.second.put(torch.zeros(MIB))
     for _ in range(5):
         link, back = pair.mesh.link(pair.first, pair.second), pair.mesh.link(pair.second, pair.first)
-        there, here = pair.second.mint_transfer(), pair.first.mint_transfer()
-        got_first = pair.first.receive_tensor(back.into, here, 30.0)
+        there, here = pair.second.links.mint_transfer(), pair.first.links.mint_transfer()
+        got_first = pair.first.links.receive(back.into, here, 30.0)
         pair.first.flush()
-        pair.second.send_tensor(theirs.id, back.out, here, "activation")
-        got_second = pair.second.receive_tensor(link.into, there, 30.0)
-        pair.first.send_tensor(ours.id, link.out, there, "activation")
+        pair.second.links.send(theirs.id, back.out, here, "activation")
+        got_second = pair.second.links.receive(link.into, there, 30.0)
+        pair.first.links.send(ours.id, link.out, there, "activation")
         pair.first.flush()
         pair.second.flush()
         ours, theirs = got_first, got_second
@@ -284,13 +284,13 @@ def test_a_session_that_waits_does_not_hold_up_another(
     pair: Pair, context: zmq.Context[Any], machines: Machines
 ) -> None:
     link = pair.mesh.link(pair.first, pair.second)
-    transfer = pair.second.mint_transfer()
-    waiting = pair.second.receive_tensor(link.into, transfer, 60.0)
+    transfer = pair.second.links.mint_transfer()
+    waiting = pair.second.links.receive(link.into, transfer, 60.0)
     pair.second.flush()
     other = open_session(context, machines.second, machines.key)
     assert fetch(call(other.put(torch.ones(3)), "aten.add.Scalar", 1)).tolist() == [2.0] * 3
     other.close()
-    pair.first.send_tensor(pair.first.put(torch.ones(2)).id, link.out, transfer, "activation")
+    pair.first.links.send(pair.first.put(torch.ones(2)).id, link.out, transfer, "activation")
     pair.first.flush()
     assert fetch(waiting).tolist() == [1.0, 1.0]
 
@@ -338,7 +338,7 @@ def test_an_error_travels_with_the_tensor(pair: Pair) -> None:
 def test_a_tensor_that_is_never_sent_ends_the_wait_by_name(pair: Pair) -> None:
     link = pair.mesh.link(pair.first, pair.second)
     pair.mesh.measure(pair.first, pair.second)
-    missing = pair.second.receive_tensor(link.into, pair.second.mint_transfer(), 0.3)
+    missing = pair.second.links.receive(link.into, pair.second.links.mint_transfer(), 0.3)
     after = call(pair.second.put(torch.ones(2)), "aten.add.Scalar", 1)
     with pytest.raises(RequestTimeout, match=r"within 0\.3 s.*which is open; does that daemon still compute") as caught:
         fetch(missing)
@@ -348,20 +348,20 @@ def test_a_tensor_that_is_never_sent_ends_the_wait_by_name(pair: Pair) -> None:
 
 
 def test_a_link_that_never_opened_says_what_to_check(pair: Pair) -> None:
-    into = pair.second.admit_peer(b"t" * 32, "", pair.first)
-    missing = pair.second.receive_tensor(into, pair.second.mint_transfer(), 0.3)
+    into = pair.second.links.admit(b"t" * 32, "", pair.first)
+    missing = pair.second.links.receive(into, pair.second.links.mint_transfer(), 0.3)
     with pytest.raises(RequestTimeout, match=f"never opened; can that machine reach {pair.second.bulk_endpoint}"):
         fetch(missing)
 
 
 def test_an_endpoint_where_nobody_listens_is_a_clear_error(pair: Pair) -> None:
-    out = pair.first.open_peer("tcp://127.0.0.1:9", b"t" * 32, None)
+    out = pair.first.links.open("tcp://127.0.0.1:9", b"t" * 32, None)
     with pytest.raises(DaemonUnavailable, match=r"nobody let us in at the worker at tcp://127\.0\.0\.1:9"):
-        pair.first.measure_peer(out)
-    pair.first.send_tensor(pair.first.put(torch.ones(2)).id, out, 1, "activation")
+        pair.first.links.measure(out)
+    pair.first.links.send(pair.first.put(torch.ones(2)).id, out, 1, "activation")
     with pytest.raises(DaemonUnavailable, match="did not open"):
         pair.first.sync()
-    pair.first.close_peer(out)
+    pair.first.links.close(out)
     pair.first.sync()
 
 
@@ -392,7 +392,7 @@ def test_a_worker_that_is_killed_is_an_error_and_the_other_goes_on(
     source.flush()
     assert fetch(moved).sum().item() == 1000
     link = mesh.link(source, target)
-    missing = target.receive_tensor(link.into, target.mint_transfer(), 55.0)
+    missing = target.links.receive(link.into, target.links.mint_transfer(), 55.0)
     target.flush()
     os.kill((daemons.first if victim == "sender" else daemons.second).worker(), signal.SIGKILL)
     if victim == "sender":
@@ -480,7 +480,7 @@ class Stranger:
 def admit_stranger(pair: Pair) -> tuple[int, bytes, m.PeerKeys | None]:
     token = os.urandom(32)
     keys = fresh_keys(pair.second.server_public) if pair.second.server_public else None
-    return pair.second.admit_peer(token, keys.public if keys else "", pair.first), token, keys
+    return pair.second.links.admit(token, keys.public if keys else "", pair.first), token, keys
 
 
 def test_a_wrong_token_or_key_gets_nobody_in(context: zmq.Context[Any], pair: Pair) -> None:
@@ -540,12 +540,12 @@ def test_malformed_tensors_harm_nobody(context: zmq.Context[Any], pair: Pair) ->
             stranger.ask(message, *frames, wait_ms=50)
         stranger.socket.send_multipart([b"\xc1", b"x", b"y"])
         for transfer in (1, 2, 3, 4, 5, 6, 7):
-            handle = pair.second.receive_tensor(link, transfer, 5.0)
+            handle = pair.second.links.receive(link, transfer, 5.0)
             with pytest.raises((GenieError, RuntimeError)):
                 fetch(handle)
         good = m.TensorBegin(8, TensorSpec("uint8", (3,), (1,)), "x", b"abc")
         stranger.ask(good, wait_ms=0)
-        assert fetch(pair.second.receive_tensor(link, 8, 20.0)).tolist() == [97, 98, 99]
+        assert fetch(pair.second.links.receive(link, 8, 20.0)).tolist() == [97, 98, 99]
     assert pair.second.inspect().memory_used == 3
 
 
