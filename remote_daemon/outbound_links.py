@@ -117,6 +117,7 @@ class OutboundLinks:
             return
         link.admission.link_failures.pop(number, None)
         self._empty(link)
+        self._answer(link, m.PeerMeasured(0, 0.0, 0.0, "the link was closed"))
         if link.socket is not None:
             self._unwatch(link.socket)
             link.socket.close(linger=0)

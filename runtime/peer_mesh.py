@@ -39,12 +39,19 @@ class Link:
         """Whether both ends are there."""
         return self.source.alive and self.target.alive
 
-    def close(self) -> None:
-        """Tell whichever end is left that the link is gone."""
+    def close_source(self) -> None:
+        """Tell the sending end, if it is there, that the link is gone. The caller holds its session's lock."""
         if self.source.alive:
             self.source.links.close(self.out)
+
+    def close_target(self) -> None:
+        """Tell the receiving end, if it is there, that the link is gone. The caller holds its session's lock."""
         if self.target.alive:
             self.target.links.dismiss(self.into, "the link was closed")
+
+    def survivors(self) -> set[Session]:
+        """Return the ends that are still there."""
+        return {session for session in (self.source, self.target) if session.alive}
 
 
 class PeerMesh:
@@ -84,22 +91,26 @@ class PeerMesh:
         link = self._links.get((id(source), id(target)))
         if link is not None and link.alive:
             return link
-        self._sweep()
+        self._sweep({source, target})
         link = open_link(source, target)
         self._links[id(source), id(target)] = link  # the link keeps both sessions, so their ids stay theirs
         return link
 
     def close(self) -> None:
-        """Close all links."""
+        """Close all links; takes the sessions' locks, one after the other."""
         for link in self._links.values():
-            link.close()
+            with link.source.lock:
+                link.close_source()
+            with link.target.lock:
+                link.close_target()
         self._links.clear()
 
-    def _sweep(self) -> None:
-        """Close the links that have lost an end, so that a survivor keeps nothing of them."""
+    def _sweep(self, held: set[Session]) -> None:
+        """Close links that have lost an end, so that a survivor keeps nothing of them; `held` are those we may use."""
         for key, link in list(self._links.items()):
-            if not link.alive:
-                link.close()
+            if not link.alive and link.survivors() <= held:
+                link.close_source()
+                link.close_target()
                 del self._links[key]
 
 

@@ -433,7 +433,7 @@ def test_links_and_sessions_that_end_leave_nothing(context: zmq.Context[Any], ma
     for _ in range(3):
         visit()
     before = descriptors()
-    for _ in range(30):
+    for _ in range(200):
         visit()
     mesh.close()
     anchor.sync()
