@@ -7,7 +7,6 @@ remember what it waits for, and wake it when that is there: nobody is woken for 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -50,7 +49,7 @@ class Arrivals:
         self._failed: dict[Key, m.ErrorInfo] = {}
         self._cut: dict[int, m.ErrorInfo] = {}
         self._links: dict[int, str] = {}
-        self._given_up: deque[Key] = deque(maxlen=MAX_GIVEN_UP)
+        self._given_up: dict[Key, None] = {}  # in order, as a set is not
         self._awaited: Key | None = None
 
     # --- the transfer thread ---------------------------------------------------------------------------------
@@ -157,4 +156,6 @@ class Arrivals:
             self._announced.pop(key, None)
             self._complete.discard(key)
             self.staging.abort(key)
-            self._given_up.append(key)
+            self._given_up[key] = None
+            if len(self._given_up) > MAX_GIVEN_UP:
+                del self._given_up[next(iter(self._given_up))]

@@ -82,9 +82,10 @@ class ClientBulk:
                 client.credits += min(message.chunks, UPLOAD_WINDOW)
                 self._pump(client)
             case m.AdmitPeer():
-                self._inbound.admit(admission, message)
+                links = self._inbound.links
+                self._say(client.identity, links.admit(admission.session, admission.arrivals, message))
             case m.DismissPeer():
-                self._inbound.dismiss(admission.session, message.link)
+                self._inbound.dismiss(admission.session, message)
             case m.OpenPeer():
                 self._outbound.open(admission, message)
             case m.ClosePeer():

@@ -6,7 +6,6 @@ Belongs to the transfer thread, except `public_keys`, which the authenticator as
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from dataclasses import dataclass
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded, VersionMismatch
@@ -16,9 +15,6 @@ from dynamo_genie.runtime.wire.version import PROTOCOLS
 
 MAX_LINKS = 256
 """Links into one session."""
-
-MAX_EARLY = 64
-"""Workers remembered that came before the client's word about them; they give up by themselves."""
 
 
 @dataclass
@@ -48,14 +44,13 @@ class InboundLinks:
         self._by_token: dict[bytes, InboundLink] = {}
         self._by_identity: dict[bytes, InboundLink] = {}
         self._by_number: dict[tuple[bytes, int], InboundLink] = {}
-        self._early: deque[tuple[bytes, str, m.AttachPeer]] = deque(maxlen=MAX_EARLY)
         self.public_keys: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self._by_number)
 
-    def admit(self, session: bytes, arrivals: Arrivals, message: m.AdmitPeer) -> list[tuple[bytes, m.Attached]]:
-        """Let a worker attach with a token; return the answers to one that came too early.
+    def admit(self, session: bytes, arrivals: Arrivals, message: m.AdmitPeer) -> m.Attached:
+        """Let a worker attach with a token.
 
         Raises:
             ProtocolError: The number or the token is in use.
@@ -71,23 +66,20 @@ class InboundLinks:
         arrivals.note_link(link.number, f"the link from {link.describe()}, {hint}")
         self._by_token[token] = self._by_number[session, message.link] = link
         self._note_keys()
-        return self._attach_early()
+        return m.Attached(message.request_id)
 
-    def attach(self, identity: bytes, user: str, message: m.AttachPeer) -> m.Attached | None:
-        """Open a link on a connection whose proven key is `user`; None when nobody spoke of the token yet.
+    def attach(self, identity: bytes, user: str, message: m.AttachPeer) -> m.Attached:
+        """Open a link on a connection whose proven key is `user`.
 
         Raises:
             VersionMismatch: The other worker speaks another protocol.
-            ProtocolError: The key is not the one that was admitted, or the token was used already.
+            ProtocolError: The token is unknown or used, or the key is not the one that was admitted with it.
         """
         if message.protocol not in PROTOCOLS:
             raise VersionMismatch(f"the sending worker speaks protocol {message.protocol}, this one {list(PROTOCOLS)}")
         link = self._by_token.get(_digest(message.token))
-        if link is None:
-            self._early.append((identity, user, message))
-            return None
-        if link.identity or user != link.admitted.public_key:
-            raise ProtocolError("this token was used already, or with another key than the admitted one")
+        if link is None or link.identity or user != link.admitted.public_key:
+            raise ProtocolError("this token opens no link, or did so already, or wants another key")
         link.identity = identity
         hint = "which is open; does that daemon still compute what it is to send?"
         link.arrivals.note_link(link.number, f"the link from {link.describe()}, {hint}")
@@ -115,18 +107,6 @@ class InboundLinks:
         """Forget the links into a session."""
         for number in [key[1] for key in self._by_number if key[0] == session]:
             self.dismiss(session, number)
-
-    def _attach_early(self) -> list[tuple[bytes, m.Attached]]:
-        answers = []
-        for _ in range(len(self._early)):
-            identity, user, message = self._early.popleft()
-            try:
-                answer = self.attach(identity, user, message)
-            except ProtocolError:
-                continue  # a stranger, or the right one in vain: its own time limit tells it
-            if answer is not None:
-                answers.append((identity, answer))
-        return answers
 
     def _note_keys(self) -> None:
         keys = (link.admitted.public_key for link in self._by_number.values())

@@ -9,7 +9,6 @@ from typing import TypeAlias
 import zmq
 
 from dynamo_genie.errors import DaemonUnavailable, GenieError, ProtocolError
-from dynamo_genie.remote_daemon.admissions import Admission
 from dynamo_genie.remote_daemon.chunks import receive_chunk
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.inbound_links import InboundLink, InboundLinks
@@ -31,22 +30,11 @@ class LinkReceiver:
         self._say = say
         self.links = links
 
-    def admit(self, admission: Admission, message: m.AdmitPeer) -> None:
-        """Let a worker attach."""
-        for identity, answer in self.links.admit(admission.session, admission.arrivals, message):
-            self._say(identity, answer)
-
-    def dismiss(self, session: bytes, number: int) -> None:
+    def dismiss(self, session: bytes, message: m.DismissPeer) -> None:
         """Expect nothing more from a link."""
-        link = self.links.dismiss(session, number)
+        link = self.links.dismiss(session, message.link)
         if link is not None:
-            self._cut(link, "was given up by the client before the tensor came")
-
-    def attach(self, identity: bytes, user: str, message: m.AttachPeer) -> None:
-        """Open a link on a connection."""
-        answer = self.links.attach(identity, user, message)
-        if answer is not None:
-            self._say(identity, answer)
+            self._cut(link, f"was given up by the client before the tensor came: {message.reason}")
 
     def receive(self, link: InboundLink, message: m.PeerToBulk) -> None:
         """Take one message of an attached link; `Chunk`'s second frame is still in the socket.

@@ -27,10 +27,10 @@ from dynamo_genie.runtime.wire.version import PROTOCOLS
 
 log = logging.getLogger(__name__)
 
-MAX_LINKS = 256
-"""Links out of one session."""
+MAX_LINKS, MAX_LINKS_OF_WORKER = 64, 256
+"""Links out of one session, and of all together: each is a socket."""
 
-CONNECT_S = 10.0
+CONNECT_S = 5.0
 """A link that is not open by then has failed."""
 
 STALL_S = 15.0
@@ -117,6 +117,7 @@ class OutboundLinks:
             return
         link.admission.link_failures.pop(number, None)
         self._empty(link)
+        self._answer(link, m.PeerMeasured(0, 0.0, 0.0, "the link was closed"))
         if link.socket is not None:
             self._unwatch(link.socket)
             link.socket.close(linger=0)
@@ -182,6 +183,8 @@ class OutboundLinks:
             raise ProtocolError("the session has ended")
         if sum(key[0] == admission.session for key in self._links) >= MAX_LINKS:
             raise QuotaExceeded(f"more than {MAX_LINKS} links out of one session")
+        if len(self._links) >= MAX_LINKS_OF_WORKER:
+            raise QuotaExceeded(f"more than {MAX_LINKS_OF_WORKER} links out of one worker")
         link = OutboundLink(admission, number, time.monotonic())
         self._links[link.key] = link
         return link

@@ -85,25 +85,33 @@ def connect_link(context: zmq.Context[Router], endpoint: str, keys: PeerKeys | N
 
     Raises:
         OptionError: The endpoint names no place to connect to.
+        DaemonUnavailable: The system refuses.
     """
     address = parse_endpoint(endpoint)
     if isinstance(address, TcpAddress) and not address.port:
         raise OptionError(f"{endpoint!r} names no port to connect to")
-    socket = context.socket(zmq.DEALER)
     try:
-        for option, value in LINK_SETTINGS.items():
-            socket.setsockopt(option, value)
-        if isinstance(address, TcpAddress) and address.host.startswith("["):
-            socket.setsockopt(zmq.IPV6, 1)
-        if keys is not None:
-            socket.curve_serverkey = keys.server_public.encode()
-            socket.curve_publickey = keys.public.encode()
-            socket.curve_secretkey = keys.secret.encode()
+        socket = context.socket(zmq.DEALER)
+    except zmq.ZMQError as error:
+        raise DaemonUnavailable(f"no socket for a link to {endpoint}: {error}") from None
+    try:
+        _configure_link(socket, address, keys)
         socket.connect(address.endpoint())
         return socket
-    except BaseException:
+    except zmq.ZMQError as error:
         socket.close(linger=0)
-        raise
+        raise DaemonUnavailable(f"cannot connect to {endpoint}: {error}") from None
+
+
+def _configure_link(socket: Router, address: TcpAddress | IpcAddress, keys: PeerKeys | None) -> None:
+    for option, value in LINK_SETTINGS.items():
+        socket.setsockopt(option, value)
+    if isinstance(address, TcpAddress) and address.host.startswith("["):
+        socket.setsockopt(zmq.IPV6, 1)
+    if keys is not None:
+        socket.curve_serverkey = keys.server_public.encode()
+        socket.curve_publickey = keys.public.encode()
+        socket.curve_secretkey = keys.secret.encode()
 
 
 def _configure(socket: Router, address: TcpAddress | IpcAddress, max_frame_nbytes: int, high_water: int) -> None:

@@ -162,7 +162,7 @@ class Transfers:
     def _attach_peer(self, identity: bytes, user: str, message: m.AttachPeer) -> None:
         if self.clients.of(identity) is not None or self.inbound.links.of(identity) is not None:
             raise ProtocolError("this connection is attached already")
-        self.inbound.attach(identity, user, message)
+        self._say(identity, self.inbound.links.attach(identity, user, message))
 
     def _dispatch(self, identity: bytes, message: m.ClientToBulk | m.PeerToBulk) -> None:
         """Give a message to its kind of connection, which may say its own messages only."""

@@ -9,6 +9,7 @@ import torch
 from dynamo_genie.errors import OptionError
 from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
+from dynamo_genie.remote_daemon.device_speed import measure_speed
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
 from dynamo_genie.runtime.wire.messages import DeviceInfo
 
@@ -47,4 +48,6 @@ def device_info(device: torch.device, memory_limit: int) -> DeviceInfo:
         total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
     else:
         total, name = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "cpu"
-    return DeviceInfo(device.type, name, memory_limit or int(total * USABLE_SHARE), str(torch.__version__))
+    speed = measure_speed(device)
+    limit = memory_limit or int(total * USABLE_SHARE)
+    return DeviceInfo(device.type, name, limit, str(torch.__version__), speed.flops_per_s, speed.bytes_per_s)

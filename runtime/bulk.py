@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import zmq
@@ -17,6 +18,8 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, UPLOAD_WINDOW
 
 CREDIT_EVERY = 4
+
+Answer = TypeVar("Answer", m.Attached, m.PeerMeasured)
 
 Progress = Callable[[int], None]
 """Told how many bytes more have been sent."""
@@ -50,20 +53,26 @@ class BulkConnection:
         if not isinstance(reply, m.Attached):
             raise ProtocolError(f"expected the bulk connection to attach, got {type(reply).__name__}")
 
-    def say(self, message: m.AdmitPeer | m.DismissPeer | m.OpenPeer | m.ClosePeer) -> None:
+    def admit_peer(self, message: m.AdmitPeer) -> None:
+        """Tell the worker who may send tensors to it, and return once it knows, be it busy or not."""
+        self._send(message)
+        self._answer(message.request_id, m.Attached)
+
+    def say(self, message: m.DismissPeer | m.OpenPeer | m.ClosePeer) -> None:
         """Tell the worker about a link to another worker; it heeds this even while it computes."""
         self._send(message)
 
     def measure_peer(self, question: m.MeasurePeer) -> m.PeerMeasured:
         """Ask how fast a link is; the worker answers, or says why there is no answer, within its own limits."""
         self._send(question)
+        return self._answer(question.request_id, m.PeerMeasured)
+
+    def _answer(self, request_id: int, kind: type[Answer]) -> Answer:
         while True:
             reply = self._receive()
-            if isinstance(reply, m.PeerMeasured):
-                if reply.request_id == question.request_id:
-                    return reply
-            else:
-                self._heed(reply)
+            if isinstance(reply, kind) and reply.request_id == request_id:
+                return reply
+            self._heed(reply)
 
     def discard(self, number: int) -> None:
         """Give back the room of a finished upload that nobody will name."""

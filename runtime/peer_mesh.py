@@ -39,31 +39,41 @@ class Link:
         """Whether both ends are there."""
         return self.source.alive and self.target.alive
 
-    def close(self) -> None:
-        """Tell whichever end is left that the link is gone."""
+    def close_source(self) -> None:
+        """Tell the sending end, if it is there, that the link is gone. The caller holds its session's lock."""
         if self.source.alive:
-            self.source.close_peer(self.out)
+            self.source.links.close(self.out)
+
+    def close_target(self) -> None:
+        """Tell the receiving end, if it is there, that the link is gone. The caller holds its session's lock."""
         if self.target.alive:
-            self.target.dismiss_peer(self.into)
+            self.target.links.dismiss(self.into, "the link was closed")
+
+    def survivors(self) -> set[Session]:
+        """Return the ends that are still there."""
+        return {session for session in (self.source, self.target) if session.alive}
 
 
 class PeerMesh:
-    """The links between sessions. The caller holds the locks of both sessions, and flushes them."""
+    """The links between sessions. The caller holds the locks of both sessions, and flushes them.
+
+    The first use of a link costs a round trip to the target, whose worker must know a key before it is used.
+    """
 
     def __init__(self) -> None:
         self._links: dict[tuple[int, int], Link] = {}
 
     def move(self, handle: Handle, target: Session) -> Handle:
-        """Let the handle's worker send its tensor to `target`'s; return the handle there. Waits for nothing.
+        """Let the handle's worker send its tensor to `target`'s and return the handle there; waits for nothing.
 
         Raises:
             OptionError: That worker cannot be reached from this one.
         """
         source = handle.session
         link = self.link(source, target)
-        transfer = target.mint_transfer()
-        source.send_tensor(handle.id, link.out, transfer, handle.kind)
-        moved = target.receive_tensor(link.into, transfer, target.timeout_s * WAIT_SHARE)
+        transfer = target.links.mint_transfer()
+        source.links.send(handle.id, link.out, transfer, handle.kind)
+        moved = target.links.receive(link.into, transfer, target.timeout_s * WAIT_SHARE)
         moved.kind = handle.kind
         return moved
 
@@ -74,39 +84,43 @@ class PeerMesh:
             DaemonUnavailable: The target cannot be reached from the source's machine.
             OptionError: Its endpoint says so already.
         """
-        return source.measure_peer(self.link(source, target).out)
+        return source.links.measure(self.link(source, target).out)
 
     def link(self, source: Session, target: Session) -> Link:
         """Return the open link from one session's worker to another's, opening one where there is none."""
         link = self._links.get((id(source), id(target)))
         if link is not None and link.alive:
             return link
-        self._sweep()
+        self._sweep({source, target})
         link = open_link(source, target)
         self._links[id(source), id(target)] = link  # the link keeps both sessions, so their ids stay theirs
         return link
 
     def close(self) -> None:
-        """Close all links."""
+        """Close all links; takes the sessions' locks, one after the other."""
         for link in self._links.values():
-            link.close()
+            with link.source.lock:
+                link.close_source()
+            with link.target.lock:
+                link.close_target()
         self._links.clear()
 
-    def _sweep(self) -> None:
-        """Close the links that have lost an end, so that a survivor keeps nothing of them."""
+    def _sweep(self, held: set[Session]) -> None:
+        """Close links that have lost an end, so that a survivor keeps nothing of them; `held` are those we may use."""
         for key, link in list(self._links.items()):
-            if not link.alive:
-                link.close()
+            if not link.alive and link.survivors() <= held:
+                link.close_source()
+                link.close_target()
                 del self._links[key]
 
 
 def open_link(source: Session, target: Session) -> Link:
-    """Open a link; both workers do their part while they compute, and nothing is waited for."""
+    """Open a link. Both workers do their part while they compute: the transfer thread of the target answers at once."""
     require_reachable(target.bulk_endpoint, source.bulk_endpoint)
     token = secrets.token_bytes(TOKEN_NBYTES)
     keys = fresh_keys(target.server_public) if target.server_public else None
-    into = target.admit_peer(token, keys.public if keys else "", source.bulk_endpoint)
-    out = source.open_peer(target.bulk_endpoint, token, keys)
+    into = target.links.admit(token, keys.public if keys else "", source)
+    out = source.links.open(target.bulk_endpoint, token, keys)
     return Link(source, target, out, into)
 
 

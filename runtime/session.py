@@ -1,14 +1,12 @@
-"""The client's state on one daemon: a stream of commands out, answers in, and the names it has minted.
+"""The client's state on one daemon: its life, the programs it has sent, tensors put there and read back.
 
-Commands are queued and sent in batches; only requests wait. One lock makes each operation whole, so several
-threads may share a session. In a forked child the session is refused, never used.
+One lock makes each operation whole, so several threads may share a session. In a forked child the session is
+refused, never used.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 import zlib
 from collections import deque
 from collections.abc import Sequence
@@ -17,44 +15,25 @@ import torch
 import zmq
 
 from dynamo_genie.errors import (
-    DaemonUnavailable,
     GenieError,
     ProtocolError,
-    QuotaExceeded,
-    RequestTimeout,
     SessionLost,
     StaleHandleError,
 )
 from dynamo_genie.runtime.admission import Admission
-from dynamo_genie.runtime.bulk import BulkConnection, Progress
-from dynamo_genie.runtime.counters import Counters
+from dynamo_genie.runtime.command_stream import POLL_MS
 from dynamo_genie.runtime.failures import to_exception
 from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.keys import ClientKeys
 from dynamo_genie.runtime.link_speed import LinkSpeed, measure_session
 from dynamo_genie.runtime.memory import dense_for_wire, empty_like_spec, spec_of, tensor_bytes
+from dynamo_genie.runtime.session_links import SessionLinks
 from dynamo_genie.runtime.transport import connect_dealer, reached_through
+from dynamo_genie.runtime.weight_stream import WeightStream
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
-
-POLL_MS = 100
-"""How long one receive blocks before the session looks whether it was lost or its time is over."""
-
-REPEAT_AFTER_S = 10.0
-"""A batch is sent again when its answer stays away, ever more rarely; the worker runs it once and answers again."""
-
-FLUSH_AT_COMMANDS = 12
-FLUSH_AT_NBYTES = 128 << 10
-MAX_UNANSWERED_NBYTES = 8 << 20
-"""So much may be on the way to a worker that lags behind; then the client waits for it to catch up."""
-
-MIN_MESSAGE_NBYTES = 64
-"""What a message counts at least: a worker that lags behind keeps more of it than its bytes."""
-
-PACK_AT_NBYTES = 256
-"""Integer and boolean inputs from this size on are compressed: attention masks shrink to almost nothing."""
 
 _WEIGHT_COMMANDS = frozenset({"StoreWeight", "AdoptWeight", "PatchWeight", "BindWeights"})
 """Nothing waits for these; when one fails, the daemon's weights are no longer what this side believes."""
@@ -62,7 +41,11 @@ _WEIGHT_COMMANDS = frozenset({"StoreWeight", "AdoptWeight", "PatchWeight", "Bind
 _PACKABLE = frozenset({torch.int64, torch.int32, torch.bool, torch.uint8})
 
 
-class Session:
+PACK_AT_NBYTES = 256
+"""Integer and boolean inputs from this size on are compressed: attention masks shrink to almost nothing."""
+
+
+class Session(WeightStream):
     """An open session; make one with `Session.open`."""
 
     def __init__(
@@ -73,29 +56,16 @@ class Session:
         timeout_s: float,
         server_public: str = "",
     ):
+        super().__init__(control, bulk, timeout_s)
         self.admission = admission
         self.server_public = server_public
-        self.timeout_s = timeout_s
         self.device = admission.welcome.device
-        self.counters = Counters()
-        self.lock = threading.RLock()
-        self._control = control
+        self.links = SessionLinks(self, self._bulk)
         self._bulk_socket = bulk
-        self._bulk = BulkConnection(bulk, self.counters, self.check, self._heed, timeout_s)
         self._pid = os.getpid()
         self._lost: GenieError | None = None
-        self._queue: list[m.Command] = []
-        self._queued_nbytes = 0
-        self._released: deque[int] = deque()
-        self._sequence = 0
-        self._last_message = b""
-        self._unanswered_nbytes = 0
-        self._last_id = 0
-        self._last_request = 0
-        self._last_transfer = 0
         self._programs: dict[bytes, int] = {}
         self._lines: dict[int, tuple[str | None, ...]] = {}
-        self.live_handles = 0
 
     @classmethod
     def open(
@@ -179,81 +149,6 @@ class Session:
         self._wait(self._last_request, timeout_s)
         self._bulk.attach(attach)
 
-    # --- names ---------------------------------------------------------------------------------------------
-
-    def mint(self) -> int:
-        """Return a fresh id for a handle, program or binding."""
-        self._last_id += 1
-        return self._last_id
-
-    def new_handle(self) -> Handle:
-        """Return a fresh handle; its last reference frees what it names."""
-        self._last_id += 1
-        self.live_handles += 1
-        return Handle(self._last_id, self, self._released)
-
-    def free(self, handle_id: int) -> None:
-        """Free an id minted with `mint`."""
-        self._released.append(handle_id)
-        self.live_handles += 1
-
-    # --- commands ------------------------------------------------------------------------------------------
-
-    def post(self, command: m.Command, nbytes: int = 64) -> None:
-        """Queue a command; nothing is answered."""
-        if self._released and isinstance(command, m.Call):
-            self._post_released()  # first, so that its results find the room
-        self._queue.append(command)
-        self._queued_nbytes += nbytes
-        if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what is queued, and the ids that died since."""
-        queue = self._queue
-        if self._released:
-            self._post_released()
-        if not queue:
-            return
-        self.check()
-        commands = tuple(queue)
-        queue.clear()
-        self._queued_nbytes = 0
-        self._send_batch(commands)
-        if self._unanswered_nbytes > MAX_UNANSWERED_NBYTES:
-            request_id = self.request_id()
-            self._send_batch((m.Sync(request_id),))
-            self._wait(request_id, self.timeout_s)
-
-    def _send_batch(self, commands: tuple[m.Command, ...]) -> None:
-        self._sequence += 1
-        self._transmit(codec.encode(m.Batch(self._sequence, commands)))
-
-    def _post_released(self) -> None:
-        """Free what died so far; only commands that are queued already can name it."""
-        released = self._released
-        dead = [released.popleft() for _ in range(len(released))]
-        self.live_handles -= len(dead)
-        self._queue.append(m.Free(tuple(dead)))
-
-    def request_id(self) -> int:
-        """Return a fresh number for a command that is answered; pass it to `wait`."""
-        self._last_request += 1
-        return self._last_request
-
-    def wait(self, request_id: int) -> m.WorkerToClient:
-        """Flush, then return the answer to a posted request or raise the failure it reports."""
-        self.flush()
-        self.counters.events["round_trips"] += 1
-        return self._wait(request_id, self.timeout_s)
-
-    def sync(self) -> None:
-        """Wait until everything so far has run; raise its first error."""
-        with self.lock:
-            request_id = self.request_id()
-            self.post(m.Sync(request_id))
-            self.wait(request_id)
-
     def register(self, digest: bytes, encoded: bytes, lines: tuple[str | None, ...]) -> int:
         """Return this session's number of a program, sending it when it is new."""
         number = self._programs.get(digest)
@@ -268,6 +163,12 @@ class Session:
         self._programs[digest] = number
         self._lines[number] = lines
         return number
+
+    def new_handle(self) -> Handle:
+        """Return a fresh handle; its last reference frees what it names."""
+        self._last_id += 1
+        self.live_handles += 1
+        return Handle(self._last_id, self, self._released)
 
     # --- tensors -------------------------------------------------------------------------------------------
 
@@ -335,64 +236,12 @@ class Session:
             self.counters.received["control"] -= len(fetched.data)
         return tensor
 
-    # --- other daemons ---------------------------------------------------------------------------------------
+    # --- what placement asks ---------------------------------------------------------------------------------
 
     @property
     def bulk_endpoint(self) -> str:
         """Where this session's worker takes bulk data, as this client dials it."""
         return self.admission.welcome.bulk
-
-    def admit_peer(self, token: bytes, public_key: str, sender: str) -> int:
-        """Let the worker that shows `token` send tensors to this one; return the number of the link.
-
-        Args:
-            token: A secret of this link, 32 bytes, that the other session passes on (`open_peer`).
-            public_key: The key that the other worker will prove; empty where this daemon has no keys.
-            sender: Where the other worker is, for error messages.
-        """
-        link = self.mint()
-        self._bulk.say(m.AdmitPeer(link, token, public_key, sender, self.bulk_endpoint))
-        return link
-
-    def open_peer(self, endpoint: str, token: bytes, keys: m.PeerKeys | None) -> int:
-        """Let this session's worker connect to another one's bulk endpoint; return the number of the link."""
-        link = self.mint()
-        self._bulk.say(m.OpenPeer(link, endpoint, token, keys))
-        return link
-
-    def close_peer(self, link: int) -> None:
-        """Close a link made by `open_peer`."""
-        self._bulk.say(m.ClosePeer(link))
-
-    def dismiss_peer(self, link: int) -> None:
-        """Expect nothing more from a link made by `admit_peer`: what waits for it fails at once."""
-        self._bulk.say(m.DismissPeer(link))
-
-    def mint_transfer(self) -> int:
-        """Return a fresh number for a tensor that another worker sends to this session."""
-        self._last_transfer += 1
-        return self._last_transfer
-
-    def send_tensor(self, handle: int, link: int, transfer: int, kind: str) -> None:
-        """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered."""
-        self.post(m.SendTensor(handle, link, transfer, kind))
-
-    def receive_tensor(self, link: int, transfer: int, timeout_s: float) -> Handle:
-        """Queue the receiving of a tensor and return its handle; commands after it wait for it on the worker."""
-        handle = self.new_handle()
-        self.post(m.ReceiveTensor(handle.id, link, transfer, timeout_s))
-        return handle
-
-    def measure_peer(self, link: int) -> LinkSpeed:
-        """Ask this session's worker how fast its link to another worker is.
-
-        Raises:
-            DaemonUnavailable: The other worker cannot be reached from there.
-        """
-        measured = self._bulk.measure_peer(m.MeasurePeer(self.request_id(), link))
-        if measured.problem:
-            raise DaemonUnavailable(f"between the daemons of {self.bulk_endpoint} and another: {measured.problem}")
-        return LinkSpeed(measured.latency_s, measured.bytes_per_s)
 
     def measure_link(self) -> LinkSpeed:
         """Find out how fast the link between this client and the worker is; counted as control."""
@@ -419,91 +268,10 @@ class Session:
                 raise ProtocolError(f"expected Inspection, got {type(reply).__name__}")
             return reply
 
-    # --- the channel of ResidentWeights ----------------------------------------------------------------------
+    # --- what failures mean ----------------------------------------------------------------------------------
 
-    def missing(self, digests: Sequence[bytes]) -> set[int]:
-        """Return the positions of the contents that the worker lacks."""
-        request_id = self.request_id()
-        self.post(m.QueryWeights(request_id, tuple(digests)))
-        reply = self.wait(request_id)
-        if not isinstance(reply, m.WeightsMissing):
-            raise ProtocolError(f"expected WeightsMissing, got {type(reply).__name__}")
-        return set(reply.missing)
-
-    def upload(self, view: memoryview, kind: str = "weight") -> int:
-        """Send bytes by bulk and return the upload's number once all of them have arrived."""
-        return self.upload_many([view], kind)[0]
-
-    def upload_many(
-        self, views: Sequence[memoryview], kind: str = "weight", progress: Progress | None = None
-    ) -> list[int]:
-        """Send several buffers by bulk, one after the other without waiting in between."""
-        self.counters.events["round_trips"] += 1
-        try:
-            return self._bulk.upload(views, kind, progress)
-        except QuotaExceeded:
-            if not self._released:
-                raise
-            self.sync()  # what died since the last message makes room
-            return self._bulk.upload(views, kind, progress)
-
-    def store(self, digest: bytes, spec: TensorSpec, upload: int) -> None:
-        """Keep an upload as a resident weight."""
-        self.post(m.StoreWeight(digest, spec, upload))
-
-    def adopt(self, handle: int, digest: bytes, spec: TensorSpec) -> None:
-        """Let a handle name a resident weight."""
-        self.live_handles += 1
-        self.post(m.AdoptWeight(handle, digest, spec))
-
-    def patch(self, handle: int, offset: int, upload: int) -> None:
-        """Overwrite part of a weight."""
-        self.post(m.PatchWeight(handle, offset, upload))
-
-    # --- the socket ------------------------------------------------------------------------------------------
-
-    def _transmit(self, data: bytes) -> None:
-        deadline = time.monotonic() + self.timeout_s
-        while True:
-            try:
-                self._control.send(data)
-                break
-            except zmq.Again:
-                self.check()
-                if time.monotonic() > deadline:
-                    raise RequestTimeout(
-                        f"the daemon took no message for {self.timeout_s:g} s "
-                        "(request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
-                    ) from None
-        self.counters.sent["control"] += len(data)
-        self._last_message = data
-        self._unanswered_nbytes += max(len(data), MIN_MESSAGE_NBYTES)
-
-    def _wait(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
-        started = time.monotonic()
-        deadline, pause_s = started + timeout_s, REPEAT_AFTER_S
-        while True:
-            try:
-                data = self._control.recv()
-            except zmq.Again:
-                self.check()
-                if time.monotonic() > started + pause_s:
-                    pause_s *= 2
-                    self._transmit(self._last_message)  # in case the answer was lost in a reconnect
-                if time.monotonic() > deadline:
-                    raise RequestTimeout(
-                        f"the daemon did not answer within {timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
-                    ) from None
-                continue
-            self.counters.received["control"] += len(data)
-            reply = codec.worker_to_client(data)
-            if reply.request_id == request_id:
-                self._unanswered_nbytes = 0
-                if isinstance(reply, m.Failed):
-                    raise self._exception(reply.error)
-                return reply
-            if reply.request_id == 0 and isinstance(reply, m.Failed):
-                raise self._exception(reply.error)
+    def _while_quiet(self) -> None:
+        self.links.dismiss_lost_sources()
 
     def _exception(self, error: m.ErrorInfo) -> Exception:
         lines = self._lines.get(error.program, ())

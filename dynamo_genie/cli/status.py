@@ -63,7 +63,12 @@ def render(report: m.DaemonStatus) -> Group:
     """Lay a report out for a terminal."""
     state = "draining" if report.draining else "serving"
     head = Text(f"{report.endpoint}  pid {report.pid}  {state} for {_duration(report.uptime_s)}", style="bold")
-    return Group(head, _workers(report), *([_sessions(report)] if any(w.sessions for w in report.workers) else []))
+    parts = [_workers(report)]
+    if any(w.sessions for w in report.workers):
+        parts.append(_sessions(report))
+    if any(w.peer_sent or w.peer_received for w in report.workers):
+        parts.append(_peers(report))
+    return Group(head, *parts)
 
 
 def _table(*columns: str) -> Table:
@@ -86,6 +91,17 @@ def _sessions(report: m.DaemonStatus) -> Table:
             size = human_nbytes(s.resident_nbytes)
             client = Text("".join(c if c.isprintable() else "?" for c in s.client))  # the client chose it
             table.add_row(w.tenant, s.session, client, _duration(s.age_s), str(s.calls), str(s.handles), size)
+    return table
+
+
+def _peers(report: m.DaemonStatus) -> Table:
+    """What went to and came from other daemons, by class of tensor."""
+    table = _table("tenant", "tensors", "sent to daemons", "got from daemons")
+    for w in report.workers:
+        sent, received = dict(w.peer_sent), dict(w.peer_received)
+        for kind in sorted({*sent, *received}):
+            name = Text("".join(c if c.isprintable() else "?" for c in kind))  # the client chose it
+            table.add_row(w.tenant, name, human_nbytes(sent.get(kind, 0)), human_nbytes(received.get(kind, 0)))
     return table
 
 

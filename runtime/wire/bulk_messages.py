@@ -92,9 +92,11 @@ class PeerKeys(Message, frozen=True):
 class AdmitPeer(Message, frozen=True):
     """To the receiver: whoever shows `token` (and proves `public_key`, where there are keys) may send tensors.
 
-    `sender` and `endpoint` name both ends for people: they come back in errors.
+    Answered by `Attached`; only then the sender may be told. `sender` and `endpoint` name both ends for people: they
+    come back in errors.
     """
 
+    request_id: Id
     link: Id
     token: Token
     public_key: Annotated[str, msgspec.Meta(max_length=40)]
@@ -103,9 +105,10 @@ class AdmitPeer(Message, frozen=True):
 
 
 class DismissPeer(Message, frozen=True):
-    """To the receiver: nothing more comes through this link; whoever waits for it waits in vain."""
+    """To the receiver: nothing more comes through this link, and why; whoever waits for it waits in vain."""
 
     link: Id
+    reason: Text
 
 
 class OpenPeer(Message, frozen=True):

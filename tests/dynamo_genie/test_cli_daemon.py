@@ -95,11 +95,22 @@ def test_a_status_is_laid_out_for_people() -> None:
     from rich.console import Console
 
     session = m.SessionStatus("abc", "host:7 [/b]\x1b", 61.0, 5, 6, 1536)
-    worker = m.WorkerStatus("default", 12, "ready", "cpu", 8 << 30, 1536, 0, 1, 5, (session,))
+    worker = m.WorkerStatus("default", 12, "ready", "cpu", 8 << 30, 1536, 0, 1, 5, (session,), (("activation", 3072),))
     console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(render(m.DaemonStatus("tcp://h:1", 3, 3700.0, 1, False, (worker,))))
     text = console.export_text()
-    for part in ("tcp://h:1", "1:01:40", "default", "ready", "1.5 KiB", "8.0 GiB", "host:7 [/b]?", "0:01:01"):
+    for part in (
+        "tcp://h:1",
+        "1:01:40",
+        "default",
+        "ready",
+        "1.5 KiB",
+        "8.0 GiB",
+        "host:7 [/b]?",
+        "0:01:01",
+        "activation",
+        "3.0 KiB",
+    ):
         assert part in text
 
 

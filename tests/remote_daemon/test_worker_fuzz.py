@@ -25,6 +25,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
+from dynamo_genie.runtime.wire.version import PROTOCOLS
 from tests.integration.real_daemon import LIMIT_S, RealDaemon
 
 pytestmark = pytest.mark.timeout(300)
@@ -168,6 +169,8 @@ def codec_name(data: bytes) -> str:
 
 SMALL = TensorSpec("float32", (2,), (1,))
 ENCODED = p.encode_program(times_three())
+ENDPOINTS = ["tcp://127.0.0.1:9", "ipc:///nowhere/at/all", "tcp://127.0.0.1:*", "inproc://x", "tcp://999.1.1.1:1", ""]
+KEYS = m.PeerKeys("a" * 40, "b" * 40, "c" * 40)
 
 
 def valid_commands(random_: random.Random) -> list[m.Command]:
@@ -188,8 +191,32 @@ def valid_commands(random_: random.Random) -> list[m.Command]:
         m.PatchWeight(number, 0, 1),
         m.Fetch(3, (number + 50,)),
         m.Describe(4, (number + 50,)),
+        m.SendTensor(number + 50, 3, 1, "activation"),
+        m.ReceiveTensor(number + 350, 3, random_.randrange(1, 9), 0.0),
         m.Free((number, number + 50)),
+        m.Inspect(6),
         m.Sync(5),
+    ]
+
+
+def valid_bulk_messages(random_: random.Random) -> list[m.ClientToBulk | m.PeerToBulk]:
+    """What clients and other workers say on bulk sockets; here, each says the other's too."""
+    small, token, link = random_.randrange(1, 9), random_.randbytes(32), random_.randrange(1, 5)
+    return [
+        m.UploadBegin(small, random_.choice([0, 8, CHUNK_NBYTES + 5, 1 << 40])),
+        m.Chunk(small, random_.choice([0, 8, CHUNK_NBYTES, 1 << 61])),
+        m.UploadAbort(small),
+        m.Credit(random_.choice([1, 1 << 61])),
+        m.AdmitPeer(1, link, token, random_.choice(["", "k" * 40]), "a", "b"),
+        m.DismissPeer(link, "no more"),
+        m.OpenPeer(link, random_.choice(ENDPOINTS), token, random_.choice([None, KEYS])),
+        m.ClosePeer(link),
+        m.MeasurePeer(2, link),
+        m.AttachPeer(3, token, random_.choice([*PROTOCOLS, 0, 99])),
+        m.TensorBegin(small, SMALL, "activation", b"12345678"),
+        m.TensorBegin(small, TensorSpec("float32", (1 << 61, 1 << 61), (1, 1)), "activation"),
+        m.TensorFailed(small, m.ErrorInfo("ValueError", "x", "", 1, 1, "")),
+        m.PeerPing(small, b"x" * 9),
     ]
 
 
@@ -198,13 +225,10 @@ def valid_messages(attacker: Attacker, random_: random.Random) -> list[bytes]:
     chosen = tuple(random_.sample(commands, random_.randrange(1, len(commands))))
     found: list[Any] = [
         m.Batch(attacker.sequence + 1, chosen),
-        m.Hello(1, (1,), "fuzz"),
+        m.Hello(1, PROTOCOLS, "fuzz"),
         m.Heartbeat(1, attacker.attach_message.session),
         m.StatusRequest(1),
-        m.UploadBegin(random_.randrange(1, 9), random_.choice([0, 8, CHUNK_NBYTES + 5, 1 << 40])),
-        m.Chunk(random_.randrange(1, 9), random_.choice([0, 8, CHUNK_NBYTES, 1 << 61])),
-        m.UploadAbort(random_.randrange(1, 9)),
-        m.Credit(random_.choice([1, 1 << 61])),
+        *valid_bulk_messages(random_),
         attacker.attach_message,
     ]
     return [codec.encode(message) for message in found]
@@ -218,7 +242,9 @@ def huge_lengths(random_: random.Random) -> bytes:
 
 
 def wrong_types(random_: random.Random) -> bytes:
-    tags = ["b", "C", "P", "B", "A", "K", "S", "G", "Attach", "Hello", "Heartbeat", "Goodbye", "StatusRequest", "?", ""]
+    tags = (
+        "b C P B A K S G N R V T F I Attach AttachPeer AdmitPeer OpenPeer MeasurePeer Hello Heartbeat Goodbye ?".split()
+    )
     junk: list[Any] = [None, True, -1, 2**64 - 1, 1e308, "x" * 5000, b"", [], {}, [[]] * 40, {"a": 1}, ["b"], -(2**63)]
     body = [random_.choice(tags), *(random_.choice(junk) for _ in range(random_.randrange(0, 7)))]
     nested: Any = body
@@ -236,6 +262,8 @@ def wrong_handles(attacker: Attacker, random_: random.Random) -> bytes:
         m.Free((wrong,) * 5),
         m.BindWeights(wrong, wrong, (wrong,), (wrong,)),
         m.PatchWeight(wrong, wrong, wrong),
+        m.SendTensor(wrong, wrong, wrong, ""),
+        m.ReceiveTensor(wrong, wrong, wrong, 0.0),
         m.RegisterProgram(wrong, b"\2" * 32, b"", wrong),
         m.Put(wrong, InlineTensor(TensorSpec("float32", (1 << 40,), (1,)), b"\0" * 4)),
         m.Put(9, InlineTensor(TensorSpec("float32", (2, 2), (1, 1)), b"\0" * 16)),
@@ -316,7 +344,7 @@ JUNK = st.recursive(
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=20,
 )
-TAGS = st.sampled_from(["P", "B", "C", "F", "I", "U", "Q", "W", "A", "X", "G", "D", "S", "T", "r", "i"])
+TAGS = st.sampled_from(["P", "B", "C", "F", "I", "U", "Q", "W", "A", "X", "G", "D", "S", "T", "N", "R", "V", "r", "i"])
 IDS = st.integers(0, 20) | st.sampled_from([(1 << 62) - 1, 1 << 62, -1])
 PARTS = IDS | st.binary(min_size=16, max_size=16) | st.lists(IDS, max_size=4) | JUNK
 COMMANDS = st.lists(st.builds(lambda tag, parts: [tag, *parts], TAGS, st.lists(PARTS, max_size=6)), max_size=5)
@@ -456,7 +484,12 @@ def test_every_decoder_refuses_with_protocol_error_only() -> None:
     """Whatever the bytes are: the processes around the decoders rely on it."""
     random_ = random.Random(7)
     decoders = (codec.client_to_supervisor, codec.client_to_worker, codec.to_bulk, codec.bulk_to_peer, p.decode_program)
-    sources = [codec.encode(m.Batch(1, tuple(valid_commands(random_)))), ENCODED, codec.encode(m.Hello(1, (1,), "x"))]
+    sources = [
+        codec.encode(m.Batch(1, tuple(valid_commands(random_)))),
+        ENCODED,
+        codec.encode(m.Hello(1, PROTOCOLS, "x")),
+    ]
+    sources += [codec.encode(message) for message in valid_bulk_messages(random_)]
     for number in range(MESSAGES):
         data = [
             random_.randbytes(random_.randrange(80)),
@@ -471,3 +504,26 @@ def test_every_decoder_refuses_with_protocol_error_only() -> None:
                 continue
             except GenieError as error:
                 raise AssertionError(f"{data!r} raised {error!r}") from error
+
+
+def test_a_session_that_waits_for_a_tensor_holds_up_nobody_and_cannot_fill_the_worker(
+    attacker: Attacker, bystander: Bystander
+) -> None:
+    """Whoever sends on and on behind a wait loses that session, and only that."""
+    attacker.control.send(attacker.batch(m.ReceiveTensor(1, 1, 1, 3600.0)))
+    inline = InlineTensor(TensorSpec("uint8", (60_000,), (1,)), bytes(60_000))
+    for number in range(400):
+        attacker.control.send(attacker.batch(m.Put(2 + number, inline)))
+    refused = codec.worker_to_client(attacker.control.recv())
+    assert isinstance(refused, m.Failed)
+    assert refused.error.kind == "SessionLost"
+    assert "wait for a tensor of another daemon" in refused.error.message
+
+
+def test_a_session_opens_a_bounded_number_of_links(attacker: Attacker, bystander: Bystander) -> None:
+    for number in range(1, 300):
+        attacker.bulk.send(codec.encode(m.OpenPeer(number, "tcp://127.0.0.1:9", b"t" * 32, None)))
+        attacker.bulk.send(codec.encode(m.AdmitPeer(number, number, number.to_bytes(32, "big"), "", "", "")))
+    answers = [codec.bulk_to_client(attacker.bulk.recv()) for _ in range(299 + 299 - 64)]
+    assert {answer.code for answer in answers if isinstance(answer, m.BulkFailed)} == {"QuotaExceeded"}
+    assert sum(isinstance(answer, m.Attached) for answer in answers) == 256

@@ -1,0 +1,60 @@
+"""How fast a device computes and moves memory, found in a moment when the worker starts. Placement asks for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+MAX_SECONDS = 0.03
+"""For each of the two figures, on a device that is warm; at least one round always runs."""
+
+ROUNDS = 5
+CPU_WIDTH, CPU_NBYTES = 512, 24 << 20
+CUDA_WIDTH, CUDA_NBYTES = 4_096, 256 << 20
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """Floating-point operations and bytes in a second."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+def measure_speed(device: torch.device) -> DeviceSpeed:
+    """Measure a float32 matrix product and a copy within the device's memory; the best of a few rounds counts.
+
+    A product of n x n matrices is 2 n^3 operations (n multiplications and additions for each of n^2 elements: Golub
+    and Van Loan, Matrix Computations, 1.1.10). A copy reads and writes each byte, as STREAM counts it (McCalpin 1995).
+    The best round is the one that others disturbed least.
+    """
+    width, nbytes = (CUDA_WIDTH, CUDA_NBYTES) if device.type == "cuda" else (CPU_WIDTH, CPU_NBYTES)
+    left, right = torch.ones(2, width, width, device=device)
+    product = torch.empty_like(left)
+    source = torch.ones(nbytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return DeviceSpeed(
+        2 * width**3 / _best_s(lambda: torch.mm(left, right, out=product), device),
+        2 * nbytes / _best_s(lambda: target.copy_(source), device),
+    )
+
+
+def _best_s(action: Callable[[], object], device: torch.device) -> float:
+    _elapsed_s(action, device)  # loads kernels, touches fresh pages
+    started, best = time.perf_counter(), float("inf")
+    for _ in range(ROUNDS):
+        best = min(best, _elapsed_s(action, device))
+        if time.perf_counter() - started > MAX_SECONDS:
+            break
+    return best
+
+
+def _elapsed_s(action: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
