@@ -62,5 +62,5 @@ def _bring(tensor: torch.Tensor, target: Session) -> torch.Tensor:
     handle.session.flush()  # nobody waits at the target for what was never asked to leave
     shape, stride = tuple(tensor.shape), tensor.stride()
     if not is_dense(shape, stride):
-        stride = torch.empty(shape, device="meta").stride()
+        stride = torch.empty_like(torch.empty_strided(shape, stride, device="meta")).stride()  # as it arrives
     return type(tensor)(shape, stride, tensor.dtype, moved)

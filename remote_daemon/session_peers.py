@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeAlias
 
 import msgspec
+import torch
 
 from dynamo_genie.errors import DaemonUnavailable, RequestTimeout
 from dynamo_genie.remote_daemon.arrivals import Arrivals
@@ -15,6 +16,7 @@ from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.command_stream import NotYet
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.host_buffers import is_dense
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.outgoing import Outgoing
 from dynamo_genie.remote_daemon.traffic import PeerTraffic
@@ -76,8 +78,16 @@ class SessionPeers:
         nbytes = tensor.numel() * tensor.element_size()
         self._budget.reserve(nbytes, f"a copy of {nbytes:,} bytes for another daemon")
         try:
-            spec, data = self._buffers.to_host(tensor)
+            spec, data = self._buffers.to_host(_dense(tensor))
         except BaseException:
             self._budget.release(nbytes)
             raise
         return Outgoing(command.transfer, command.kind, spec, data, release=partial(self._budget.release, nbytes))
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without gaps whose dimensions lie in memory in the same order.
+
+    A view that its graph takes of it later was possible on the original; on a copy in another order it might not be.
+    """
+    return tensor if is_dense(tensor) else tensor.clone(memory_format=torch.preserve_format)
