@@ -12,6 +12,9 @@ from dynamo_genie.passes.topology import CLIENT, Device, Link, Topology
 from dynamo_genie.runtime.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session import Session
 
+HEADROOM = 0.1
+"""The part of a device's limit that placement leaves to results, to what is on its way, and to growing caches."""
+
 UNKNOWN_FLOPS_PER_S = 50e9
 UNKNOWN_BYTES_PER_S = 10e9
 """What a device is taken for that says nothing of its speed: a core or two of a server."""
@@ -67,6 +70,7 @@ class Fleet:
         connection.weights.sweep()
         state, info = connection.session.inspect(), connection.session.device
         free = state.memory_limit - state.memory_used + state.memory_reclaimable
+        free = max(0, free - int(HEADROOM * state.memory_limit))
         speeds = info.flops_per_s or UNKNOWN_FLOPS_PER_S, info.bytes_per_s or UNKNOWN_BYTES_PER_S
         return Device(connection.endpoint, free + own_nbytes, *speeds)
 
