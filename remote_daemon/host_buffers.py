@@ -6,6 +6,7 @@ import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.dtypes import DTYPE_NAME, TORCH_DTYPE, spec_nbytes
+from dynamo_genie.remote_daemon.host_memory import HUGE_PAGES_FROM_NBYTES, allocate_host
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 
 
@@ -69,7 +70,9 @@ class HostBufferStore:
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
         """See `BufferStore`."""
         spec, flat = dense_bytes(tensor)
-        return spec, memoryview(flat.numpy().tobytes())
+        if flat.numel() < HUGE_PAGES_FROM_NBYTES:
+            return spec, memoryview(flat.numpy().tobytes())
+        return spec, allocate_host(flat.numel()).copy_(flat).numpy().data
 
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import threading
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -11,11 +9,10 @@ from typing import TypeAlias
 import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.host_memory import allocate_host
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.runtime.wire.content import chunk_digest
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
-
-HUGE_PAGES_FROM_NBYTES = 8 << 20
 
 MAX_UPLOADS = 16_384
 """Unclaimed uploads that one session may hold."""
@@ -56,17 +53,6 @@ class Upload:
         return self.received == self.nbytes
 
 
-def _allocate(nbytes: int) -> torch.Tensor:
-    """Return uninitialised host memory, in huge pages where it is large: touching small ones first costs more
-    than receiving into them."""
-    if nbytes < HUGE_PAGES_FROM_NBYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(nbytes, dtype=torch.uint8)
-    region = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel built without them
-        region.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(region, dtype=torch.uint8)
-
-
 class Staging:
     """The uploads of one session."""
 
@@ -91,7 +77,7 @@ class Staging:
                 raise QuotaExceeded(f"more than {MAX_UPLOADS} uploads wait to be used")
             self._budget.reserve(nbytes, f"an upload of {nbytes:,} bytes")
             try:
-                memory = _allocate(nbytes)
+                memory = allocate_host(nbytes)
             except (RuntimeError, OSError) as error:
                 self._budget.release(nbytes)
                 raise QuotaExceeded(f"no memory for an upload of {nbytes:,} bytes: {error}") from None

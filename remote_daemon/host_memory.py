@@ -1,0 +1,21 @@
+"""Host memory for bytes that are about to be written, from the front to the end, once."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+
+import torch
+
+HUGE_PAGES_FROM_NBYTES = 8 << 20
+
+
+def allocate_host(nbytes: int) -> torch.Tensor:
+    """Return uninitialised host memory, in huge pages where it is large: touching small ones first costs more
+    than receiving into them."""
+    if nbytes < HUGE_PAGES_FROM_NBYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(nbytes, dtype=torch.uint8)
+    region = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel built without them
+        region.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(region, dtype=torch.uint8)
