@@ -68,6 +68,7 @@ class Fleet:
 
     def _device(self, connection: Connection, own_nbytes: int) -> Device:
         connection.weights.sweep()
+        connection.session.flush()  # what died is given back before the daemon is asked what is left
         state, info = connection.session.inspect(), connection.session.device
         free = state.memory_limit - state.memory_used + state.memory_reclaimable
         free = max(0, free - int(HEADROOM * state.memory_limit))
