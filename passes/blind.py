@@ -39,7 +39,7 @@ def _draw(problem: Problem, random: Random) -> Devices:
     chosen: list[int] = []
     for unit, allowed in enumerate(problem.allowed):
         needs = [
-            problem.cache_nbytes[unit] + sum(n for name, n in weights_of[unit] if name not in there[device])
+            problem.reserved_nbytes[unit] + sum(n for name, n in weights_of[unit] if name not in there[device])
             for device in problem.devices
         ]
         options = [d for d in allowed if d in homes.get(unit, ())] or list(allowed)

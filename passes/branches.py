@@ -94,7 +94,7 @@ class _Room:
             for unit in weight.readers:
                 self._weights[branches.of[unit]][number] = weight.nbytes
         for unit, branch in enumerate(branches.of):
-            self._caches[branch] += problem.cache_nbytes[unit]
+            self._caches[branch] += problem.reserved_nbytes[unit]
         self._there: list[set[int]] = [set() for _ in problem.devices]
         self._left = [device.memory_nbytes for device in problem.topology.devices]
 

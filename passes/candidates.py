@@ -45,7 +45,7 @@ def pack(problem: Problem) -> Devices | None:
         options = []
         for device in problem.allowed[unit]:
             new = sum(problem.weights[w].nbytes for w in weights_of[unit] if w not in there[device])
-            new += problem.cache_nbytes[unit]
+            new += problem.reserved_nbytes[unit]
             if new <= left[device]:
                 options.append((new, -left[device], device))
         if not options:

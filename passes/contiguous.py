@@ -102,15 +102,15 @@ def _earliest_begins(problem: Problem, device: int, pinned: Mapping[int, int]) -
     filled = 0
     for unit, place in pinned.items():
         if place == device:
-            filled += problem.cache_nbytes[unit] + _enter(problem, weights_of[unit], uses)
+            filled += problem.reserved_nbytes[unit] + _enter(problem, weights_of[unit], uses)
     begin, earliest = 0, [0]
     room = problem.topology.devices[device].memory_nbytes
     for unit in range(len(problem.units)):
         if unit not in pinned:
-            filled += problem.cache_nbytes[unit] + _enter(problem, weights_of[unit], uses)
+            filled += problem.reserved_nbytes[unit] + _enter(problem, weights_of[unit], uses)
         while filled > room and begin <= unit:
             if begin not in pinned:
-                filled -= problem.cache_nbytes[begin] + _leave(problem, weights_of[begin], uses)
+                filled -= problem.reserved_nbytes[begin] + _leave(problem, weights_of[begin], uses)
             begin += 1
         earliest.append(begin)
     return earliest

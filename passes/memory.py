@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.passes.problem import Problem
@@ -26,16 +27,18 @@ def cache_nbytes(problem: Problem, devices: Sequence[int]) -> list[int]:
 
 
 def fits(problem: Problem, devices: Sequence[int]) -> bool:
-    """Say whether each device holds what it is asked to hold, and each unit is where it is allowed."""
+    """Say whether each device holds what it is asked to hold, reserves included, and each unit is where it may be."""
     if any(device not in problem.allowed[unit] for unit, device in enumerate(devices)):
         return False
-    filled = zip(weight_nbytes(problem, devices), cache_nbytes(problem, devices), strict=True)
-    return all(sum(both) <= device.memory_nbytes for both, device in zip(filled, problem.topology.devices, strict=True))
+    filled = weight_nbytes(problem, devices)
+    for unit, device in enumerate(devices):
+        filled[device] += problem.reserved_nbytes[unit]
+    return all(nbytes <= device.memory_nbytes for nbytes, device in zip(filled, problem.topology.devices, strict=True))
 
 
 def unit_nbytes(problem: Problem) -> list[int]:
-    """Return the bytes that each unit needs where it runs: its weights and the caches it leaves behind."""
-    needed = list(problem.cache_nbytes)
+    """Return the bytes that each unit needs where it runs: its weights, and what is reserved for its caches."""
+    needed = list(problem.reserved_nbytes)
     for weight in problem.weights:
         for unit in weight.readers:
             needed[unit] += weight.nbytes
@@ -46,7 +49,7 @@ def does_not_fit(problem: Problem) -> QuotaExceeded:
     """Return the error that says what was needed and what is there."""
     weights = sum(weight.nbytes for weight in problem.weights if weight.readers)
     caches = sum(problem.cache_nbytes)
-    largest = max(unit_nbytes(problem), default=0)
+    largest = max(unit_nbytes(replace(problem, reserved_nbytes=problem.cache_nbytes)), default=0)
     there = ", ".join(f"{device.name} {_bytes(device.memory_nbytes)}" for device in problem.topology.devices)
     return QuotaExceeded(
         f"the graph fits on no daemon, nor spread over all of them: it needs {_bytes(weights)} of weights and "

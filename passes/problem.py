@@ -16,6 +16,9 @@ from dynamo_genie.passes.topology import Device, Topology
 _OPERATOR_S = 5e-6
 """What starting one operator takes, on any device: of the order that PyTorch's dispatcher and a launch take."""
 
+_GROWTH = 4
+"""A prompt's cache may become four times as long before placement has miscounted: a guess, and no limit."""
+
 _LOOKUPS = ("embedding", "index.Tensor", "index_select", "gather")
 
 
@@ -52,6 +55,7 @@ class Problem:
         weights: Inputs that stay in the daemon from call to call; they fill memory and are sent once.
         inputs: All other inputs; they are sent with each call to where they are not.
         cache_nbytes: For each unit, the bytes of caches that it leaves behind.
+        reserved_nbytes: For each unit, the bytes kept free for its caches: these, and what they may grow by.
         allowed: For each unit, the devices on which it may run.
     """
 
@@ -63,6 +67,7 @@ class Problem:
     weights: tuple[Input, ...]
     inputs: tuple[Input, ...]
     cache_nbytes: tuple[int, ...]
+    reserved_nbytes: tuple[int, ...]
     allowed: tuple[tuple[int, ...], ...]
 
     @property
@@ -77,6 +82,7 @@ def make_problem(
     pins = find_pins(graph, topology, homes)
     unit_of = {name: number for number, unit in enumerate(units) for name in unit}
     inputs = _inputs(graph, units, replicable, topology, homes)
+    caches = tuple(sum(_cache_nbytes(graph, name) for name in unit) for unit in units)
     return Problem(
         topology=topology,
         units=units,
@@ -85,7 +91,8 @@ def make_problem(
         values=_values(graph, unit_of),
         weights=tuple(each for each in inputs if is_weight(graph.nodes[each.name])),
         inputs=tuple(each for each in inputs if not is_weight(graph.nodes[each.name])),
-        cache_nbytes=tuple(sum(_cache_nbytes(graph, name) for name in unit) for unit in units),
+        cache_nbytes=caches,
+        reserved_nbytes=tuple(_growth(graph) * nbytes for nbytes in caches),
         allowed=tuple(_allowed(unit, topology, pins) for unit in units),
     )
 
@@ -150,6 +157,16 @@ def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:
     node = graph.nodes[name]
     written = sum(graph.nodes[w]["nbytes"] for w in node["writes"] if graph.nodes[w]["role"] == Role.KV_CACHE.value)
     return int(written or (node["nbytes"] if node["role"] == Role.KV_CACHE.value and node["result"] else 0))
+
+
+def _growth(graph: nx.DiGraph) -> int:
+    """Return how many times the caches of a graph may grow while the model generates.
+
+    Caches that a graph makes are those of a prompt; were memory filled to the brim with them, the first steps after
+    it would have to move weights. Caches that come in as inputs are where they are, whatever they grow to.
+    """
+    has_past = any(n["op"] == "placeholder" and n["role"] == Role.KV_CACHE.value for n in graph.nodes.values())
+    return 1 if has_past else _GROWTH
 
 
 def find_pins(graph: nx.DiGraph, topology: Topology, homes: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
