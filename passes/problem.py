@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import networkx as nx
 
 from dynamo_genie.passes.contraction import Units, is_weight
-from dynamo_genie.passes.replication import data_sources, with_sources
+from dynamo_genie.passes.replication import with_sources
+from dynamo_genie.passes.roofline import operators_s
 from dynamo_genie.passes.semantics import Role
-from dynamo_genie.passes.topology import Device, Topology
-
-_OPERATOR_S = 5e-6
-"""What starting one operator takes, on any device: of the order that PyTorch's dispatcher and a launch take."""
+from dynamo_genie.passes.topology import Topology
 
 _GROWTH = 4
 """A prompt's cache may become four times as long before placement has miscounted: a guess, and no limit."""
-
-_LOOKUPS = ("embedding", "index.Tensor", "index_select", "gather")
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,15 @@ class Problem:
     def devices(self) -> range:
         return range(len(self.topology.devices))
 
+    @cached_property
+    def weights_of(self) -> tuple[tuple[int, ...], ...]:
+        """For each unit, the positions in `weights` of those that it reads."""
+        found: list[list[int]] = [[] for _ in self.units]
+        for number, weight in enumerate(self.weights):
+            for unit in weight.readers:
+                found[unit].append(number)
+        return tuple(map(tuple, found))
+
 
 def make_problem(
     graph: nx.DiGraph, units: Units, replicable: frozenset[str], topology: Topology, homes: Mapping[str, frozenset[str]]
@@ -87,7 +92,7 @@ def make_problem(
         topology=topology,
         units=units,
         predecessors=_predecessors(graph, units, unit_of),
-        seconds=tuple(tuple(_seconds(graph, unit, device) for device in topology.devices) for unit in units),
+        seconds=tuple(tuple(operators_s(graph, unit, device) for device in topology.devices) for unit in units),
         values=_values(graph, unit_of),
         weights=tuple(each for each in inputs if is_weight(graph.nodes[each.name])),
         inputs=tuple(each for each in inputs if not is_weight(graph.nodes[each.name])),
@@ -129,27 +134,6 @@ def _values(graph: nx.DiGraph, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
             node = graph.nodes[name]
             found.append(Value(name, unit, tuple(sorted(readers)), node["nbytes"], node["role"]))
     return tuple(found)
-
-
-def _seconds(graph: nx.DiGraph, unit: Iterable[str], device: Device) -> float:
-    """Return what the operators of a unit take: each as long as its arithmetic or its memory, whichever is longer."""
-    seconds = 0.0
-    for name in unit:
-        node = graph.nodes[name]
-        if not node["view"] and node["target"] != "getitem":
-            touched = _touched_nbytes(graph, name, node)
-            seconds += _OPERATOR_S + max(node["flops"] / device.flops_per_s, touched / device.bytes_per_s)
-    return seconds
-
-
-def _touched_nbytes(graph: nx.DiGraph, name: str, node: Mapping[str, Any]) -> int:
-    """Return the bytes that an operator reads and writes (Williams et al. 2009, Roofline)."""
-    made = int(node["nbytes"])
-    if node["shape"] == "several":
-        made = sum(int(graph.nodes[part]["nbytes"]) for part in graph.successors(name))
-    if any(lookup in node["target"] for lookup in _LOOKUPS):
-        return 2 * made
-    return made + sum(int(graph.nodes[source]["nbytes"]) for source in data_sources(graph, name))
 
 
 def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:
