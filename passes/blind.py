@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from dynamo_genie.passes.memory import fits
+from dynamo_genie.passes.memory import Ledger, fits
 from dynamo_genie.passes.problem import Problem
 from dynamo_genie.passes.step_time import Devices
 
@@ -26,26 +26,13 @@ def place_blindly(problem: Problem, seed: int) -> Devices | None:
 
 
 def _draw(problem: Problem, random: Random) -> Devices:
-    homes: dict[int, tuple[int, ...]] = {}
-    for weight in problem.weights:
-        for unit in weight.readers:
-            homes.setdefault(unit, weight.homes or homes.get(unit, ()))
-    left = [device.memory_nbytes for device in problem.topology.devices]
-    there: list[set[str]] = [set() for _ in problem.devices]
-    weights_of: list[list[tuple[str, int]]] = [[] for _ in problem.units]
-    for weight in problem.weights:
-        for unit in weight.readers:
-            weights_of[unit].append((weight.name, weight.nbytes))
+    """Draw a device for each unit: one that has its weights, where any has, and room for it, where any has that."""
+    ledger = Ledger(problem)
     chosen: list[int] = []
     for unit, allowed in enumerate(problem.allowed):
-        needs = [
-            problem.cache_nbytes[unit] + sum(n for name, n in weights_of[unit] if name not in there[device])
-            for device in problem.devices
-        ]
-        options = [d for d in allowed if d in homes.get(unit, ())] or list(allowed)
-        options = [d for d in options if needs[d] <= left[d]] or options
-        device = random.choice(options)
-        left[device] -= needs[device]
-        there[device].update(name for name, _ in weights_of[unit])
+        homes = {home for weight in problem.weights_of[unit] for home in problem.weights[weight].homes}
+        options = [device for device in allowed if device in homes] or list(allowed)
+        device = random.choice([each for each in options if ledger.takes((unit,), each)] or options)
+        ledger.put((unit,), device)
         chosen.append(device)
     return tuple(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynamo_genie.passes.contiguous import unit_seconds
+from dynamo_genie.passes.memory import Ledger
 from dynamo_genie.passes.problem import Problem
 from dynamo_genie.passes.step_time import Devices, transfer_s
 
@@ -41,33 +42,40 @@ def schedule_branches(problem: Problem) -> Devices | None:
     Branches come in an order in which they can run, and each goes to the device on which it ends first.
     """
     branches = find_branches(problem)
-    n_branches = len(branches.before)
-    costs = [unit_seconds(problem, device) for device in problem.devices]
-    work = [[0.0] * n_branches for _ in problem.devices]
-    for unit, branch in enumerate(branches.of):
-        for device in problem.devices:
-            work[device][branch] += costs[device][unit]
-    traffic = _traffic(problem, branches)
-    room = _Room(problem, branches)
+    units, work, traffic = _units(branches), _work(problem, branches), _traffic(problem, branches)
+    ledger = Ledger(problem)
     chosen: list[int] = []
     ends: list[float] = []
     free = [0.0 for _ in problem.devices]
-    for branch in range(n_branches):
+    for branch, inputs in enumerate(traffic):
         options = []
-        for device in problem.devices:
-            arrived = max(
-                (ends[b] + _cross(problem, chosen[b], device, n) for b, n in traffic[branch].items()), default=0.0
-            )
-            if room.takes(branch, device):
-                options.append((max(free[device], arrived) + work[device][branch], device))
+        for device in filter(lambda device: ledger.takes(units[branch], device), problem.devices):
+            arrivals = (ends[b] + _cross(problem, chosen[b], device, nbytes) for b, nbytes in inputs.items())
+            options.append((max(free[device], *arrivals, 0.0) + work[device][branch], device))
         if not options:
             return None
         end, device = min(options)
-        room.add(branch, device)
+        ledger.put(units[branch], device)
         chosen.append(device)
         ends.append(end)
         free[device] = end
     return tuple(chosen[branch] for branch in branches.of)
+
+
+def _units(branches: Branches) -> list[list[int]]:
+    units: list[list[int]] = [[] for _ in branches.before]
+    for unit, branch in enumerate(branches.of):
+        units[branch].append(unit)
+    return units
+
+
+def _work(problem: Problem, branches: Branches) -> list[list[float]]:
+    """Return, for each device, the seconds that each branch takes there."""
+    work = [[0.0] * len(branches.before) for _ in problem.devices]
+    for device in problem.devices:
+        for branch, seconds in zip(branches.of, unit_seconds(problem, device), strict=True):
+            work[device][branch] += seconds
+    return work
 
 
 def _cross(problem: Problem, source: int, target: int, nbytes: int) -> float:
@@ -82,30 +90,3 @@ def _traffic(problem: Problem, branches: Branches) -> list[dict[int, int]]:
         for reader in sorted({branches.of[unit] for unit in value.readers} - {maker}):
             traffic[reader][maker] = traffic[reader].get(maker, 0) + value.nbytes
     return traffic
-
-
-class _Room:
-    """Keeps count of what is on each device while branches are given out."""
-
-    def __init__(self, problem: Problem, branches: Branches) -> None:
-        self._weights: list[dict[int, int]] = [{} for _ in branches.before]
-        self._caches = [0] * len(branches.before)
-        for number, weight in enumerate(problem.weights):
-            for unit in weight.readers:
-                self._weights[branches.of[unit]][number] = weight.nbytes
-        for unit, branch in enumerate(branches.of):
-            self._caches[branch] += problem.cache_nbytes[unit]
-        self._there: list[set[int]] = [set() for _ in problem.devices]
-        self._left = [device.memory_nbytes for device in problem.topology.devices]
-
-    def takes(self, branch: int, device: int) -> bool:
-        return self._new_nbytes(branch, device) <= self._left[device]
-
-    def add(self, branch: int, device: int) -> None:
-        self._left[device] -= self._new_nbytes(branch, device)
-        self._there[device].update(self._weights[branch])
-
-    def _new_nbytes(self, branch: int, device: int) -> int:
-        there = self._there[device]
-        new = sum(nbytes for weight, nbytes in self._weights[branch].items() if weight not in there)
-        return new + self._caches[branch]

@@ -7,7 +7,7 @@ from itertools import permutations
 
 from dynamo_genie.passes.branches import schedule_branches
 from dynamo_genie.passes.contiguous import shared_weights, split_contiguously
-from dynamo_genie.passes.memory import unit_nbytes
+from dynamo_genie.passes.memory import Ledger, unit_nbytes
 from dynamo_genie.passes.problem import Problem
 from dynamo_genie.passes.step_time import Devices
 
@@ -34,26 +34,14 @@ def propose(problem: Problem) -> Iterator[Candidate]:
 def pack(problem: Problem) -> Devices | None:
     """Return a placement that looks at nothing but memory, largest units first, for when nothing else fits."""
     needed = unit_nbytes(problem)
-    there: list[set[int]] = [set() for _ in problem.devices]
-    left = [device.memory_nbytes for device in problem.topology.devices]
-    weights_of: list[list[int]] = [[] for _ in problem.units]
-    for number, weight in enumerate(problem.weights):
-        for unit in weight.readers:
-            weights_of[unit].append(number)
+    ledger = Ledger(problem)
     chosen: dict[int, int] = {}
     for unit in sorted(range(len(problem.units)), key=lambda unit: (-needed[unit], unit)):
-        options = []
-        for device in problem.allowed[unit]:
-            new = sum(problem.weights[w].nbytes for w in weights_of[unit] if w not in there[device])
-            new += problem.cache_nbytes[unit]
-            if new <= left[device]:
-                options.append((new, -left[device], device))
+        options = [device for device in problem.devices if ledger.takes((unit,), device)]
         if not options:
             return None
-        new, _, device = min(options)
-        left[device] -= new
-        there[device].update(weights_of[unit])
-        chosen[unit] = device
+        chosen[unit] = min(options, key=lambda device: (ledger.needed((unit,), device), -ledger.left[device], device))
+        ledger.put((unit,), chosen[unit])
     return tuple(chosen[unit] for unit in range(len(problem.units)))
 
 

@@ -97,20 +97,20 @@ def _work(problem: Problem, device: int, pinned: Mapping[int, int]) -> list[floa
 
 def _earliest_begins(problem: Problem, device: int, pinned: Mapping[int, int]) -> list[int]:
     """Return, for each boundary, where a stretch that ends there may begin at the earliest and still fit."""
-    weights_of = _weights_of(problem)
+    weights_of = problem.weights_of
     uses: Counter[int] = Counter()
     filled = 0
     for unit, place in pinned.items():
         if place == device:
-            filled += problem.cache_nbytes[unit] + _enter(problem, weights_of[unit], uses)
+            filled += problem.reserved_nbytes[unit] + _enter(problem, weights_of[unit], uses)
     begin, earliest = 0, [0]
     room = problem.topology.devices[device].memory_nbytes
     for unit in range(len(problem.units)):
         if unit not in pinned:
-            filled += problem.cache_nbytes[unit] + _enter(problem, weights_of[unit], uses)
+            filled += problem.reserved_nbytes[unit] + _enter(problem, weights_of[unit], uses)
         while filled > room and begin <= unit:
             if begin not in pinned:
-                filled -= problem.cache_nbytes[begin] + _leave(problem, weights_of[begin], uses)
+                filled -= problem.reserved_nbytes[begin] + _leave(problem, weights_of[begin], uses)
             begin += 1
         earliest.append(begin)
     return earliest
@@ -125,14 +125,6 @@ def _enter(problem: Problem, weights: Sequence[int], uses: Counter[int]) -> int:
 def _leave(problem: Problem, weights: Sequence[int], uses: Counter[int]) -> int:
     uses.subtract(weights)
     return sum(problem.weights[weight].nbytes for weight in weights if not uses[weight])
-
-
-def _weights_of(problem: Problem) -> list[list[int]]:
-    found: list[list[int]] = [[] for _ in problem.units]
-    for number, weight in enumerate(problem.weights):
-        for unit in weight.readers:
-            found[unit].append(number)
-    return found
 
 
 def _cut_seconds(problem: Problem, source: int, target: int) -> list[float]:

@@ -6,6 +6,7 @@ The same graph, devices, links and homes give the same plan, in every process.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import networkx as nx
 from torch.fx import GraphModule
@@ -63,8 +64,12 @@ def place_graph(
         replicable = frozenset(name for name in replicable if graph.nodes[name]["op"] == "get_attr")
         units = contract(graph, replicable, pins, grouped=policy == "semantic") or _constants_only(graph)
     problem = make_problem(graph, units, replicable, topology, homes)
-    judged, reasons = _search(problem) if policy == "semantic" else _draw(problem, seed)
-    return make_plan(graph, problem, replicable, judged, policy, reasons)
+    found = _solve(problem, policy, seed) or _solve(
+        replace(problem, reserved_nbytes=problem.cache_nbytes), policy, seed
+    )
+    if found is None:
+        raise does_not_fit(problem)
+    return make_plan(graph, problem, replicable, found[0], policy, found[1])
 
 
 def _constants_only(graph: nx.DiGraph) -> Units:
@@ -73,7 +78,17 @@ def _constants_only(graph: nx.DiGraph) -> Units:
     return ((),) if held else ()
 
 
-def _search(problem: Problem) -> tuple[Judged, tuple[str, ...]]:
+def _solve(problem: Problem, policy: Policy, seed: int) -> tuple[Judged, tuple[str, ...]] | None:
+    """Return the placement to take and why, None where nothing fits."""
+    found = _search(problem) if policy == "semantic" else _draw(problem, seed)
+    if found is not None:
+        return found
+    packed = pack(problem)
+    judged = judge(problem, packed) if packed is not None else None
+    return (judged, ("packed by memory alone, for nothing else fits",)) if judged is not None else None
+
+
+def _search(problem: Problem) -> tuple[Judged, tuple[str, ...]] | None:
     best: Judged | None = None
     idea = ""
     ideas = list(propose(problem))
@@ -82,7 +97,7 @@ def _search(problem: Problem) -> tuple[Judged, tuple[str, ...]]:
         if judged is not None and (best is None or judged.rank < best.rank):
             best, idea = judged, words
     if best is None:
-        best, idea = _last_resort(problem), "packed by memory alone"
+        return None
     final = merge_parts(problem, improve(problem, best))
     moved = sum(one != other for one, other in zip(best.devices, final.devices, strict=True))
     return final, (
@@ -91,17 +106,8 @@ def _search(problem: Problem) -> tuple[Judged, tuple[str, ...]]:
     )
 
 
-def _draw(problem: Problem, seed: int) -> tuple[Judged, tuple[str, ...]]:
+def _draw(problem: Problem, seed: int) -> tuple[Judged, tuple[str, ...]] | None:
     devices = place_blindly(problem, seed)
     judged = judge(problem, devices) if devices is not None else None
-    if judged is None:
-        return _last_resort(problem), ("no random placement fits: packed by memory alone",)
-    return judged, (f"a device at random for each of {len(problem.units)} units, seed {seed}",)
-
-
-def _last_resort(problem: Problem) -> Judged:
-    devices = pack(problem)
-    judged = judge(problem, devices) if devices is not None else None
-    if judged is None:
-        raise does_not_fit(problem)
-    return judged
+    words = f"a device at random for each of {len(problem.units)} units, seed {seed}"
+    return (judged, (words,)) if judged is not None else None

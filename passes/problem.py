@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import networkx as nx
 
 from dynamo_genie.passes.contraction import Units, is_weight
-from dynamo_genie.passes.replication import data_sources, with_sources
+from dynamo_genie.passes.replication import with_sources
+from dynamo_genie.passes.roofline import operators_s
 from dynamo_genie.passes.semantics import Role
-from dynamo_genie.passes.topology import Device, Topology
+from dynamo_genie.passes.topology import Topology
 
-_OPERATOR_S = 5e-6
-"""What starting one operator takes, on any device: of the order that PyTorch's dispatcher and a launch take."""
-
-_LOOKUPS = ("embedding", "index.Tensor", "index_select", "gather")
+_GROWTH = 4
+"""A prompt's cache may become four times as long before placement has miscounted: a guess, and no limit."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class Problem:
         weights: Inputs that stay in the daemon from call to call; they fill memory and are sent once.
         inputs: All other inputs; they are sent with each call to where they are not.
         cache_nbytes: For each unit, the bytes of caches that it leaves behind.
+        reserved_nbytes: For each unit, the bytes kept free for its caches: these, and what they may grow by.
         allowed: For each unit, the devices on which it may run.
     """
 
@@ -63,11 +63,21 @@ class Problem:
     weights: tuple[Input, ...]
     inputs: tuple[Input, ...]
     cache_nbytes: tuple[int, ...]
+    reserved_nbytes: tuple[int, ...]
     allowed: tuple[tuple[int, ...], ...]
 
     @property
     def devices(self) -> range:
         return range(len(self.topology.devices))
+
+    @cached_property
+    def weights_of(self) -> tuple[tuple[int, ...], ...]:
+        """For each unit, the positions in `weights` of those that it reads."""
+        found: list[list[int]] = [[] for _ in self.units]
+        for number, weight in enumerate(self.weights):
+            for unit in weight.readers:
+                found[unit].append(number)
+        return tuple(map(tuple, found))
 
 
 def make_problem(
@@ -77,15 +87,17 @@ def make_problem(
     pins = find_pins(graph, topology, homes)
     unit_of = {name: number for number, unit in enumerate(units) for name in unit}
     inputs = _inputs(graph, units, replicable, topology, homes)
+    caches = tuple(sum(_cache_nbytes(graph, name) for name in unit) for unit in units)
     return Problem(
         topology=topology,
         units=units,
         predecessors=_predecessors(graph, units, unit_of),
-        seconds=tuple(tuple(_seconds(graph, unit, device) for device in topology.devices) for unit in units),
+        seconds=tuple(tuple(operators_s(graph, unit, device) for device in topology.devices) for unit in units),
         values=_values(graph, unit_of),
         weights=tuple(each for each in inputs if is_weight(graph.nodes[each.name])),
         inputs=tuple(each for each in inputs if not is_weight(graph.nodes[each.name])),
-        cache_nbytes=tuple(sum(_cache_nbytes(graph, name) for name in unit) for unit in units),
+        cache_nbytes=caches,
+        reserved_nbytes=tuple(_growth(graph) * nbytes for nbytes in caches),
         allowed=tuple(_allowed(unit, topology, pins) for unit in units),
     )
 
@@ -124,32 +136,21 @@ def _values(graph: nx.DiGraph, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
     return tuple(found)
 
 
-def _seconds(graph: nx.DiGraph, unit: Iterable[str], device: Device) -> float:
-    """Return what the operators of a unit take: each as long as its arithmetic or its memory, whichever is longer."""
-    seconds = 0.0
-    for name in unit:
-        node = graph.nodes[name]
-        if not node["view"] and node["target"] != "getitem":
-            touched = _touched_nbytes(graph, name, node)
-            seconds += _OPERATOR_S + max(node["flops"] / device.flops_per_s, touched / device.bytes_per_s)
-    return seconds
-
-
-def _touched_nbytes(graph: nx.DiGraph, name: str, node: Mapping[str, Any]) -> int:
-    """Return the bytes that an operator reads and writes (Williams et al. 2009, Roofline)."""
-    made = int(node["nbytes"])
-    if node["shape"] == "several":
-        made = sum(int(graph.nodes[part]["nbytes"]) for part in graph.successors(name))
-    if any(lookup in node["target"] for lookup in _LOOKUPS):
-        return 2 * made
-    return made + sum(int(graph.nodes[source]["nbytes"]) for source in data_sources(graph, name))
-
-
 def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:
     """Return the bytes of the cache that a node leaves behind: in the input that it writes, or as a result."""
     node = graph.nodes[name]
     written = sum(graph.nodes[w]["nbytes"] for w in node["writes"] if graph.nodes[w]["role"] == Role.KV_CACHE.value)
     return int(written or (node["nbytes"] if node["role"] == Role.KV_CACHE.value and node["result"] else 0))
+
+
+def _growth(graph: nx.DiGraph) -> int:
+    """Return how many times the caches of a graph may grow while the model generates.
+
+    Caches that a graph makes are those of a prompt; were memory filled to the brim with them, the first steps after
+    it would have to move weights. Caches that come in as inputs are where they are, whatever they grow to.
+    """
+    has_past = any(n["op"] == "placeholder" and n["role"] == Role.KV_CACHE.value for n in graph.nodes.values())
+    return 1 if has_past else _GROWTH
 
 
 def find_pins(graph: nx.DiGraph, topology: Topology, homes: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
