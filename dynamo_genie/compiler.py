@@ -23,12 +23,16 @@ from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.effects import drop_effect_tokens
 from dynamo_genie.passes.pipeline import Pass, run_passes
 from dynamo_genie.passes.portable import make_portable
+from dynamo_genie.passes.reinplace import reinplace
 from dynamo_genie.passes.roles import Origins
 from dynamo_genie.passes.semantics import Role, facts_of
 from dynamo_genie.remote_tensor import RemoteTensor
 
 REWRITES = (Pass("effects", drop_effect_tokens), Pass("portable", make_portable))
 """What is rewritten in every ATen graph, top to bottom."""
+
+LAYOUT_REWRITES = (Pass("reinplace", reinplace),)
+"""What is rewritten once the graph is understood: how its values lie in memory, and when they are written."""
 
 _TENSOR_CLASS = MappingProxyType(
     {
@@ -103,6 +107,7 @@ class _Capture:
         resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
         kind: Literal["inference", "forward"] = "inference" if n_results is None else "forward"
         analyse(gm, Origins(parameters=resident, n_results=n_results, kind=kind))
+        gm = run_passes(gm, LAYOUT_REWRITES).gm
         return self._compile(gm, resident, frozenset(), n_results)
 
     def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:

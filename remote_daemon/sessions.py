@@ -8,7 +8,7 @@ whatever is computed from them fails with that same first error.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.kv_arena import ArenaCounts, KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.programs import LoadedProgram, ProgramCache
 from dynamo_genie.remote_daemon.staging import Staging
@@ -42,6 +43,7 @@ class Services:
     weights: WeightStore
     programs: ProgramCache
     budget: MemoryBudget
+    arenas: KVArenas
 
 
 @dataclass
@@ -65,7 +67,8 @@ class WorkerSession:
         self._services = services
         self.staging = staging
         self._send_bulk = send_bulk
-        self.handles = HandleTable(services.budget, services.weights)
+        self.handles = HandleTable(services.budget, services.weights, services.arenas)
+        self.arena_counts = ArenaCounts()
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, m.ErrorInfo] = {}
         self._bindings: dict[int, Binding] = {}
@@ -117,6 +120,7 @@ class WorkerSession:
             error, self._latched = self._latched, None
             self._poison_results(command, error)
             return m.Failed(request_id, error)
+        before = self._services.arenas.counts
         try:
             return self._run[type(command)](command)
         except Exception as error:  # noqa: BLE001 - every failure becomes a record for the client
@@ -127,6 +131,9 @@ class WorkerSession:
             if self._latched is None and not isinstance(error, PoisonedInput):
                 self._latched = failure
             return None
+        finally:
+            if self._services.arenas.counts is not before:
+                self.arena_counts = self.arena_counts.plus(self._services.arenas.counts).plus(before, -1)
 
     def _poison_results(self, command: m.Command, error: m.ErrorInfo) -> None:
         for handle in getattr(command, "outputs", ()):
@@ -177,7 +184,7 @@ class WorkerSession:
                 raise ProtocolError(f"binding {call.binding} is unknown")
             if binding.epoch != self.handles.epoch:
                 for position, handle in zip(binding.positions, binding.handles, strict=True):
-                    binding.template[position] = tensor(handle)
+                    binding.template[position] = self.handles.separate(handle)
                 binding.epoch = self.handles.epoch
             values = binding.template.copy()
             holes: Any = binding.holes
@@ -186,6 +193,8 @@ class WorkerSession:
             holes = range(len(kinds))
         if len(holes) != len(call.inputs):
             raise ProtocolError(f"program {call.program} takes {len(holes)} inputs, not {len(call.inputs)}")
+        if self.handles.windows:  # before any is looked up: one handle may stand at several positions
+            self._separate(program, holes, call.inputs)
         for position, value in zip(holes, call.inputs, strict=True):
             kind = kinds[position]
             if kind is None:
@@ -198,6 +207,12 @@ class WorkerSession:
             else:
                 raise ProtocolError(f"input {position} of program {call.program} must be {kind.__name__}")
         return values
+
+    def _separate(self, program: LoadedProgram, holes: Sequence[int], inputs: Sequence[m.CallInput]) -> None:
+        """Take out of their arenas the inputs that the program would not read as it reads a growing cache."""
+        for position, value in zip(holes, inputs, strict=True):
+            if position in program.separate and type(value) is int and value in self.handles.windows:
+                self.handles.separate(value)
 
     def _name_outputs(self, handles: tuple[int, ...], values: tuple[Any, ...]) -> None:
         for handle, value in zip(handles, values, strict=True):
@@ -241,7 +256,7 @@ class WorkerSession:
         for position, handle in zip(command.positions, command.handles, strict=True):
             if position in program.mutated:
                 self.handles.writable(handle)
-            self.handles.tensor(handle)
+            self.handles.separate(handle)
         holes = tuple(i for i in range(len(program.input_kinds)) if i not in taken)
         template = [None] * len(program.input_kinds)
         self._bindings[command.binding] = Binding(command.handles, command.positions, holes, template)
@@ -297,7 +312,7 @@ class WorkerSession:
         return m.Fetched(command.request_id, tuple(tensors))
 
     def _describe(self, command: m.Describe) -> m.Described:
-        return m.Described(command.request_id, tuple(spec_of(self.handles.tensor(h)) for h in command.handles))
+        return m.Described(command.request_id, tuple(spec_of(self.handles.separate(h)) for h in command.handles))
 
     def _sync(self, command: m.Sync) -> m.Done:
         return m.Done(command.request_id)
