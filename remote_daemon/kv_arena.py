@@ -32,8 +32,8 @@ ROW_ALIGNMENT_NBYTES = 16
 """Caches grow in place where tokens lie a multiple of this apart.
 
 MKL's products sum in another order where rows are aligned otherwise, and room moves the rows of all heads but the
-first: with a head of 5 floats, 1 in 4 results of an attention differed in their last bits, with multiples of 16 bytes
-none of 160,000 (`tests/remote_daemon/test_arena_bits.py`).
+first: attentions with heads of 5, 6, 7, 9, ... floats differed from eager in their last bits, those with a multiple
+of 4 never (`tests/remote_daemon/test_arena_bits.py`).
 """
 
 
