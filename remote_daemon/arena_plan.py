@@ -164,7 +164,8 @@ class _Walk:
         if end is not None:
             return end.rank
         item = self._program.inputs[past.index] if past.index in self.inputs else None
-        return item.rank or 0 if isinstance(item, p.TensorInput) else 0
+        rank = item.rank if isinstance(item, p.TensorInput) else None
+        return rank if rank is not None and rank > 1 else 0  # torch.cat skips an empty tensor of rank 1
 
     def _is_cache(self, value: int) -> bool:
         program = self._program

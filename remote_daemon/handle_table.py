@@ -136,7 +136,8 @@ class HandleTable:
             raise
         self.windows.discard(handle)
         self._release_storage(window)
-        self.epoch += handle in self.bound
+        if handle in self.bound:
+            self.epoch += 1
         return copy
 
     def spoil(self, handle: int, error: ErrorInfo) -> None:

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 
 MIN_ROOM = 64
@@ -148,7 +147,8 @@ class KVArenas:
         arena = self._arena(tensor)
         assert arena is not None
         window = arena.window(tensor)
-        assert window is not None
+        if window is None or window[1] not in arena.begins:  # only a Program that lies about its inputs gets here
+            return tensor.clone(memory_format=torch.contiguous_format)
         start, stop = window
         begin = arena.begins[stop]
         whole = arena.view(tensor, begin, stop).clone(memory_format=torch.contiguous_format)
@@ -164,7 +164,7 @@ class KVArenas:
         length = sum(part.shape[axis] for part in parts)
         first = parts[0]
         shape = (*first.shape[:axis], length + max(MIN_ROOM, length // 2), *first.shape[axis + 1 :])
-        if not self._fits(torch.Size(shape).numel() * first.itemsize):
+        if not self._budget.has_room(torch.Size(shape).numel() * first.itemsize):
             return self._plain(tensors, axis)
         whole = first.new_empty(shape)
         self._forget_dead()
@@ -179,15 +179,6 @@ class KVArenas:
         result = torch.cat(tensors, dim)  # type: ignore[arg-type]  # a list, in the words of the generated code
         self._count(ArenaCounts(moves=1, moved_nbytes=result.nbytes))
         return result
-
-    def _fits(self, nbytes: int) -> bool:
-        """Whether the budget has this much, after giving back what nobody needs; takes nothing."""
-        try:
-            self._budget.reserve(nbytes, "room for a cache")
-        except QuotaExceeded:
-            return False
-        self._budget.release(nbytes)
-        return True
 
     def _forget_dead(self) -> None:
         for key in [key for key, (reference, _) in self._arenas.items() if reference.expired()]:

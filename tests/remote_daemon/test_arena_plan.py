@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -80,6 +81,26 @@ def test_a_cache_grows_in_place_where(what: p.Program) -> None:
     plan = plan_arenas(what)
     assert plan.appends == {0}
     assert 0 not in plan.separate
+
+
+def test_a_past_that_torch_skips_says_nothing_about_dimensions() -> None:
+    """It has one dimension, so every dimension of the cache would look like the one it grows along."""
+    heads = node("slice.Tensor", p.Ref(2), 1, 1, END)
+    what = program(JOIN, heads, outputs=(p.Ref(3),))
+    skipped = msgspec.structs.replace(what, inputs=(p.TensorInput("float32", 1), p.TensorInput("float32", 4)))
+    assert plan_arenas(skipped).appends == frozenset()
+
+
+def test_a_program_that_lies_about_a_rank_gets_right_values() -> None:
+    heads = node("slice.Tensor", p.Ref(2), 1, 1, END)
+    along = p.Node("aten.cat.default", (p.Items((p.Ref(0), p.Ref(1))), -2))
+    what = program(along, heads, outputs=(p.Ref(3),), caches=(2,))
+    lying = msgspec.structs.replace(what, inputs=(p.TensorInput(None, 3), p.TensorInput()))
+    worker = WorkerInProcess()
+    new = torch.arange(32.0).reshape(2, 4, 1, 4)
+    [handle] = worker.call(lying, worker.put(new), worker.put(new))
+    [total] = worker.call(program(node("sum.default", p.Ref(0)), outputs=(p.Ref(2),)), handle, handle)
+    assert torch.equal(worker.value(total), torch.cat([new, new], -2)[:, 1:].sum())
 
 
 @pytest.mark.parametrize("what", COPIED.values(), ids=COPIED.keys())
