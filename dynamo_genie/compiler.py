@@ -20,15 +20,11 @@ from dynamo_genie.errors import OptionError
 from dynamo_genie.lowering import lower
 from dynamo_genie.options import Options
 from dynamo_genie.passes.analysis import analyse
-from dynamo_genie.passes.effects import drop_effect_tokens
-from dynamo_genie.passes.pipeline import Pass, run_passes
-from dynamo_genie.passes.portable import make_portable
+from dynamo_genie.passes.pipeline import run_passes
 from dynamo_genie.passes.roles import Origins
 from dynamo_genie.placed_graph import PlacedGraph
 from dynamo_genie.remote_tensor import RemoteTensor
-
-REWRITES = (Pass("effects", drop_effect_tokens), Pass("portable", make_portable))
-"""What is rewritten in every ATen graph, top to bottom."""
+from dynamo_genie.rewrites import LAYOUT_REWRITES, REWRITES
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
@@ -105,10 +101,13 @@ class _Capture:
     def _compile(
         self, gm: GraphModule, resident: frozenset[int], fetched: frozenset[int], n_results: int | None
     ) -> CompiledGraph | PlacedGraph:
-        lowered = lower(gm)
+        several = len(self._options.daemons) > 1
+        if not several:  # the parts of a spread graph get their layout once they are apart
+            gm = run_passes(gm, LAYOUT_REWRITES).gm
+        lowered = lower(gm)  # also of a graph that will be spread: what no daemon runs is refused here
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
         plan = plan_calls(gm, resident, n_results, fetched)
-        if len(self._options.daemons) > 1:
+        if several:
             return PlacedGraph(gm, plan, self._options)
         return CompiledGraph(gm, lowered, plan, partial(CONNECTIONS.get, self._options))
 

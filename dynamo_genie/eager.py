@@ -163,7 +163,7 @@ class _EagerCall:
             handles = [session.new_handle() for _ in lowered.program.outputs]
             outputs = [handle.id for handle in handles]
             session.counters.events["eager_calls"] += 1
-            if self._plan.random:
+            if lowered.program.random:
                 draw_remotely(session, program, 0, inputs, outputs, generator)
             else:
                 session.post(m.Call(program, 0, tuple(inputs), tuple(outputs)))

@@ -25,11 +25,13 @@ from dynamo_genie.fleet import Fleet
 from dynamo_genie.graph_values import graph_values
 from dynamo_genie.lowering import LoweredProgram, lower
 from dynamo_genie.options import Options
+from dynamo_genie.passes.pipeline import run_passes
 from dynamo_genie.passes.placement import place
 from dynamo_genie.passes.plan import Partition, PlacementPlan
 from dynamo_genie.passes.split import split
 from dynamo_genie.passes.topology import Topology
 from dynamo_genie.placed_call import PlacedCall
+from dynamo_genie.rewrites import LAYOUT_REWRITES
 
 Places = tuple[str | None, ...]
 """For each argument, the device on which it is; None for what the client has."""
@@ -101,9 +103,13 @@ class PlacedGraph:
         with unset_fake_temporarily():
             plan = place(self._gm, topology, homes=homes, policy=options.placement, seed=options.placement_seed)
             graphs = split(self._gm, plan)
-        parts = tuple(Part(partition, lower(gm)) for partition, gm in zip(plan.partitions, graphs, strict=True))
+        parts = tuple(_part(partition, gm) for partition, gm in zip(plan.partitions, graphs, strict=True))
         names = frozenset(self._values.inputs[i] for i in resident)
         return Placement(fleet, plan, topology, parts, names, {})
+
+
+def _part(partition: Partition, gm: GraphModule) -> Part:
+    return Part(partition, lower(run_passes(gm, LAYOUT_REWRITES).gm))
 
 
 def _bind(placement: Placement, index: int, values: Mapping[str, Any]) -> BoundProgram:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.runtime.wire.messages import ErrorInfo
@@ -33,17 +34,20 @@ class HandleTable:
     """Handles of one session: plain tensors counted per storage, and weights shared by content.
 
     Attributes:
+        windows: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
         bound: Handles that bindings name.
         epoch: Rises whenever a bound handle comes to name another tensor, or none.
     """
 
-    def __init__(self, budget: MemoryBudget, weights: WeightStore) -> None:
+    def __init__(self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas) -> None:
         self._budget = budget
         self._weights = weights
+        self._arenas = arenas
         self._values: dict[int, torch.Tensor | Poison] = {}
         self._shared: dict[int, ResidentWeight] = {}
         self._storages: dict[int, list[int]] = {}
         self.resident_nbytes = 0
+        self.windows: set[int] = set()
         self.bound: set[int] = set()
         self.epoch = 0
 
@@ -88,6 +92,8 @@ class HandleTable:
             self.resident_nbytes += nbytes
             self._storages[key] = [1, nbytes]
         self._values[handle] = tensor
+        if self._arenas.holds(key):
+            self.windows.add(handle)
 
     def poison(self, handle: int, error: ErrorInfo) -> None:
         """Remember why a handle has no tensor."""
@@ -101,15 +107,37 @@ class HandleTable:
         self._shared[handle] = weight
 
     def writable(self, handle: int) -> torch.Tensor:
-        """Return the tensor for writing, replacing a shared weight by a private copy first."""
+        """Return the tensor for writing, replacing a shared weight or a window of an arena by a private copy first."""
         weight = self._shared.get(handle)
         if weight is None:
-            return self.tensor(handle)
+            return self.separate(handle)
         copy = self._weights.private_copy(weight)
         self.epoch += 1
         del self._values[handle], self._shared[handle]
         self._weights.release(weight)
         self.add(handle, copy)
+        return copy
+
+    def separate(self, handle: int) -> torch.Tensor:
+        """Return a tensor as eager PyTorch would hold it, taking it out of its arena if it is in one.
+
+        Raises:
+            QuotaExceeded: The copy does not fit; the handle stays as it is.
+        """
+        window = self.tensor(handle)
+        if handle not in self.windows:
+            return window
+        copy = self._arenas.private_copy(window)
+        del self._values[handle]
+        try:
+            self.add(handle, copy)
+        except QuotaExceeded:
+            self._values[handle] = window
+            raise
+        self.windows.discard(handle)
+        self._release_storage(window)
+        if handle in self.bound:
+            self.epoch += 1
         return copy
 
     def spoil(self, handle: int, error: ErrorInfo) -> None:
@@ -127,13 +155,17 @@ class HandleTable:
         if weight is not None:
             self._weights.release(weight)
         elif isinstance(value, torch.Tensor):
-            key = value.untyped_storage()._cdata
-            entry = self._storages[key]
-            entry[0] -= 1
-            if entry[0] == 0:
-                del self._storages[key]
-                self.resident_nbytes -= entry[1]
-                self._budget.release(entry[1])
+            self.windows.discard(handle)
+            self._release_storage(value)
+
+    def _release_storage(self, tensor: torch.Tensor) -> None:
+        key = tensor.untyped_storage()._cdata
+        entry = self._storages[key]
+        entry[0] -= 1
+        if entry[0] == 0:
+            del self._storages[key]
+            self.resident_nbytes -= entry[1]
+            self._budget.release(entry[1])
 
     def clear(self) -> None:
         """Forget everything."""

@@ -27,8 +27,7 @@ class MemoryBudget:
         Raises:
             QuotaExceeded: The limit would be passed; the message names what was asked, used and allowed.
         """
-        if self.used + nbytes > self.limit and self.reclaim is not None:
-            self.reclaim(nbytes)
+        self.has_room(nbytes)
         with self._lock:
             if self.used + nbytes > self.limit:
                 raise QuotaExceeded(
@@ -36,6 +35,12 @@ class MemoryBudget:
                     "free tensors or start the daemon with a larger --memory-limit"
                 )
             self.used += nbytes
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether `nbytes` more would fit, after giving back what nobody needs where that helps; takes nothing."""
+        if self.used + nbytes > self.limit and self.reclaim is not None:
+            self.reclaim(nbytes)
+        return self.used + nbytes <= self.limit
 
     def release(self, nbytes: int) -> None:
         """Give back what `reserve` took."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.arena_plan import plan_arenas
 from dynamo_genie.runtime.wire.program import Program, TensorInput, decode_program, program_digest
 
 MAX_PROGRAMS = 4096
@@ -23,13 +24,19 @@ _SCALARS = {"int": int, "float": float, "bool": bool}
 
 
 class LoadedProgram:
-    """A program and its executable. `input_kinds` has None for a tensor, the Python type for a scalar."""
+    """A program and its executable.
+
+    Attributes:
+        input_kinds: For each input None for a tensor, the Python type for a scalar.
+        separate: Tensor inputs that must not share memory with a growing cache; see `arena_plan`.
+    """
 
     def __init__(self, program: Program, executable: Executable) -> None:
         self.executable = executable
         self.input_kinds = tuple(None if isinstance(i, TensorInput) else _SCALARS[i.kind] for i in program.inputs)
         self.outputs = len(program.outputs)
         self.mutated = frozenset(program.mutated_inputs)
+        self.separate = plan_arenas(program).separate
         self.random = program.random
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from dynamo_genie.remote_daemon.command_stream import CommandStream, Outcome
 from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.kv_arena import ArenaCounts, KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.programs import LoadedProgram, ProgramCache
 from dynamo_genie.remote_daemon.session_peers import PeerPort, SessionPeers
@@ -48,7 +49,7 @@ class Services:
     weights: WeightStore
     programs: ProgramCache
     budget: MemoryBudget
-    counts: Counter[str] = field(default_factory=Counter)
+    arenas: KVArenas
 
 
 @dataclass
@@ -72,7 +73,8 @@ class WorkerSession:
         self._services = services
         self.staging = staging
         self._send_bulk = send_bulk
-        self.handles = HandleTable(services.budget, services.weights)
+        self.handles = HandleTable(services.budget, services.weights, services.arenas)
+        self.arena_counts = ArenaCounts()
         self._weights = SessionWeights(services.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, services.buffers, services.budget)
         self._stream = CommandStream(self._answer)
@@ -131,6 +133,7 @@ class WorkerSession:
             error, self._latched = self._latched, None
             self._poison_results(command, error)
             return m.Failed(request_id, error)
+        before = self._services.arenas.counts
         try:
             if overdue and isinstance(command, m.ReceiveTensor):
                 raise self._peers.give_up(command)
@@ -143,6 +146,9 @@ class WorkerSession:
             if self._latched is None and not isinstance(error, PoisonedInput):
                 self._latched = failure
             return None
+        finally:
+            if self._services.arenas.counts is not before:
+                self.arena_counts = self.arena_counts.plus(self._services.arenas.counts).plus(before, -1)
 
     def _poison_results(self, command: m.Command, error: m.ErrorInfo) -> None:
         for handle in getattr(command, "outputs", ()):
@@ -197,7 +203,7 @@ class WorkerSession:
                 raise ProtocolError(f"binding {call.binding} is unknown")
             if binding.epoch != self.handles.epoch:
                 for position, handle in zip(binding.positions, binding.handles, strict=True):
-                    binding.template[position] = tensor(handle)
+                    binding.template[position] = self.handles.separate(handle)
                 binding.epoch = self.handles.epoch
             values = binding.template.copy()
             holes: Any = binding.holes
@@ -206,6 +212,8 @@ class WorkerSession:
             holes = range(len(kinds))
         if len(holes) != len(call.inputs):
             raise ProtocolError(f"program {call.program} takes {len(holes)} inputs, not {len(call.inputs)}")
+        if self.handles.windows:  # before any is looked up: one handle may stand at several positions
+            self._separate(program, holes, call.inputs)
         for position, value in zip(holes, call.inputs, strict=True):
             kind = kinds[position]
             if kind is None:
@@ -218,6 +226,12 @@ class WorkerSession:
             else:
                 raise ProtocolError(f"input {position} of program {call.program} must be {kind.__name__}")
         return values
+
+    def _separate(self, program: LoadedProgram, holes: Sequence[int], inputs: Sequence[m.CallInput]) -> None:
+        """Take out of their arenas the inputs that the program would not read as it reads a growing cache."""
+        for position, value in zip(holes, inputs, strict=True):
+            if position in program.separate and type(value) is int and value in self.handles.windows:
+                self.handles.separate(value)
 
     def _name_outputs(self, handles: tuple[int, ...], values: tuple[Any, ...]) -> None:
         for handle, value in zip(handles, values, strict=True):
@@ -261,7 +275,7 @@ class WorkerSession:
         for position, handle in zip(command.positions, command.handles, strict=True):
             if position in program.mutated:
                 self.handles.writable(handle)
-            self.handles.tensor(handle)
+            self.handles.separate(handle)
         holes = tuple(i for i in range(len(program.input_kinds)) if i not in taken)
         template = [None] * len(program.input_kinds)
         self._bindings[command.binding] = Binding(command.handles, command.positions, holes, template)
@@ -284,7 +298,7 @@ class WorkerSession:
         return m.Fetched(command.request_id, tuple(tensors))
 
     def _describe(self, command: m.Describe) -> m.Described:
-        return m.Described(command.request_id, tuple(spec_of(self.handles.tensor(h)) for h in command.handles))
+        return m.Described(command.request_id, tuple(spec_of(self.handles.separate(h)) for h in command.handles))
 
     def _sync(self, command: m.Sync) -> m.Done:
         return m.Done(command.request_id)
@@ -295,5 +309,5 @@ class WorkerSession:
         self._spans.clear()
         return m.Inspection(
             command.request_id, services.budget.limit, services.budget.used, services.weights.unused_nbytes,
-            traffic.sent, traffic.received, tuple(sorted(services.counts.items())), spans,
+            traffic.sent, traffic.received, self.arena_counts.named(), spans,
         )  # fmt: skip

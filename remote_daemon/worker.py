@@ -25,6 +25,7 @@ from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.executor import Executor
 from dynamo_genie.remote_daemon.inbound_links import InboundLinks
+from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.link import WorkerLink, open_worker_link
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.parent import die_with_parent
@@ -54,8 +55,9 @@ class Worker:
         self._info = device_info(device, config.memory_limit)
         budget = MemoryBudget(self._info.memory_limit)
         buffers = open_buffers(device)
-        programs = ProgramCache(partial(_compile, buffers))
-        self._services = Services(buffers, WeightStore(buffers, budget), programs, budget)
+        arenas = KVArenas(budget)
+        programs = ProgramCache(partial(_compile, buffers, arenas))
+        self._services = Services(buffers, WeightStore(buffers, budget), programs, budget, arenas)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
         self._authenticator = None
@@ -158,9 +160,9 @@ class Worker:
         )
 
 
-def _compile(buffers: BufferStore, program: Program) -> Executable:
+def _compile(buffers: BufferStore, arenas: KVArenas, program: Program) -> Executable:
     constants = [buffers.from_bytes(constant.spec, constant.data) for constant in program.constants]
-    return compile_program(program, buffers.device, constants)
+    return compile_program(program, buffers.device, constants, arenas)
 
 
 def main() -> None:

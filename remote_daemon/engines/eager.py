@@ -16,13 +16,16 @@ over the network is ever part of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import CodeType, TracebackType
 from typing import Any, TypeAlias
 
 import torch
 
 from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.arena_plan import plan_arenas
 from dynamo_genie.remote_daemon.dtypes import TORCH_DTYPE
+from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.operators import Operator, resolve_operator
 from dynamo_genie.remote_daemon.program_check import check_program
 from dynamo_genie.runtime.wire import program as p
@@ -43,7 +46,9 @@ class NodeError(Exception):
         self.operator = operator
 
 
-def compile_program(program: p.Program, device: torch.device, constants: Sequence[torch.Tensor]) -> Executable:
+def compile_program(
+    program: p.Program, device: torch.device, constants: Sequence[torch.Tensor], arenas: KVArenas | None = None
+) -> Executable:
     """Return a function that runs `program` on `device`; raise `ProtocolError` if the program is malformed.
 
     The function raises `NodeError` when an operator fails.
@@ -52,12 +57,13 @@ def compile_program(program: p.Program, device: torch.device, constants: Sequenc
         program: A validated program.
         device: Where factory operators make their tensors.
         constants: The program's constants, as tensors on `device`.
+        arenas: Where its caches grow in place; without, every `cat` copies.
     """
     operators = _resolve(program, device)
     check_program(program, operators)
     if len(constants) != len(program.constants):
         raise ProtocolError(f"program has {len(program.constants)} constants, {len(constants)} were given")
-    run = _Source(program, operators, device, constants).function()
+    run = _Source(program, _growing(program, operators, arenas), device, constants).function()
     keys = tuple(node.op for node in program.nodes)
 
     def execute(inputs: list[Any]) -> tuple[Any, ...]:
@@ -91,6 +97,20 @@ def _resolve(program: p.Program, device: torch.device) -> list[Operator]:
     return [found[node.op] for node in program.nodes]
 
 
+def _growing(program: p.Program, operators: list[Operator], arenas: KVArenas | None) -> list[Operator]:
+    """Return the nodes' operators, with those that grow caches, or view what grew, in place of the usual ones."""
+    if arenas is None:
+        return operators
+    plan = plan_arenas(program)
+    reshape = torch.ops.aten.reshape.default._op
+    growing = list(operators)
+    for number in plan.appends:
+        growing[number] = replace(operators[number], run=arenas.cat)
+    for number in plan.reshapes:
+        growing[number] = replace(operators[number], run=reshape)
+    return growing
+
+
 def _failed_node(traceback: TracebackType | None, code: CodeType) -> int | None:
     """Return the number of the node at whose line the generated function failed."""
     while traceback is not None:
@@ -110,7 +130,7 @@ class _Source:
         self._operators = operators
         self._names: dict[str, Any] = {}  # keeps the builtins: torch imports modules in the name of its caller
         self._literals: dict[Any, str] = {}
-        self._runs: dict[int, str] = {}
+        self._runs: dict[Callable[..., Any], str] = {}
         self._n_inputs = len(program.inputs)
         self._constants = [self._bind("t", number, tensor) for number, tensor in enumerate(constants)]
         self._device = device
@@ -162,9 +182,9 @@ class _Source:
                 return self._literal(argument, getattr(torch, argument.name))
 
     def _run(self, operator: Operator) -> str:
-        name = self._runs.get(id(operator))
+        name = self._runs.get(operator.run)
         if name is None:
-            name = self._runs[id(operator)] = self._bind("o", len(self._runs), operator.run)
+            name = self._runs[operator.run] = self._bind("o", len(self._runs), operator.run)
         return name
 
     def _literal(self, key: Any, value: Any) -> str:

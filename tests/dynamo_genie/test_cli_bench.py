@@ -96,3 +96,11 @@ def test_a_summary_has_the_median_and_the_quartiles() -> None:
     found = summary([1.0, 2.0, 3.0, 4.0, 100.0], scale=10)
     assert (found["median"], found["minimum"], found["samples"]) == (30.0, 10.0, 5)
     assert found["low_quartile"] < found["median"] < found["high_quartile"]
+
+
+def test_bench_arenas_times_and_counts_each_length(tmp_path: Path) -> None:
+    path = tmp_path / "arenas.json"
+    run("benchmarks.arenas", "--layers", "1", "--length", "16", "--length", "64", "--steps", "3", "--json", str(path))
+    assert len(figures_of(path)) == 2
+    record = json.loads(path.read_text())
+    assert record["bytes_a_step_16"] == record["bytes_a_step_64"] == {"appended": 2 * 12 * 64 * 4, "moved": 0.0}

@@ -14,6 +14,7 @@ from dynamo_genie.remote_daemon.arrivals import Arrivals
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
+from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.outgoing import Outgoing
 from dynamo_genie.remote_daemon.programs import ProgramCache
@@ -42,7 +43,7 @@ class Bench:
         buffers = HostBufferStore()
         weights = WeightStore(buffers, self.budget)
         programs = ProgramCache(partial(compile_program, device=torch.device("cpu"), constants=()))
-        self.services = Services(buffers, weights, programs, self.budget)
+        self.services = Services(buffers, weights, programs, self.budget, KVArenas(self.budget))
         self.sent: list[tuple[int, Outgoing]] = []
         self.link_failures: dict[int, str] = {}
         traffic, staging = PeerTraffic(), Staging(self.budget)
@@ -156,8 +157,7 @@ def test_a_session_that_ends_while_it_waits_leaves_nothing(bench: Bench) -> None
     assert bench.session.due is None
 
 
-def test_an_inspection_tells_calls_memory_and_what_others_count(bench: Bench) -> None:
-    bench.services.counts["kv_copied"] += 3
+def test_an_inspection_tells_calls_memory_and_what_was_copied(bench: Bench) -> None:
     [before, after] = bench.run(
         m.Call(1, 0, (pair(1, 2),), (6,)), m.Call(1, 0, (pair(3, 4),), (7,)), m.Inspect(1), m.Inspect(2)
     )
@@ -165,7 +165,7 @@ def test_an_inspection_tells_calls_memory_and_what_others_count(bench: Bench) ->
     assert isinstance(after, m.Inspection)
     assert [program for program, _, _ in before.spans] == [1, 1]
     assert all(started <= ended for _, started, ended in before.spans)
-    assert before.counts == (("kv_copied", 3),)
+    assert dict(before.counts)["arena_appends"] == 0
     assert (before.memory_limit, before.memory_used) == (1 << 30, 16)
     assert after.spans == ()
 
