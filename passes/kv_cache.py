@@ -1,32 +1,42 @@
-"""Finds the KV caches of a graph by following what attentions read. Looks, and changes nothing.
+"""Finds the KV caches of a graph by following what attentions read, never by names. Looks, and changes nothing.
 
-Three shapes are known::
+Four shapes are known::
 
-    grown     placeholder -> cat([past, new]) -> attention, and the cat is a result of the graph
-    written   placeholder -> index_copy / index_put / slice_scatter -> attention, and copy_ back into the placeholder
+    grown     placeholder -> cat([past, new]) -> attention, and the cat (or its last entries) is a result of the graph
+    written   placeholder -> index_copy / index_put / slice_scatter / roll / where -> copy_ back into the placeholder
     born      a result of the graph that an attention reads as key or value, made from no earlier cache (prefill)
+    read      placeholder -> attention, and nothing is added (cross-attention after its first step)
+
+An attention has a cache when both its keys and its values come from such tensors: a model that shows its keys alone,
+or its hidden states, keeps no cache.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graph_view import RESHAPING, attention_operands, origin, result_nodes
+from dynamo_genie.passes.attention import Attention
+from dynamo_genie.passes.axes import length_of, shape_of
+from dynamo_genie.passes.cache_update import Entries, find_update, is_windowed, same_but_length, sequence_axis
+from dynamo_genie.passes.graph_view import result_nodes
+from dynamo_genie.passes.lineage import carried_to, history, is_computed
+from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.semantics import Facts, Residency, Role, nbytes_of
 
 aten = torch.ops.aten
 
-_WRITES: frozenset[Any] = frozenset(
-    {
-        aten.index_copy.default, aten.index_put.default, aten.slice_scatter.default, aten.select_scatter.default,
-        aten.scatter.src, aten.index_copy_.default, aten.index_put_.default,
-    }
-)  # fmt: skip
+
+_PICKS: frozenset[Any] = frozenset(
+    {aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.index_select.default, operator.getitem}
+)
 
 
 class CacheKind(Enum):
@@ -35,78 +45,155 @@ class CacheKind(Enum):
     GROWN = "grown"
     WRITTEN = "written"
     BORN = "born"
+    READ = "read"
 
 
 @dataclass(frozen=True)
 class KVCache:
-    """One cache: the input that holds it before the call, the value that holds it after, and why we think so."""
+    """One cache: what holds it before and after the call, who reads it, and why we think so.
+
+    Attributes:
+        before: The input that holds it before the call; None for a cache that is born.
+        after: The value that holds it after the call: a result, what is copied back, or the input itself.
+        update: The `cat` or scatter that puts old and new entries together; None where nothing is added.
+        sequence_dim: The dimension of `after` that counts positions; None where it cannot be told.
+        window: Whether the oldest entries leave as new ones come.
+        attentions: The nodes that read it.
+    """
 
     kind: CacheKind
     before: Node | None
     after: Node
+    update: Node | None
+    sequence_dim: int | None
+    window: bool
+    attentions: tuple[Node, ...]
+    confidence: float
     evidence: tuple[str, ...]
 
 
-def find_kv_caches(gm: GraphModule, n_results: int | None = None) -> tuple[KVCache, ...]:
-    """Return the KV caches of a graph.
-
-    Args:
-        gm: An ATen graph.
-        n_results: How many of its results the user sees; the rest are saved for backward, and no caches.
-    """
-    results = set(result_nodes(gm, n_results))
-    written_back = {node.args[1]: node.args[0] for node in gm.graph.nodes if node.target is aten.copy_.default}
-    caches: dict[Node, KVCache] = {}
-    for attention, operand in attention_operands(gm):
-        for node in _history(operand):
-            if node not in caches and (cache := _as_cache(node, attention, results, written_back)):
-                caches[node] = cache
-                break
-    return tuple(caches.values())
+def find_kv_caches(gm: GraphModule, attentions: Sequence[Attention], origins: Origins) -> tuple[KVCache, ...]:
+    """Return the KV caches that the given attentions of a graph read."""
+    if origins.kind == "backward":
+        return ()
+    search = _Search(gm, origins)
+    found: dict[Node, list[tuple[KVCache, Attention]]] = {}
+    for attention in attentions:
+        for cache in search.caches_of(attention):
+            found.setdefault(cache.after, []).append((cache, attention))
+    return tuple(_merged(readings) for readings in found.values())
 
 
-def find_cache_facts(gm: GraphModule, n_results: int | None = None) -> dict[Node, Facts]:
+def cache_facts(caches: Sequence[KVCache]) -> dict[Node, Facts]:
     """Return the facts about every value that holds a KV cache before or after the call."""
-    facts: dict[Node, Facts] = {}
-    for cache in find_kv_caches(gm, n_results):
-        for node in (cache.before, cache.after):
-            if node is not None:
-                facts[node] = Facts(
-                    role=Role.KV_CACHE, residency=Residency.SESSION, nbytes=nbytes_of(node), evidence=cache.evidence
-                )
-    return facts
+    return {
+        node: Facts(
+            role=Role.KV_CACHE, residency=Residency.SESSION, nbytes=nbytes_of(node),
+            confidence=cache.confidence, evidence=cache.evidence,
+        )
+        for cache in caches
+        for node in (cache.before, cache.after)
+        if node is not None
+    }  # fmt: skip
 
 
-def _as_cache(node: Node, attention: Node, results: set[Node], written_back: dict[Any, Any]) -> KVCache | None:
-    read = f"read by attention {attention.name}"
-    if node in written_back and (before := _cache_before(node)) is written_back[node]:
-        return KVCache(CacheKind.WRITTEN, before, node, (read, f"{node.name} is copied back into {before.name}"))
-    if node not in results or node.op == "placeholder":
-        return None
-    before = _cache_before(node)
-    if before is None:
-        return KVCache(CacheKind.BORN, None, node, (read, f"{node.name} is a result of the graph"))
-    kind = CacheKind.GROWN if node.target is aten.cat.default else CacheKind.WRITTEN
-    return KVCache(kind, before, node, (read, f"{node.name} is {before.name} and new entries, and a result"))
+def _merged(readings: list[tuple[KVCache, Attention]]) -> KVCache:
+    """One tensor may serve several attentions (shared layers, keys and values in one): one record, all readers."""
+    first = readings[0][0]
+    readers = tuple(dict.fromkeys(attention.node for _, attention in readings))
+    return replace(first, attentions=readers, confidence=max(cache.confidence for cache, _ in readings))
 
 
-def _cache_before(node: Node) -> Node | None:
-    """Return the input that `node` extends or overwrites in part."""
-    if node.target is aten.cat.default:
-        past = node.args[0][0]  # type: ignore[index]
-    elif node.target in _WRITES:
-        past = node.args[0]
-    else:
-        return None
-    assert isinstance(past, Node)
-    past = origin(past)
-    return past if past.op == "placeholder" else None
+class _Search:
+    """What is asked of the graph again for each attention, computed once."""
+
+    def __init__(self, gm: GraphModule, origins: Origins) -> None:
+        self._gm = gm
+        self._origins = origins
+
+    @cached_property
+    def _results(self) -> frozenset[Node]:
+        return frozenset(result_nodes(self._gm, self._origins.n_results))
+
+    @cached_property
+    def _written_back(self) -> Mapping[Any, Node]:
+        """The input that each value is copied back into."""
+        copies = self._gm.graph.find_nodes(op="call_function", target=aten.copy_.default)
+        return {copy.args[1]: copy.args[0] for copy in copies}
+
+    @cached_property
+    def _model_inputs(self) -> frozenset[Node]:
+        placeholders = self._gm.graph.find_nodes(op="placeholder")
+        return frozenset(placeholders[position] for position in self._origins.model_inputs)
+
+    def caches_of(self, attention: Attention) -> list[KVCache]:
+        """Return the caches of keys and values; none, unless both have one."""
+        sides = (attention.key_history, attention.value_history)
+        keys, values = (list(self._kept(side, attention)) for side in sides)
+        if not (keys and values):
+            keys, values = (self._read_only(side, attention) for side in sides)
+        return [*keys, *values] if keys and values and _differ(keys, values, attention) else []
+
+    def _kept(self, entries: Entries, attention: Attention) -> Iterator[KVCache]:
+        """Yield the caches among the values that carry some of the entries on."""
+        for node in carried_to(list(entries)):
+            if node in self._written_back or (node in self._results and node.op != "placeholder"):
+                cache = self._as_cache(node, entries, attention)
+                if cache is not None:
+                    yield cache
+
+    def _as_cache(self, after: Node, entries: Entries, attention: Attention) -> KVCache | None:
+        shape = after.meta["val"].shape
+        axis = sequence_axis(after, entries)
+        if len(shape) < 2 or (axis is None and after not in entries):
+            return None
+        made_from = history(after, axis)
+        before = self._written_back.get(after) or self._before(after, made_from)
+        if self._written_back.get(after) is None:
+            kind = CacheKind.BORN if before is None else CacheKind.GROWN
+            how = f"{after.name} is a result of the graph" + (f", made from {before.name}" if before else "")
+        else:
+            kind, how = CacheKind.WRITTEN, f"{after.name} is copied back into {before}"
+        update = find_update(made_from, before)
+        evidence = (f"read by attention {attention.node.name}", how)
+        window = before is not None and is_windowed(made_from)
+        sure = 1.0 if before is not None else 0.9 if attention.causal else 0.7
+        return KVCache(kind, before, after, update, axis, window, (attention.node,), sure, evidence)
+
+    def _before(self, after: Node, made_from: Entries) -> Node | None:
+        """Return the input that `after` extends or overwrites in part."""
+        inputs = (node for node in made_from if node.op == "placeholder" and node not in self._model_inputs)
+        return next((node for node in inputs if same_but_length(node, after)), None)
+
+    def _read_only(self, entries: Entries, attention: Attention) -> list[KVCache]:
+        """Return the inputs that entries come from and that no result replaces, when the queries are computed here."""
+        if not any(map(is_computed, attention.query_history)):
+            return []
+        held = [node for node in entries if self._holds_keys(node, entries, attention)]
+        caches = [self._as_read(node, entries, attention) for node in held]
+        return [cache for cache in caches if cache.update or not any(map(is_computed, entries))]
+
+    def _holds_keys(self, node: Node, entries: Entries, attention: Attention) -> bool:
+        if node.op != "placeholder" or node in self._model_inputs or len(shape_of(node) or ()) < 2:
+            return False
+        length = length_of(node, entries[node])
+        return length is not None and attention.key_length is not None and length <= attention.key_length
+
+    def _as_read(self, node: Node, entries: Entries, attention: Attention) -> KVCache:
+        update = find_update({at: axis for at, axis in entries.items() if at.target is not aten.where.self}, node)
+        evidence = (f"read by attention {attention.node.name}", f"{node.name} is an input that no result replaces")
+        return KVCache(
+            CacheKind.READ, node, node, update, entries[node], False, (attention.node,), 0.8, evidence
+        )  # fmt: skip
 
 
-def _history(node: Node) -> list[Node]:
-    """Return `node` and what it is arranged from, newest first, up to the operator that computed the values."""
-    history = [node]
-    while isinstance(node.args[0] if node.args else None, Node) and node.target in RESHAPING:
-        node = node.args[0]  # type: ignore[assignment]
-        history.append(node)
-    return history
+def _differ(keys: Sequence[KVCache], values: Sequence[KVCache], attention: Attention) -> bool:
+    """Say whether keys and values are different things: a memory that is read as both is no cache."""
+    if {cache.after for cache in keys} != {cache.after for cache in values}:
+        return True
+    return _parts(attention.key_history) != _parts(attention.value_history)
+
+
+def _parts(entries: Entries) -> set[tuple[object, ...]]:
+    """Return which parts of a whole the entries were picked from."""
+    return {(node.target, str(node.args[1:])) for node in entries if node.target in _PICKS}

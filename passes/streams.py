@@ -1,0 +1,115 @@
+"""Which stream of a model an attention belongs to: pixels, sound, or tokens; its own, or another one's results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from dynamo_genie.passes.attention import Attention
+from dynamo_genie.passes.axes import length_of
+from dynamo_genie.passes.graph_view import origin
+from dynamo_genie.passes.lineage import carried_to, history, is_computed
+from dynamo_genie.passes.origins import Origins, data_inputs, find_sources
+
+aten = torch.ops.aten
+
+_CONVOLUTIONS: frozenset[Any] = frozenset({aten.convolution.default, aten.conv2d.default, aten.conv1d.default})
+_ACTIVATION_OPERAND: Mapping[Any, int] = {aten.addmm.default: 1, aten.baddbmm.default: 1}
+_IMAGE_RANK = 4
+"""A convolution's weight has [out, in, height, width] or more dimensions for images, one fewer for sound."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What each node depends on.
+
+    Attributes:
+        inputs: The data inputs, in order.
+        sources: For each node, the data inputs it depends on: bit i stands for the i-th.
+        pixels: The data inputs that are images or video: floats that a convolution over two or more dimensions reads.
+        sound: The data inputs that a convolution over one dimension reads.
+    """
+
+    inputs: tuple[Node, ...]
+    sources: Mapping[Node, int]
+    pixels: tuple[Node, ...]
+    sound: tuple[Node, ...]
+
+    def of(self, node: Node) -> int:
+        """Return the data inputs that a node depends on."""
+        return self.sources.get(node, 0)
+
+    def inputs_in(self, mask: int) -> Iterator[Node]:
+        """Yield the data inputs that the bits of a mask stand for."""
+        while mask:
+            lowest = mask & -mask
+            yield self.inputs[lowest.bit_length() - 1]
+            mask ^= lowest
+
+    def within(self, node: Node, inputs: tuple[Node, ...]) -> bool:
+        """Say whether a node depends on some of the given inputs, and on no others."""
+        mine, theirs = self.of(node), sum(map(self.of, inputs))
+        return bool(mine) and mine & ~theirs == 0
+
+
+def find_streams(gm: GraphModule, origins: Origins) -> Streams:
+    """Return what each node depends on, and which inputs are pixels and which sound."""
+    inputs = tuple(data_inputs(gm, origins))
+    first_convolution = {node: _convolution_rank(node) for node in inputs if _is_float(node)}
+    pixels = tuple(node for node, rank in first_convolution.items() if rank >= _IMAGE_RANK)
+    sound = tuple(node for node, rank in first_convolution.items() if 0 < rank < _IMAGE_RANK)
+    return Streams(inputs, find_sources(gm, origins), pixels, sound)
+
+
+def is_cross_attention(attention: Attention, streams: Streams) -> bool:
+    """Say whether an attention looks at what another stream made, its own queries not being among it."""
+    query_ends, key_ends = (
+        _ends(side) for side in (attention.query_history, history(attention.key, attention.key_axis))
+    )
+    if not key_ends or set(query_ends) & set(key_ends) or _roots(query_ends) & _roots(key_ends):
+        return not key_ends
+    lengths = {length_of(node, axis) for node, axis in key_ends.items()} - {None}
+    if lengths and attention.query_length not in lengths:
+        return True
+    asks, looks_at = (_sources_of(ends, streams) for ends in (query_ends, key_ends))
+    return asks == 0 or asks & ~looks_at != 0
+
+
+def _ends(found: Mapping[Node, int | None]) -> dict[Node, int | None]:
+    """Return the nodes that computed new entries: projections, most often."""
+    return {node: axis for node, axis in found.items() if is_computed(node)}
+
+
+def _roots(ends: Mapping[Node, int | None]) -> set[Node]:
+    """Return what was projected: a self-attention projects one and the same tensor three times."""
+    return {origin(operand) for node in ends for operand in _activation(node)}
+
+
+def _activation(node: Node) -> Iterator[Node]:
+    operand = node.args[_ACTIVATION_OPERAND.get(node.target, 0)]
+    if isinstance(operand, Node):
+        yield operand
+
+
+def _sources_of(ends: Mapping[Node, int | None], streams: Streams) -> int:
+    mask = 0
+    for node in ends:
+        mask |= streams.of(node)
+    return mask
+
+
+def _convolution_rank(node: Node) -> int:
+    """Return the dimensions of the weight of the first convolution that reads an input, 0 where none does."""
+    for carrier in carried_to([node]):
+        for user in carrier.users:
+            if user.target in _CONVOLUTIONS and user.args[0] is carrier:
+                return len(user.args[1].meta["val"].shape)  # type: ignore[union-attr]
+    return 0
+
+
+def _is_float(node: Node) -> bool:
+    return bool(node.meta["val"].is_floating_point())
