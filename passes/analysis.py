@@ -14,7 +14,7 @@ from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.pipeline import AnalysisPass, PassRecord, run_passes
 from dynamo_genie.passes.regions import phase_facts
 from dynamo_genie.passes.roles import find_roles
-from dynamo_genie.passes.semantics import Phase
+from dynamo_genie.passes.semantics import META_KEY, Phase
 
 Observe = Callable[[PassRecord, GraphModule], None]
 
@@ -52,7 +52,14 @@ def analyse(gm: GraphModule, origins: Origins, observe: Observe | None = None) -
     Raises:
         BrokenInvariant: A pass has a bug.
     """
+    _forget_facts(gm)
     findings = Findings(gm, origins)
     records = run_passes(gm, analyses(findings), observe).records
     phase = findings.phase
     return Analysis(phase.phase, phase.evidence, findings.caches, records, findings.attentions)
+
+
+def _forget_facts(gm: GraphModule) -> None:
+    """Let a graph start without facts: AOTAutograd gives inputs of a backward graph the forward's very dictionaries."""
+    for node in gm.graph.nodes:
+        node.meta = {key: value for key, value in node.meta.items() if key != META_KEY}

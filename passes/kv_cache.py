@@ -27,12 +27,16 @@ from dynamo_genie.passes.attention import Attention
 from dynamo_genie.passes.axes import length_of, shape_of
 from dynamo_genie.passes.cache_update import Entries, find_update, is_windowed, same_but_length, sequence_axis
 from dynamo_genie.passes.graph_view import result_nodes
+from dynamo_genie.passes.latents import latent_entries
 from dynamo_genie.passes.lineage import carried_to, history, is_computed
 from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.semantics import Facts, Residency, Role, nbytes_of
 
 aten = torch.ops.aten
 
+
+Sides = tuple[Mapping[Node, int | None], Mapping[Node, int | None]]
+"""What keys are made of, and what values are."""
 
 _PICKS: frozenset[Any] = frozenset(
     {aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.index_select.default, operator.getitem}
@@ -58,6 +62,7 @@ class KVCache:
         update: The `cat` or scatter that puts old and new entries together; None where nothing is added.
         sequence_dim: The dimension of `after` that counts positions; None where it cannot be told.
         window: Whether the oldest entries leave as new ones come.
+        latent: Whether keys and values are projected from it, instead of being kept in it.
         attentions: The nodes that read it.
     """
 
@@ -70,6 +75,7 @@ class KVCache:
     attentions: tuple[Node, ...]
     confidence: float
     evidence: tuple[str, ...]
+    latent: bool = False
 
 
 def find_kv_caches(gm: GraphModule, attentions: Sequence[Attention], origins: Origins) -> tuple[KVCache, ...]:
@@ -129,10 +135,17 @@ class _Search:
     def caches_of(self, attention: Attention) -> list[KVCache]:
         """Return the caches of keys and values; none, unless both have one."""
         sides = (attention.key_history, attention.value_history)
-        keys, values = (list(self._kept(side, attention)) for side in sides)
-        if not (keys and values):
-            keys, values = (self._read_only(side, attention) for side in sides)
-        return [*keys, *values] if keys and values and _differ(keys, values, attention) else []
+        for keys, values in (self._all_kept(sides, attention), self._all_read(sides, attention)):
+            if keys and values and _differ(keys, values, attention):
+                return [*keys, *values]
+        keys, values = self._all_kept(latent_entries(attention), attention)
+        return [replace(cache, latent=True) for cache in (*keys, *values)] if keys and values else []
+
+    def _all_kept(self, sides: Sides, attention: Attention) -> Iterator[list[KVCache]]:
+        return (list(self._kept(side, attention)) for side in sides)
+
+    def _all_read(self, sides: Sides, attention: Attention) -> Iterator[list[KVCache]]:
+        return (self._read_only(side, attention) for side in sides)
 
     def _kept(self, entries: Entries, attention: Attention) -> Iterator[KVCache]:
         """Yield the caches among the values that carry some of the entries on."""

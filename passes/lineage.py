@@ -7,14 +7,14 @@ matrix product, a convolution, a normalisation by kernel or an attention makes n
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from dynamo_genie.passes.axes import axis_before
-from dynamo_genie.passes.graph_view import RESHAPING
+from dynamo_genie.passes.graph_view import RESHAPING, origin
 
 aten = torch.ops.aten
 
@@ -43,6 +43,17 @@ _GATHERS: frozenset[Any] = frozenset(
         aten.as_strided.default, aten.lift_fresh_copy.default, aten.contiguous.default,
     }
 )  # fmt: skip
+_BLANKS: frozenset[Any] = frozenset(
+    {
+        aten.new_empty.default, aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
+        aten.empty_like.default, aten.zeros_like.default, aten.ones_like.default, aten.full_like.default,
+    }
+)  # fmt: skip
+"""What takes a shape from its operand, and no entries."""
+
+PRODUCTS: frozenset[Any] = frozenset(
+    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.matmul.default}
+)
 _REDUCTIONS: frozenset[Any] = frozenset({aten.mean.dim, aten.amax.default, aten.amin.default, aten.sum.dim_IntList})
 """What scales are made of: the norm of a key, the range of a quantised one."""
 
@@ -80,8 +91,19 @@ def carried_from(node: Node) -> Iterator[Node]:
 
 def is_computed(node: Node) -> bool:
     """Say whether a node makes new entries from tensors: a walk along what is carried ends there."""
-    makes = node.op == "call_function" and next(carried_from(node), None) is None
+    makes = node.op == "call_function" and node.target not in _BLANKS and next(carried_from(node), None) is None
     return makes and any(isinstance(source.meta.get("val"), torch.Tensor) for source in node.all_input_nodes)
+
+
+def projected(node: Node) -> Iterator[Node]:
+    """Yield the operand that a computing node takes its entries from: what a product multiplies with a weight."""
+    position = 1 if node.target in (aten.addmm.default, aten.baddbmm.default) else 0
+    yield from _nodes(*node.args[position : position + 1])
+
+
+def roots_of(found: Iterable[Node]) -> frozenset[Node]:
+    """Return what the computing nodes among some nodes took their entries from."""
+    return frozenset(origin(operand) for node in found if is_computed(node) for operand in projected(node))
 
 
 def is_pointwise(node: Node) -> bool:

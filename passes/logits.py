@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.axes import length_of
 from dynamo_genie.passes.graph_view import result_nodes
-from dynamo_genie.passes.lineage import history, is_computed
+from dynamo_genie.passes.lineage import PRODUCTS, history, is_computed
 from dynamo_genie.passes.origins import Origins
 
 aten = torch.ops.aten
 
-_PRODUCTS: frozenset[Any] = frozenset(
-    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.matmul.default}
-)
 _LARGE = 1000
 _TIMES = 4
 
@@ -47,7 +43,7 @@ def _as_logits(node: Node, vocabularies: set[int | None]) -> Logits | None:
     if columns is None or not (known or columns >= _LARGE):
         return None
     product = next((source for source in history(node, None) if is_computed(source)), None)
-    if product is None or product.target not in _PRODUCTS or length_of(product, -1) != columns:
+    if product is None or product.target not in PRODUCTS or length_of(product, -1) != columns:
         return None
     if known:
         return Logits(node, 0.95, f"{product.name} has {columns} columns, as many as an embedding has rows")

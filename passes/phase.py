@@ -58,7 +58,7 @@ def detect_phase(
 def _phase_of(attention: Attention, caches: list[KVCache], streams: Streams, has_logits: bool) -> Phase:
     if streams.within(attention.query, streams.pixels):
         return Phase.VISION
-    if is_cross_attention(attention, streams):
+    if not any(cache.latent for cache in caches) and is_cross_attention(attention, streams):
         return Phase.CROSS_ATTENTION
     if caches:
         return Phase.DECODE if _continues(attention, caches) else Phase.PREFILL

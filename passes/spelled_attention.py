@@ -122,7 +122,7 @@ def _weighted_sum(softmax: Node) -> tuple[Node, bool] | None:
 
 
 def _keeps_shares(node: Node, shares: Node) -> bool:
-    """Say whether a node passes shares on: as they are, cast, dropped out or without a sink, but not spread over more."""
+    """Say whether a node passes shares on: cast, dropped out or without a sink, but not spread over more."""
     if node.target in (aten.native_dropout.default, operator.getitem):
         return True
     return _keeps_scores(node) and (not is_pointwise(node) or shape_of(node) == shape_of(shares))

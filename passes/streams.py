@@ -11,14 +11,12 @@ from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.attention import Attention
 from dynamo_genie.passes.axes import length_of
-from dynamo_genie.passes.graph_view import origin
-from dynamo_genie.passes.lineage import carried_to, history, is_computed
+from dynamo_genie.passes.lineage import carried_to, history, is_computed, roots_of
 from dynamo_genie.passes.origins import Origins, data_inputs, find_sources
 
 aten = torch.ops.aten
 
 _CONVOLUTIONS: frozenset[Any] = frozenset({aten.convolution.default, aten.conv2d.default, aten.conv1d.default})
-_ACTIVATION_OPERAND: Mapping[Any, int] = {aten.addmm.default: 1, aten.baddbmm.default: 1}
 _IMAGE_RANK = 4
 """A convolution's weight has [out, in, height, width] or more dimensions for images, one fewer for sound."""
 
@@ -70,7 +68,7 @@ def is_cross_attention(attention: Attention, streams: Streams) -> bool:
     query_ends, key_ends = (
         _ends(side) for side in (attention.query_history, history(attention.key, attention.key_axis))
     )
-    if not key_ends or set(query_ends) & set(key_ends) or _roots(query_ends) & _roots(key_ends):
+    if not key_ends or set(query_ends) & set(key_ends) or roots_of(query_ends) & roots_of(key_ends):
         return not key_ends
     lengths = {length_of(node, axis) for node, axis in key_ends.items()} - {None}
     if lengths and attention.query_length not in lengths:
@@ -82,17 +80,6 @@ def is_cross_attention(attention: Attention, streams: Streams) -> bool:
 def _ends(found: Mapping[Node, int | None]) -> dict[Node, int | None]:
     """Return the nodes that computed new entries: projections, most often."""
     return {node: axis for node, axis in found.items() if is_computed(node)}
-
-
-def _roots(ends: Mapping[Node, int | None]) -> set[Node]:
-    """Return what was projected: a self-attention projects one and the same tensor three times."""
-    return {origin(operand) for node in ends for operand in _activation(node)}
-
-
-def _activation(node: Node) -> Iterator[Node]:
-    operand = node.args[_ACTIVATION_OPERAND.get(node.target, 0)]
-    if isinstance(operand, Node):
-        yield operand
 
 
 def _sources_of(ends: Mapping[Node, int | None], streams: Streams) -> int:
