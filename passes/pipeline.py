@@ -101,10 +101,8 @@ def _annotated(gm: GraphModule, step: AnalysisPass, before: Snapshot) -> tuple[G
 
 
 def _count(graph: Snapshot) -> Counter[str]:
-    return Counter(
-        str(getattr(node.target, "__name__", node.target)) if node.op == "call_function" else node.op
-        for node in graph.calls
-    )
+    calls = ((str(op), target) for op, target, *_ in graph.calls.values())
+    return Counter(str(getattr(target, "__name__", target)) if op == "call_function" else op for op, target in calls)
 
 
 def _record(name: str, modified: bool, duration_s: float, before: Counter[str], after: Counter[str]) -> PassRecord:
