@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import GraphModule, Node
@@ -32,6 +32,10 @@ class Snapshot:
             {node: _description(node) for node in nodes},
             {node: facts_of(node) for node in nodes},
         )
+
+    def with_facts(self) -> Snapshot:
+        """Return the same graph with what is known of it now."""
+        return replace(self, facts={node: facts_of(node) for node in self.calls})
 
 
 def check_untouched(name: str, before: Snapshot, after: Snapshot) -> None:

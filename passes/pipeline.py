@@ -92,12 +92,13 @@ def _rewritten(gm: GraphModule, step: Pass, before: Snapshot) -> tuple[GraphModu
 
 def _annotated(gm: GraphModule, step: AnalysisPass, before: Snapshot) -> tuple[GraphModule, bool, Snapshot]:
     facts = step.run(gm)
-    check_untouched(step.name, before, Snapshot.of(gm))
+    after = Snapshot.of(gm)
+    check_untouched(step.name, before, after)
     try:
         learned = annotate(facts)
     except ValueError as error:
         raise BrokenInvariant(f"pass '{step.name}' contradicts an earlier one: {error}") from None
-    return gm, learned, Snapshot.of(gm)
+    return gm, learned, after.with_facts()
 
 
 def _count(graph: Snapshot) -> Counter[str]:

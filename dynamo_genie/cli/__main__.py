@@ -45,6 +45,7 @@ def _add_lazy(parent: typer.Typer, name: str, module: str, summary: str) -> None
 _add_lazy(app, "demo", "dynamo_genie.cli.demo", "Generate text with a small model through a daemon.")
 _add_lazy(bench, "transport", "dynamo_genie.cli.bench_transport", "Round trips and bulk bandwidth to a daemon.")
 _add_lazy(bench, "decode", "dynamo_genie.cli.bench_decode", "Time of a decode step, local and remote.")
+_add_lazy(bench, "passes", "dynamo_genie.cli.bench_passes", "Time of the passes, against that of the capture.")
 
 
 def main() -> None:

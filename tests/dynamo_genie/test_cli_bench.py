@@ -96,3 +96,14 @@ def test_a_summary_has_the_median_and_the_quartiles() -> None:
     found = summary([1.0, 2.0, 3.0, 4.0, 100.0], scale=10)
     assert (found["median"], found["minimum"], found["samples"]) == (30.0, 10.0, 5)
     assert found["low_quartile"] < found["median"] < found["high_quartile"]
+
+
+@pytest.mark.slow
+def test_bench_passes_reports_capture_passes_and_growth(tmp_path: Path) -> None:
+    path = tmp_path / "passes.json"
+    run("benchmarks.passes", *"--layers 1 --layers 2 --embd 16 --heads 2 --vocab 64 --json".split(), str(path))
+    names = [name for name in figures_of(path) if name.startswith("all passes")]
+    assert len(names) == 4
+    captures = json.loads(path.read_text())["captures"]
+    assert all(capture["capture_s"] > 0 and capture["passes_s"] > 0 for capture in captures)
+    assert {name for name, _ in captures[0]["by_pass"]} >= {"portable", "attention", "kv_cache", "roles", "phase"}

@@ -172,6 +172,19 @@ _STATIC = frozenset("gpt2 llama mistral qwen3 gemma2 gemma3 phi3 gpt_neox mixtra
 _QUANTISED = frozenset("gpt2 llama".split())
 
 
+_OFTEN = frozenset(
+    """gpt2 gpt_neox gpt_bigcode llama mistral qwen3 gemma3 phi3 opt bloom falcon starcoder2 cohere mixtral gpt_oss
+    deepseek_v3 mamba jamba t5 bart whisper bert distilbert deberta_v2 modernbert wav2vec2 vit convnext swin clip siglip
+    llava""".split()
+)
+_ALL_CACHES_OFTEN = frozenset("gpt2 llama mistral gemma3 whisper".split())
+
+
+def is_quick(family: Family, cache: str) -> bool:
+    """Whether a case belongs to the fast tests; the others are marked slow."""
+    return family.name in _OFTEN and (cache in ("-", "dynamic") or family.name in _ALL_CACHES_OFTEN)
+
+
 def families() -> list[Family]:
     """All families, by kind."""
     found = [Family(name, "decoder", _caches_of(name)) for name in _DECODERS]

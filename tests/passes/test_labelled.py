@@ -1,7 +1,7 @@
 """The labelled table: what the passes find in models of many families, against what their cache objects say.
 
 The labels are the tensors that the cache object holds before and after a call, looked up among the tensors that each
-graph really took and returned. `pytest tests/passes -k labelled` prints the table.
+graph really took and returned. `pytest tests/passes -k labelled` prints the table; with `-m ""`, all of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dynamo_genie.passes.semantics import Phase
-from tests.passes.families import Family, cache_tensors, families, first_call, make, make_cache, next_call
+from tests.passes.families import Family, cache_tensors, families, first_call, is_quick, make, make_cache, next_call
 from tests.passes.understood import Understood, place_of, understand
 
 Places = set[tuple[object, ...]]
@@ -42,7 +42,8 @@ class Row:
 def cases() -> Iterable[Any]:
     for family in families():
         for cache in family.caches or ("-",):
-            yield pytest.param(family, cache, id=f"{family.name}-{cache}")
+            marks = () if is_quick(family, cache) else (pytest.mark.slow,)
+            yield pytest.param(family, cache, id=f"{family.name}-{cache}", marks=marks)
 
 
 @pytest.mark.parametrize(("family", "cache_kind"), list(cases()))
