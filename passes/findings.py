@@ -8,7 +8,8 @@ from functools import cached_property
 from torch.fx import GraphModule
 
 from dynamo_genie.passes.attention import Attention, find_attentions
-from dynamo_genie.passes.kv_cache import KVCache, find_kv_caches
+from dynamo_genie.passes.cache_search import find_kv_caches
+from dynamo_genie.passes.kv_cache import KVCache
 from dynamo_genie.passes.logits import Logits, find_logits
 from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.phase import PhaseReport, detect_phase

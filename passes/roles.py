@@ -13,7 +13,7 @@ from dynamo_genie.passes.graph_view import result_nodes
 from dynamo_genie.passes.inputs import Reading, read_inputs
 from dynamo_genie.passes.lineage import history
 from dynamo_genie.passes.logits import Logits
-from dynamo_genie.passes.origins import Origins
+from dynamo_genie.passes.origins import Origins as Origins  # callers of `find_roles` need it
 from dynamo_genie.passes.semantics import Facts, Residency, Role, facts_of, nbytes_of
 
 aten = torch.ops.aten

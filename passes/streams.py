@@ -10,13 +10,15 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.attention import Attention
-from dynamo_genie.passes.axes import length_of
+from dynamo_genie.passes.axes import length_of, shape_of
+from dynamo_genie.passes.graph_view import result_nodes
 from dynamo_genie.passes.lineage import carried_to, history, is_computed, roots_of
 from dynamo_genie.passes.origins import Origins, data_inputs, find_sources
 
 aten = torch.ops.aten
 
 _CONVOLUTIONS: frozenset[Any] = frozenset({aten.convolution.default, aten.conv2d.default, aten.conv1d.default})
+_WRITES_BACK: Mapping[str, Any] = {"op": "call_function", "target": aten.copy_.default}
 _IMAGE_RANK = 4
 """A convolution's weight has [out, in, height, width] or more dimensions for images, one fewer for sound."""
 
@@ -57,7 +59,8 @@ class Streams:
 def find_streams(gm: GraphModule, origins: Origins) -> Streams:
     """Return what each node depends on, and which inputs are pixels and which sound."""
     inputs = tuple(data_inputs(gm, origins))
-    first_convolution = {node: _convolution_rank(node) for node in inputs if _is_float(node)}
+    kept = frozenset((*result_nodes(gm), *(copy.args[0] for copy in gm.graph.find_nodes(**_WRITES_BACK))))
+    first_convolution = {node: _convolution_rank(node, kept) for node in inputs if _is_float(node)}
     pixels = tuple(node for node, rank in first_convolution.items() if rank >= _IMAGE_RANK)
     sound = tuple(node for node, rank in first_convolution.items() if 0 < rank < _IMAGE_RANK)
     return Streams(inputs, find_sources(gm, origins), pixels, sound)
@@ -89,13 +92,18 @@ def _sources_of(ends: Mapping[Node, int | None], streams: Streams) -> int:
     return mask
 
 
-def _convolution_rank(node: Node) -> int:
-    """Return the dimensions of the weight of the first convolution that reads an input, 0 where none does."""
+def _convolution_rank(node: Node, kept: frozenset[Node]) -> int:
+    """Return the dimensions of the weight of the first convolution that reads an input, 0 where none does.
+
+    An input whose entries are `kept` for the next call is the state of a recurrent layer, and nothing perceived.
+    """
+    rank = 0
     for carrier in carried_to([node]):
-        for user in carrier.users:
-            if user.target in _CONVOLUTIONS and user.args[0] is carrier:
-                return len(user.args[1].meta["val"].shape)  # type: ignore[union-attr]
-    return 0
+        if carrier in kept:
+            return 0
+        weights = (user.args[1] for user in carrier.users if user.target in _CONVOLUTIONS and user.args[0] is carrier)
+        rank = rank or next((len(shape_of(weight) or ()) for weight in weights if isinstance(weight, Node)), 0)
+    return rank
 
 
 def _is_float(node: Node) -> bool:

@@ -12,6 +12,7 @@ from transformers import DynamicCache, StaticCache
 from dynamo_genie.passes.attention import Attention
 from dynamo_genie.passes.semantics import Phase, Role, facts_of
 from tests.integration.models import make_model
+from tests.passes.families import families, first_call, make
 from tests.passes.understood import Understood, understand
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
@@ -91,8 +92,6 @@ def test_the_towers_of_clip_are_told_apart() -> None:
 
 
 def test_what_a_prompt_sees_is_vision_and_the_rest_is_prefill() -> None:
-    from tests.passes.families import families, first_call, make
-
     family = next(family for family in families() if family.name == "llava")
     with torch._dynamo.config.patch(capture_scalar_outputs=True):
         run, calls = understand(make("llava").forward)
@@ -100,3 +99,12 @@ def test_what_a_prompt_sees_is_vision_and_the_rest_is_prefill() -> None:
             run(**first_call(family))
     phases = Counter(phase_at(attention) for call in calls for attention in call.analysis.attentions)
     assert phases == {Phase.VISION: 2, Phase.PREFILL: 2}
+
+
+def test_the_state_of_a_recurrent_model_is_no_cache_and_no_sound() -> None:
+    model = make("mamba")
+    with torch.no_grad():
+        state = model(input_ids=IDS, use_cache=True).cache_params
+    call = look(model.forward, input_ids=IDS[:, :1], cache_params=state, use_cache=True)
+    assert call.analysis.caches == ()
+    assert call.analysis.phase is Phase.OTHER
