@@ -17,11 +17,11 @@ from dynamo_genie.compiled_graph import CompiledGraph
 from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import OptionError
+from dynamo_genie.input_origins import ModelInputs, find_model_inputs, origins_of
 from dynamo_genie.lowering import lower
 from dynamo_genie.options import Options
 from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.pipeline import run_passes
-from dynamo_genie.passes.roles import Origins
 from dynamo_genie.placed_graph import PlacedGraph
 from dynamo_genie.remote_tensor import RemoteTensor
 from dynamo_genie.rewrites import LAYOUT_REWRITES, REWRITES
@@ -35,7 +35,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
         OptionError: The graph's inputs live on a device that is not the CPU.
     """
     _require_cpu(example_inputs)
-    capture = _Capture(options)
+    capture = _Capture(options, find_model_inputs(gm, example_inputs))
     with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
         compiled = aot_module_simplified(
             gm,
@@ -67,8 +67,9 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
 class _Capture:
     """Receives the ATen graphs of one Dynamo graph from AOTAutograd: a forward, later perhaps its backward."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, model: ModelInputs) -> None:
         self._options = options
+        self._model = model
         self._resident: frozenset[int] = frozenset()
         self.mutates = False
 
@@ -89,13 +90,13 @@ class _Capture:
         placeholders = gm.graph.find_nodes(op="placeholder")
         resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
         kind: Literal["inference", "forward"] = "inference" if n_results is None else "forward"
-        analyse(gm, Origins(parameters=resident, n_results=n_results, kind=kind))
+        analyse(gm, origins_of(gm, self._model, kind, n_results))
         return self._compile(gm, resident, frozenset(), n_results)
 
     def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
         gm = run_passes(gm, REWRITES).gm
-        analyse(gm, Origins(kind="backward"))
+        analyse(gm, origins_of(gm, self._model, "backward"))
         return self._compile(gm, frozenset(), self._resident, None)
 
     def _compile(

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from dynamo_genie.passes.kv_cache import KVCache, find_cache_facts, find_kv_caches
-from dynamo_genie.passes.pipeline import PassRecord
-from dynamo_genie.passes.roles import Origins, find_roles
-from dynamo_genie.passes.semantics import Phase, annotate, facts_of
+from dynamo_genie.passes.attention import Attention, attention_facts
+from dynamo_genie.passes.colocation import find_groups
+from dynamo_genie.passes.cost import find_costs
+from dynamo_genie.passes.findings import Findings
+from dynamo_genie.passes.kv_cache import KVCache, cache_facts
+from dynamo_genie.passes.origins import Origins
+from dynamo_genie.passes.pipeline import AnalysisPass, PassRecord, run_passes
+from dynamo_genie.passes.regions import phase_facts
+from dynamo_genie.passes.roles import find_roles
+from dynamo_genie.passes.semantics import META_KEY, Phase
 
 Observe = Callable[[PassRecord, GraphModule], None]
 
@@ -23,6 +29,20 @@ class Analysis:
     phase_evidence: tuple[str, ...]
     caches: tuple[KVCache, ...]
     records: tuple[PassRecord, ...]
+    attentions: tuple[Attention, ...] = ()
+
+
+def analyses(findings: Findings) -> tuple[AnalysisPass, ...]:
+    """Return what is asked of every graph, top to bottom. A later pass sees the facts of the earlier ones."""
+    f = findings
+    return (
+        AnalysisPass("attention", lambda gm: attention_facts(f.attentions)),
+        AnalysisPass("kv_cache", lambda gm: cache_facts(f.caches)),
+        AnalysisPass("roles", lambda gm: find_roles(gm, f.origins, f.attentions, f.logits)),
+        AnalysisPass("phase", lambda gm: phase_facts(gm, f.phase, f.attentions, f.streams)),
+        AnalysisPass("cost", find_costs),
+        AnalysisPass("colocation", lambda gm: find_groups(gm, f.caches)),
+    )
 
 
 def analyse(gm: GraphModule, origins: Origins, observe: Observe | None = None) -> Analysis:
@@ -32,7 +52,18 @@ def analyse(gm: GraphModule, origins: Origins, observe: Observe | None = None) -
         gm: A portable ATen graph; see `dynamo_genie.passes.portable`.
         origins: What the capture knows of its inputs and results.
         observe: Called after each pass, for dumps.
+
+    Raises:
+        BrokenInvariant: A pass has a bug.
     """
-    annotate(find_cache_facts(gm, origins.n_results))
-    annotate({node: facts for node, facts in find_roles(gm, origins).items() if facts_of(node).role is None})
-    return Analysis(Phase.OTHER, (), find_kv_caches(gm, origins.n_results), ())
+    _forget_facts(gm)
+    findings = Findings(gm, origins)
+    records = run_passes(gm, analyses(findings), observe).records
+    phase = findings.phase
+    return Analysis(phase.phase, phase.evidence, findings.caches, records, findings.attentions)
+
+
+def _forget_facts(gm: GraphModule) -> None:
+    """Let a graph start without facts: AOTAutograd gives inputs of a backward graph the forward's very dictionaries."""
+    for node in gm.graph.nodes:
+        node.meta = {key: value for key, value in node.meta.items() if key != META_KEY}

@@ -38,7 +38,7 @@ def find_groups(gm: GraphModule, caches: Sequence[KVCache]) -> dict[Node, Facts]
 
     Args:
         gm: An ATen graph.
-        caches: What `find_kv_caches` found in it.
+        caches: Those that were found in it.
     """
     joined: UnionFind = UnionFind(gm.graph.nodes)
     for cache in caches:
@@ -51,8 +51,10 @@ def find_groups(gm: GraphModule, caches: Sequence[KVCache]) -> dict[Node, Facts]
 
 def _cache_members(cache: KVCache) -> list[Node]:
     """Return a cache before and after the call, what becomes of one on the way to the other, and who reads it."""
-    members = dict.fromkeys(_backwards(cache.after, until=cache.before))
-    for node in list(members):
+    members = dict.fromkeys((*_backwards(cache.after, until=cache.before), *cache.attentions))
+    if cache.update is not None:
+        members[cache.update] = None
+    for node in [node for node in members if node not in cache.attentions]:
         if node.op != "placeholder":
             members.update(dict.fromkeys(_readers(node)))
     return [*members, *([cache.before] if cache.before is not None else [])]

@@ -1,14 +1,13 @@
-"""Questions about ATen graphs that several passes ask: what is a result, what does an attention read."""
+"""Questions about ATen graphs that several passes ask: what is a result, where was a value made, is it attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.portable import portable_attention, portable_replacements
+from dynamo_genie.passes.portable import portable_attention
 
 aten = torch.ops.aten
 
@@ -41,46 +40,16 @@ def origin(node: Node) -> Node:
     return node
 
 
+_ATTENTIONS: frozenset[Any] = frozenset(
+    {
+        aten.scaled_dot_product_attention.default, aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default, aten._scaled_dot_product_cudnn_attention.default,
+        aten._scaled_dot_product_attention_math.default, aten._scaled_dot_product_flash_attention_for_cpu.default,
+        aten._scaled_dot_product_fused_attention_overrideable.default, portable_attention,
+    }
+)  # fmt: skip
+
+
 def is_attention(node: Node) -> bool:
     """Say whether a node is an attention kept as one operator."""
-    target: Any = node.target
-    return target is portable_attention or portable_replacements().get(target) is portable_attention
-
-
-def attention_operands(gm: GraphModule) -> Iterator[tuple[Node, Node]]:
-    """Yield (attention, node) for each key and value that an attention reads, whole or spelled out as products."""
-    for node in gm.graph.nodes:
-        if is_attention(node):
-            yield from ((node, operand) for operand in node.args[1:3])
-        elif node.target is aten.bmm.default:
-            left, right = node.args
-            if is_softmax(origin(left)) or any(map(is_softmax, _consumers(node))):
-                yield node, right
-
-
-def attention_masks(gm: GraphModule) -> frozenset[Node]:
-    """Return the nodes from which the masks of attentions are arranged."""
-    masks = (node.kwargs.get("attn_mask") for node in gm.graph.nodes if is_attention(node))
-    return frozenset(origin(mask) for mask in masks if isinstance(mask, Node))
-
-
-def is_softmax(node: Node) -> bool:
-    return node.target in (aten._softmax.default, aten._safe_softmax.default)
-
-
-_TOWARDS_SOFTMAX = RESHAPING | {aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.where.self}
-
-
-def _consumers(node: Node) -> Iterator[Node]:
-    """Yield what reads a score matrix after scaling and masking."""
-    seen: set[Node] = set()
-    pending = list(node.users)
-    while pending:
-        user = pending.pop()
-        if user in seen:
-            continue
-        seen.add(user)
-        if user.target in _TOWARDS_SOFTMAX:
-            pending.extend(user.users)
-        else:
-            yield user
+    return node.op == "call_function" and node.target in _ATTENTIONS

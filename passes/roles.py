@@ -1,83 +1,129 @@
-"""What each value of a captured graph is: weight, token ids, mask, activation, ... Looks, and changes nothing.
-
-Which inputs are parameters and buffers is known to the capture, and comes in as an argument.
-"""
+"""What each value of a captured graph is: weight, token ids, mask, logits, ... Looks, and changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graph_view import attention_masks, result_nodes
-from dynamo_genie.passes.semantics import Facts, Residency, Role, nbytes_of
+from dynamo_genie.passes.attention import Attention
+from dynamo_genie.passes.axes import length_of
+from dynamo_genie.passes.graph_view import result_nodes
+from dynamo_genie.passes.inputs import Reading, read_inputs
+from dynamo_genie.passes.lineage import history
+from dynamo_genie.passes.logits import Logits
+from dynamo_genie.passes.origins import Origins as Origins  # callers of `find_roles` need it
+from dynamo_genie.passes.semantics import Facts, Residency, Role, facts_of, nbytes_of
 
 aten = torch.ops.aten
 
-
-@dataclass(frozen=True)
-class Origins:
-    """What the capture knows of a graph: which inputs, by position, are the model's own, and what the results are.
-
-    Attributes:
-        n_results: How many of the results the user sees; the rest are saved for backward. None: all.
-        kind: Whether the graph is one without a backward, a forward that has one, or a backward.
-    """
-
-    parameters: frozenset[int] = frozenset()
-    buffers: frozenset[int] = frozenset()
-    n_results: int | None = None
-    kind: Literal["inference", "forward", "backward"] = "inference"
+_MEANS = frozenset({aten.mean.default, aten.sum.default, aten.mean.dim})
 
 
-def find_roles(gm: GraphModule, origins: Origins) -> dict[Node, Facts]:
-    """Return the facts about every node of `gm`; in a backward graph the results are gradients."""
-    facts: dict[Node, Facts] = {}
-    masks = attention_masks(gm)
-    for position, node in enumerate(gm.graph.find_nodes(op="placeholder")):
-        facts[node] = _input_facts(node, position, origins, masks)
+def find_roles(
+    gm: GraphModule, origins: Origins, attentions: Sequence[Attention] = (), logits: Sequence[Logits] = ()
+) -> dict[Node, Facts]:
+    """Return the facts about every node of `gm`; a role that a node has already is left to it."""
+    facts = _inputs(gm, origins, attentions, logits)
     for node in gm.graph.nodes:
-        if node not in facts and node.op != "output":
-            facts[node] = _inner_facts(node)
-    for node in result_nodes(gm):
-        if node.op == "call_function":
-            role = Role.GRADIENT if origins.kind == "backward" else facts[node].role
-            facts[node] = replace(facts[node], role=role, residency=Residency.STEP, evidence=("graph result",))
+        if node.op not in ("placeholder", "output"):
+            facts[node] = _inner(node)
+    facts.update(_results(gm, origins, logits, facts))
+    return {node: _measured(node, _unless_known(node, fact)) for node, fact in facts.items()}
+
+
+def _inputs(
+    gm: GraphModule, origins: Origins, attentions: Sequence[Attention], logits: Sequence[Logits]
+) -> dict[Node, Facts]:
+    readings = read_inputs(gm, attentions, (length_of(found.node, -1) for found in logits))
+    return {
+        node: _input(node, position, origins, readings.get(node))
+        for position, node in enumerate(gm.graph.find_nodes(op="placeholder"))
+    }
+
+
+def _input(node: Node, position: int, origins: Origins, reading: Reading | None) -> Facts:
+    if position in origins.parameters:
+        return _facts(Role.WEIGHT, Residency.PERSISTENT, 1.0, f"input {position} is a parameter")
+    if position in origins.buffers:
+        return _facts(Role.BUFFER, Residency.PERSISTENT, 1.0, f"input {position} is a buffer")
+    if position in origins.gradients:
+        return _facts(Role.GRADIENT, Residency.STEP, 1.0, f"input {position} is the gradient of a result")
+    if reading is not None and origins.kind != "backward":
+        return _facts(reading.role, Residency.STEP, reading.confidence, reading.evidence)
+    return _facts(Role.ACTIVATION, Residency.STEP, 0.5, f"input {position} of the call")
+
+
+def _inner(node: Node) -> Facts:
+    if node.op == "get_attr":
+        return _facts(Role.CONSTANT, Residency.PERSISTENT, 1.0, "held by the graph")
+    if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+        return _facts(Role.RNG, Residency.TRANSIENT, 1.0, f"{node.target} draws random numbers")
+    if not any(_is_tensor(source) for source in node.all_input_nodes):
+        return _facts(Role.CONSTANT, Residency.TRANSIENT, 1.0, "made from no tensor")
+    return _facts(Role.ACTIVATION, Residency.TRANSIENT, 0.9)
+
+
+def _results(
+    gm: GraphModule, origins: Origins, logits: Sequence[Logits], inner: dict[Node, Facts]
+) -> dict[Node, Facts]:
+    """Return the facts about what the graph returns; results beyond those the user sees are saved for backward."""
+    scores = {found.node: found for found in logits}
+    seen = frozenset(result_nodes(gm, origins.n_results))
+    facts: dict[Node, Facts] = {}
+    for node in dict.fromkeys(result_nodes(gm)):
+        if node.op == "placeholder":
+            continue
+        if node in scores:
+            facts[node] = _facts(Role.LOGITS, Residency.STEP, scores[node].confidence, scores[node].evidence)
+        elif node in seen:
+            facts[node] = _result(node, origins, inner[node])
+        else:
+            facts[node] = _facts(inner[node].role, Residency.STEP, 0.9, "saved for backward")
     return facts
 
 
-def _input_facts(node: Node, position: int, origins: Origins, masks: frozenset[Node]) -> Facts:
-    if position in origins.parameters:
-        return _facts(node, Role.WEIGHT, Residency.PERSISTENT, f"input {position} is a parameter")
-    if position in origins.buffers:
-        return _facts(node, Role.BUFFER, Residency.PERSISTENT, f"input {position} is a buffer")
-    if node in masks:
-        return _facts(node, Role.MASK, Residency.STEP, "mask of an attention")
-    for user, weight in _lookups(node):
-        if weight in origins.parameters:
-            return _facts(node, Role.TOKEN_IDS, Residency.STEP, f"looks up rows of a parameter at {user.name}")
-    return _facts(node, Role.ACTIVATION, Residency.STEP, f"input {position} of the call")
+def _result(node: Node, origins: Origins, inner: Facts) -> Facts:
+    if origins.kind == "backward":
+        return _facts(Role.GRADIENT, Residency.STEP, 1.0, "result of a backward graph")
+    if (confidence := _loss_confidence(node, origins)) is not None:
+        return _facts(Role.LOSS, Residency.STEP, confidence, "one number, an average over elements")
+    return _facts(inner.role, Residency.STEP, inner.confidence, "graph result")
 
 
-def _inner_facts(node: Node) -> Facts:
-    if node.op == "get_attr":
-        return _facts(node, Role.CONSTANT, Residency.PERSISTENT, "held by the graph")
-    if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
-        return _facts(node, Role.RNG, Residency.TRANSIENT, f"{node.target} draws random numbers")
-    return _facts(node, Role.ACTIVATION, Residency.TRANSIENT)
+def _loss_confidence(node: Node, origins: Origins) -> float | None:
+    """Return how sure it is that a result is a loss: one number that a loss or an average made."""
+    value = node.meta.get("val")
+    if not _is_tensor(node) or value.dim() or not value.is_floating_point():  # type: ignore[union-attr]
+        return None
+    ends = list(history(node, None))
+    if any(_is_loss(source) for source in ends):
+        return 0.95
+    averaged = any(source.target in _MEANS for source in ends)
+    return (0.8 if origins.kind == "forward" else 0.5) if averaged else None
 
 
-def _lookups(node: Node) -> Iterator[tuple[Node, int | None]]:
-    """Yield the embeddings that read `node` as indices, each with the position of its weight among the inputs."""
-    placeholders = node.graph.find_nodes(op="placeholder")
-    for user in node.users:
-        if user.target is aten.embedding.default and user.args[1] is node:
-            weight = user.args[0]
-            yield user, placeholders.index(weight) if weight in placeholders else None
+def _is_loss(node: Node) -> bool:
+    sources = (node, *node.all_input_nodes)
+    return any(source.target is aten.nll_loss_forward.default for source in sources)
 
 
-def _facts(node: Node, role: Role, residency: Residency, *evidence: str) -> Facts:
-    return Facts(role=role, residency=residency, nbytes=nbytes_of(node), evidence=evidence)
+def _unless_known(node: Node, facts: Facts) -> Facts:
+    return Facts() if facts_of(node).role is not None else facts
+
+
+def _measured(node: Node, facts: Facts) -> Facts:
+    """Add the size and the type of a tensor to facts about it."""
+    value = node.meta.get("val")
+    dtype = str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else None
+    return facts.adding(Facts(nbytes=nbytes_of(node), dtype=dtype))
+
+
+def _is_tensor(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, (torch.Tensor, tuple, list)) or node.op == "get_attr"
+
+
+def _facts(role: Role | None, residency: Residency, confidence: float | None, *evidence: str) -> Facts:
+    return Facts(role=role, residency=residency, confidence=confidence, evidence=evidence)

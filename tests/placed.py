@@ -13,12 +13,11 @@ from torch._guards import TracingContext
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.analysis import Analysis, analyse
-from dynamo_genie.passes.colocation import find_groups
+from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.placement import place
 from dynamo_genie.passes.plan import PlacementPlan, Policy
 from dynamo_genie.passes.portable import make_portable
-from dynamo_genie.passes.roles import Origins
-from dynamo_genie.passes.semantics import Residency, annotate, facts_of
+from dynamo_genie.passes.semantics import Residency, facts_of
 from dynamo_genie.passes.split import split
 from dynamo_genie.passes.topology import CLIENT, Device, Link, Topology
 
@@ -52,7 +51,6 @@ def prepare(gm: GraphModule) -> tuple[GraphModule, Analysis]:
     inputs = dict(enumerate(gm.graph.find_nodes(op="placeholder")))
     parameters = frozenset(i for i in static or () if i in inputs and is_tensor(inputs[i]))
     analysis = analyse(gm, Origins(parameters=parameters))
-    annotate(find_groups(gm, analysis.caches))
     return gm, analysis
 
 

@@ -46,6 +46,7 @@ _add_lazy(app, "demo", "dynamo_genie.cli.demo", "Generate text with a small mode
 _add_lazy(bench, "transport", "dynamo_genie.cli.bench_transport", "Round trips and bulk bandwidth to a daemon.")
 _add_lazy(bench, "decode", "dynamo_genie.cli.bench_decode", "Time of a decode step, local and remote.")
 _add_lazy(bench, "arenas", "dynamo_genie.cli.bench_arenas", "Appending to caches in place, against copying them.")
+_add_lazy(bench, "passes", "dynamo_genie.cli.bench_passes", "Time of the passes, against that of the capture.")
 
 
 def main() -> None:

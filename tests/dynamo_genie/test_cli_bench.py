@@ -104,3 +104,14 @@ def test_bench_arenas_times_and_counts_each_length(tmp_path: Path) -> None:
     assert len(figures_of(path)) == 2
     record = json.loads(path.read_text())
     assert record["bytes_a_step_16"] == record["bytes_a_step_64"] == {"appended": 2 * 12 * 64 * 4, "moved": 0.0}
+
+
+@pytest.mark.slow
+def test_bench_passes_reports_capture_passes_and_growth(tmp_path: Path) -> None:
+    path = tmp_path / "passes.json"
+    run("benchmarks.passes", *"--layers 1 --layers 2 --embd 16 --heads 2 --vocab 64 --json".split(), str(path))
+    names = [name for name in figures_of(path) if name.startswith("all passes")]
+    assert len(names) == 4
+    captures = json.loads(path.read_text())["captures"]
+    assert all(capture["capture_s"] > 0 and capture["passes_s"] > 0 for capture in captures)
+    assert {name for name, _ in captures[0]["by_pass"]} >= {"portable", "attention", "kv_cache", "roles", "phase"}

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch.fx import GraphModule
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from dynamo_genie.passes.kv_cache import CacheKind, KVCache, find_kv_caches
-from tests.captured import capture
+from dynamo_genie.passes.kv_cache import CacheKind, KVCache
+from tests.passes.understood import understand
 
 MODELS = {
     "gpt2": lambda: GPT2LMHeadModel(
@@ -24,17 +23,11 @@ MODELS = {
 def caches_while_generating(name: str, **options: object) -> list[tuple[KVCache, ...]]:
     torch.manual_seed(0)
     model = MODELS[name]().eval()
-    found: list[tuple[KVCache, ...]] = []
-
-    def look(gm: GraphModule) -> GraphModule:
-        found.append(find_kv_caches(gm))
-        return gm
-
-    model.forward, _ = capture(model.forward, look)
+    model.forward, calls = understand(model.forward)
     model.generate(
         torch.randint(0, 96, (1, 5)), max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0, **options
     )
-    return found
+    return [call.analysis.caches for call in calls]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -45,6 +38,8 @@ def test_growing_caches_are_born_in_prefill_and_grown_in_decode(name: str) -> No
     for decode in decodes:
         assert [cache.kind for cache in decode] == [CacheKind.GROWN] * 4
         assert len({cache.before for cache in decode}) == 4
+        assert {cache.sequence_dim for cache in decode} == {2}
+        assert all(cache.update is cache.after for cache in decode)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -56,12 +51,3 @@ def test_static_caches_are_written_in_place_in_decode(name: str) -> None:
         assert [cache.kind for cache in decode] == [CacheKind.WRITTEN] * 4
         assert all(cache.before is not None and cache.before.op == "placeholder" for cache in decode)
         assert all("copied back" in cache.evidence[1] for cache in decode)
-
-
-def test_a_cat_that_no_attention_reads_is_no_cache() -> None:
-    found: list[tuple[KVCache, ...]] = []
-    compiled, _ = capture(
-        lambda past, new: torch.cat([past, new], 1), lambda gm: found.append(find_kv_caches(gm)) or gm
-    )
-    compiled(torch.randn(2, 3), torch.randn(2, 1))
-    assert found == [()]

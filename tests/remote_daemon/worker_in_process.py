@@ -12,8 +12,8 @@ from torch.fx import GraphModule
 
 from dynamo_genie.lowering import lower
 from dynamo_genie.passes.analysis import analyse
+from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.pipeline import run_passes
-from dynamo_genie.passes.roles import Origins
 from dynamo_genie.remote_daemon.arrivals import Arrivals
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
