@@ -17,7 +17,10 @@ from dynamo_genie.compiled_graph import CallPlan, CompiledGraph
 from dynamo_genie.connection import CONNECTIONS, Connection
 from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import OptionError
+from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.lowering import lower
+from dynamo_genie.observe import GraphObserver
+from dynamo_genie.observed_calls import ObservedGraph
 from dynamo_genie.options import Options
 from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.effects import drop_effect_tokens
@@ -49,7 +52,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
         OptionError: The graph's inputs live on a device that is not the CPU.
     """
     _require_cpu(example_inputs)
-    capture = _Capture(partial(CONNECTIONS.get, options))
+    capture = _Capture(partial(CONNECTIONS.get, options), watch_for(options))
     with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
         compiled = aot_module_simplified(
             gm,
@@ -80,8 +83,9 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
 class _Capture:
     """Receives the ATen graphs of one Dynamo graph from AOTAutograd: a forward, later perhaps its backward."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], watch: Watch) -> None:
         self._connect = connect
+        self._watch = watch
         self._resident: frozenset[int] = frozenset()
         self.mutates = False
 
@@ -98,21 +102,26 @@ class _Capture:
         metadata = _forward_metadata()
         if metadata is not None:
             self._resident = frozenset(metadata.static_input_indices or ())
-        gm = run_passes(gm, REWRITES).gm
         placeholders = gm.graph.find_nodes(op="placeholder")
         resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
         kind: Literal["inference", "forward"] = "inference" if n_results is None else "forward"
-        analyse(gm, Origins(parameters=resident, n_results=n_results, kind=kind))
-        return self._compile(gm, resident, frozenset(), n_results)
+        observer = self._watch(kind)
+        gm = _understand(gm, Origins(parameters=resident, n_results=n_results, kind=kind), observer)
+        return self._compile(gm, resident, frozenset(), n_results, observer)
 
     def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
-        gm = run_passes(gm, REWRITES).gm
-        analyse(gm, Origins(kind="backward"))
-        return self._compile(gm, frozenset(), self._resident, None)
+        observer = self._watch("backward")
+        gm = _understand(gm, Origins(kind="backward"), observer)
+        return self._compile(gm, frozenset(), self._resident, None, observer)
 
     def _compile(
-        self, gm: GraphModule, resident: frozenset[int], fetched: frozenset[int], n_results: int | None
+        self,
+        gm: GraphModule,
+        resident: frozenset[int],
+        fetched: frozenset[int],
+        n_results: int | None,
+        observer: GraphObserver | None,
     ) -> CompiledGraph:
         placeholders = gm.graph.find_nodes(op="placeholder")
         returned: Any = gm.graph.output_node().args[0]
@@ -129,7 +138,21 @@ class _Capture:
         )
         lowered = lower(gm)
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
+        if observer is not None:
+            return ObservedGraph(gm, lowered, plan, self._connect, observer)
         return CompiledGraph(gm, lowered, plan, self._connect)
+
+
+def _understand(gm: GraphModule, origins: Origins, observer: GraphObserver | None) -> GraphModule:
+    """Rewrite what belongs to one kind of device, and note on each node what it is."""
+    if observer is None:
+        gm = run_passes(gm, REWRITES).gm
+        analyse(gm, origins)
+        return gm
+    observer.captured(gm)
+    gm = run_passes(gm, REWRITES, observer.passed).gm
+    observer.analysed(gm, analyse(gm, origins, observer.passed))
+    return gm
 
 
 def _forward_metadata() -> Any:

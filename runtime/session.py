@@ -165,6 +165,11 @@ class Session:
         self._last_id += 1
         return self._last_id
 
+    @property
+    def counted(self) -> tuple[int, int, int]:
+        """How many ids, requests and batches there were: larger numbers make longer messages."""
+        return self._last_id, self._last_request, self._sequence
+
     def new_handle(self) -> Handle:
         """Return a fresh handle; its last reference frees what it names."""
         self._last_id += 1
