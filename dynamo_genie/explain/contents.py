@@ -18,7 +18,7 @@ def content_of(node: Node) -> tuple[Content, int]:
     role, rows = facts_of(node).role, rows_looked_up(node)
     if role is Role.POSITION:
         return Content.COUNTING, 2
-    if role is Role.TOKEN_IDS and rows is not None and rows > MAX_SEGMENTS:
+    if role is not Role.MASK and rows is not None and rows > MAX_SEGMENTS:
         return Content.TOKENS, rows
     return Content.CONSTANT, 2
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.explain.records import GroupReport
@@ -53,7 +54,7 @@ class Picture:
 
 
 def contract(gm: GraphModule, devices: Mapping[str, str]) -> Picture:
-    """Return `gm` as boxes.
+    """Return `gm` as boxes, in the order in which their first operator runs.
 
     Args:
         gm: An annotated graph.
@@ -61,7 +62,9 @@ def contract(gm: GraphModule, devices: Mapping[str, str]) -> Picture:
     """
     place = _places(gm, devices)
     members: dict[tuple[str, str], list[Node]] = {}
-    for node in gm.graph.nodes:
+    computed = [node for node in gm.graph.nodes if node.op == "call_function"]
+    ends = [node for node in gm.graph.nodes if place[node][0] == INPUTS]
+    for node in dict.fromkeys((*ends, *computed, *gm.graph.nodes)):
         members.setdefault(place[node], []).append(node)
     order = {key: position for position, key in enumerate(members)}
     boxes = tuple(Box(_report(key, nodes), tuple(nodes)) for key, nodes in members.items())
@@ -133,7 +136,11 @@ def _arrows(
 ) -> Iterable[Arrow]:
     crossing: dict[tuple[int, int], set[Node]] = {}
     for node in gm.graph.nodes:
+        if not isinstance(node.meta.get("val"), torch.Tensor | tuple | list):  # a size
+            continue
         for user in node.users:
+            if user.op == "output" and facts_of(node).role is Role.KV_CACHE:  # it stays where it is
+                continue
             ends = order[place[node]], order[place[user]]
             if ends[0] != ends[1]:
                 crossing.setdefault(ends, set()).add(node)

@@ -30,7 +30,6 @@ class DumpObserver:
     def __init__(self, folder: Path, story: GraphStory) -> None:
         self._folder = folder
         self._pages = _Pages(folder, story)
-        self._steps: list[dict[str, Any]] = []
         self._files = 0
         weakref.finalize(self, self._pages.write)  # also at the end of the program
 
@@ -39,8 +38,9 @@ class DumpObserver:
 
     def passed(self, record: PassRecord, gm: GraphModule) -> None:
         self._write_graph(record.name, gm)
-        self._steps.append(_step(record))
-        (self._folder / "passes.json").write_text(json.dumps(self._steps, indent=2) + "\n", encoding="utf-8")
+        self._pages.passes.append(record)
+        steps = json.dumps([_step(step) for step in self._pages.passes], indent=2)
+        (self._folder / "passes.json").write_text(steps + "\n", encoding="utf-8")
 
     def analysed(self, gm: GraphModule, analysis: Analysis) -> None:
         self._write_graph("analysed", gm)
@@ -72,6 +72,7 @@ class _Pages:
 
     def __init__(self, folder: Path, story: GraphStory) -> None:
         self.story = story
+        self.passes: list[PassRecord] = []
         self._folder = folder
         self._lock = threading.Lock()
         self._has_news = False
@@ -89,7 +90,7 @@ class _Pages:
             assert picture is not None
             replace_text(self._folder / "plan.json", to_json(report))
             replace_text(self._folder / "plan.txt", plan_text(report))
-            replace_text(self._folder / "report.html", report_html(report, picture))
+            replace_text(self._folder / "report.html", report_html(report, picture, self.passes))
 
 
 def _step(record: PassRecord) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Guarded:
         for make in makers:
             try:
                 self._observers.append(make())
-            except Exception:  # noqa: BLE001  # a full disk, say: the graph compiles all the same
+            except Exception:  # a full disk, say: the graph compiles all the same
                 logger.warning(_FAILED, exc_info=True)
 
     def captured(self, gm: GraphModule) -> None:
@@ -48,6 +48,6 @@ class Guarded:
         for observer in tuple(self._observers):
             try:
                 tell(observer)
-            except Exception:  # noqa: BLE001  # whatever it is, the computation goes on without this observer
+            except Exception:  # whatever it is, the computation goes on without this observer
                 logger.warning(_FAILED, exc_info=True)
                 self._observers = [other for other in self._observers if other is not observer]
