@@ -20,7 +20,7 @@ from dynamo_genie.passes.semantics import Role, facts_of, nbytes_of
 
 INPUTS, RESULTS = "inputs of the call", "results"
 
-_HELD = frozenset({Role.WEIGHT, Role.BUFFER, Role.CONSTANT, Role.KV_CACHE})
+HELD = frozenset({Role.WEIGHT, Role.BUFFER, Role.CONSTANT, Role.KV_CACHE})
 
 
 @dataclass(frozen=True)
@@ -81,24 +81,35 @@ def layer_of(node: Node) -> str:
 
 
 def _places(gm: GraphModule, devices: Mapping[str, str]) -> dict[Node, tuple[str, str]]:
-    place: dict[Node, tuple[str, str]] = {}
+    layers = _layers(gm)
+    place = {node: (layer, devices.get(node.name, "")) for node, layer in layers.items()}
     results = set(result_nodes(gm))
     for node in gm.graph.nodes:
         if node.op == "output":
             place[node] = (RESULTS, "")
-        elif node.op == "call_function":
-            place[node] = (layer_of(node) or _neighbour(node, place) or "graph", devices.get(node.name, ""))
-    for node in gm.graph.nodes:
-        if node not in place:
-            users = [place[user] for user in node.users if user in place]
-            held = facts_of(node).role in _HELD or node.op == "get_attr"
+        elif node not in place:
+            users = [place[user] for user in node.users if user in layers]
+            held = facts_of(node).role in HELD or node.op == "get_attr"
             place[node] = users[0] if held and users and node not in results else (INPUTS, "")
     return place
 
 
-def _neighbour(node: Node, place: Mapping[Node, tuple[str, str]]) -> str | None:
-    """Return the layer of what a node without a module reads."""
-    return next((place[source][0] for source in node.all_input_nodes if source in place), None)
+def _layers(gm: GraphModule) -> dict[Node, str]:
+    """Return the layer of each operator; one that stands between layers goes with what it reads, else with its user."""
+    calls = [node for node in gm.graph.nodes if node.op == "call_function"]
+    own = {node: layer_of(node) for node in calls}
+    parents = {layer[:end] for layer in own.values() for end in range(len(layer)) if layer[end] == "."}
+    layers = {node: layer for node, layer in own.items() if layer and layer not in parents}
+    for node in calls:
+        _follow(node, node.all_input_nodes, layers)
+    for node in reversed(calls):
+        _follow(node, node.users, layers)
+    return {node: layers.get(node) or own[node] or "graph" for node in calls}
+
+
+def _follow(node: Node, neighbours: Iterable[Node], layers: dict[Node, str]) -> None:
+    if node not in layers and (near := next((layers[other] for other in neighbours if other in layers), None)):
+        layers[node] = near
 
 
 def _report(key: tuple[str, str], nodes: list[Node]) -> GroupReport:
@@ -136,7 +147,8 @@ def _arrows(
 ) -> Iterable[Arrow]:
     crossing: dict[tuple[int, int], set[Node]] = {}
     for node in gm.graph.nodes:
-        if not isinstance(node.meta.get("val"), torch.Tensor | tuple | list):  # a size
+        is_size = not isinstance(node.meta.get("val"), torch.Tensor | tuple | list)
+        if is_size or facts_of(node).role in HELD - {Role.KV_CACHE}:  # neither flows from layer to layer
             continue
         for user in node.users:
             if user.op == "output" and facts_of(node).role is Role.KV_CACHE:  # it stays where it is

@@ -11,6 +11,8 @@ from dynamo_genie.explain.markup import Markup, element
 from dynamo_genie.explain.quantities import flops_text, nbytes_text
 
 MAX_NAME = 27
+MAX_SHRUNK_WIDTH = 900
+"""A picture up to this wide is made to fit its column; a wider one would become too small to read, and scrolls."""
 N_DEVICE_COLOURS = 6
 
 
@@ -27,6 +29,7 @@ def picture_svg(picture: Picture, devices: Sequence[str]) -> Markup:
         *(_box(number, box, layout, letters) for number, box in enumerate(picture.boxes)),
         *(_cut_label(route, arrow) for route in layout.routes if (arrow := arrows[route.source, route.target]).is_cut),
         viewBox=f"0 0 {layout.width:.0f} {layout.height:.0f}",
+        class_="wide" if layout.width > MAX_SHRUNK_WIDTH else None,
         role="img",
         aria_label="the graph, one box a layer",
         **size,

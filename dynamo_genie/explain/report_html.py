@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from dynamo_genie.explain.contraction import Picture
 from dynamo_genie.explain.markup import Markup, element, join
 from dynamo_genie.explain.picture_svg import device_letter, picture_svg
 from dynamo_genie.explain.quantities import error_text, flops_text, nbytes_text, seconds_text
-from dynamo_genie.explain.records import GraphReport, PlacementReport
+from dynamo_genie.explain.records import CacheReport, GraphReport, PlacementReport
 from dynamo_genie.explain.report_style import COLOURS, N_DEVICES, SCRIPT, STYLE
 from dynamo_genie.explain.report_tables import (
     cache_table,
@@ -76,9 +77,20 @@ def _cards(report: GraphReport, passes: Sequence[PassRecord]) -> Iterator[Markup
     for number, placement in enumerate(report.placements):
         yield from _placement_cards(number, placement)
     if report.caches:
-        yield _card(f"{len(report.caches)} KV caches", cache_table(report.caches))
+        yield _card(
+            f"{len(report.caches)} KV caches", _folded(_cache_summary(report.caches), cache_table(report.caches))
+        )
     if passes:
         yield _card("Passes", pass_table(passes))
+
+
+def _cache_summary(caches: Sequence[CacheReport]) -> str:
+    kinds = Counter((cache.kind, nbytes_text(cache.nbytes)) for cache in caches)
+    return ", ".join(f"{count} {kind} of {size}" for (kind, size), count in kinds.items())
+
+
+def _folded(summary: str, content: Markup) -> Markup:
+    return element("details", element("summary", summary), content)
 
 
 def _placement_cards(number: int, placement: PlacementReport) -> Iterator[Markup]:

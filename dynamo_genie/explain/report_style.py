@@ -27,7 +27,8 @@ h1 { font-size:22px; margin:0 0 2px; } h2 { font-size:15px; margin:0 0 10px; }
 .columns > .picture { flex:1 1 430px; }
 .card { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:16px 18px; margin-bottom:18px;
   overflow-x:auto; }
-.picture svg { display:block; margin:0 auto; max-width:none; }
+.picture svg { display:block; margin:0 auto; max-width:100%; height:auto; }
+.picture svg.wide { max-width:none; } td code { white-space:nowrap; }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; }
 th { text-align:left; font-weight:600; color:var(--soft); font-size:12px; }
 th, td { padding:4px 12px 4px 0; border-bottom:1px solid var(--line); vertical-align:top; }
