@@ -7,7 +7,7 @@ caches belong to the box that uses them; the other inputs of a call, and its res
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,16 +100,17 @@ def _layers(gm: GraphModule) -> dict[Node, str]:
     own = {node: layer_of(node) for node in calls}
     parents = {layer[:end] for layer in own.values() for end in range(len(layer)) if layer[end] == "."}
     layers = {node: layer for node, layer in own.items() if layer and layer not in parents}
+    order = {node: position for position, node in enumerate(calls)}
     for node in calls:
-        _follow(node, node.all_input_nodes, layers)
+        _follow(node, sorted(layers.keys() & set(node.all_input_nodes), key=order.__getitem__, reverse=True), layers)
     for node in reversed(calls):
-        _follow(node, node.users, layers)
+        _follow(node, sorted(layers.keys() & set(node.users), key=order.__getitem__), layers)
     return {node: layers.get(node) or own[node] or "graph" for node in calls}
 
 
-def _follow(node: Node, neighbours: Iterable[Node], layers: dict[Node, str]) -> None:
-    if node not in layers and (near := next((layers[other] for other in neighbours if other in layers), None)):
-        layers[node] = near
+def _follow(node: Node, placed: Sequence[Node], layers: dict[Node, str]) -> None:
+    if node not in layers and placed:
+        layers[node] = layers[placed[0]]
 
 
 def _report(key: tuple[str, str], nodes: list[Node]) -> GroupReport:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-BOX_WIDTH, BOX_HEIGHT = 248.0, 66.0
+BOX_WIDTH, BOX_HEIGHT = 276.0, 66.0
 LANE_WIDTH = 12.0
 GAP_X, GAP_Y = 26.0, 40.0
 MARGIN = 18.0

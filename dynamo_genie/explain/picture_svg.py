@@ -10,7 +10,7 @@ from dynamo_genie.explain.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Route, la
 from dynamo_genie.explain.markup import Markup, element
 from dynamo_genie.explain.quantities import flops_text, nbytes_text
 
-MAX_NAME = 27
+MAX_NAME = 26
 MAX_SHRUNK_WIDTH = 900
 """A picture up to this wide is made to fit its column; a wider one would become too small to read, and scrolls."""
 N_DEVICE_COLOURS = 6

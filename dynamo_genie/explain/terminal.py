@@ -21,8 +21,11 @@ def render(reports: Sequence[GraphReport]) -> Group:
 
 
 def _overview(reports: Sequence[GraphReport]) -> Table:
-    table = _table("graph", "phase", "KV caches", "partitions", "resident")
-    for column in ("calls", "predicted B", "measured B", "off by", "predicted", "call to call"):
+    table = _table()
+    table.add_column("graph", no_wrap=True)
+    for column in ("phase", "KV caches", "partitions"):
+        table.add_column(column)
+    for column in ("resident", "calls", "bytes pred.", "meas.", "off by", "time pred.", "meas."):
         table.add_column(column, justify="right", no_wrap=True)
     for report in reports:
         rows = [_overview_row(placement) for placement in report.placements] or [(UNKNOWN,) * 8]
