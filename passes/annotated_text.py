@@ -7,6 +7,7 @@ The text is Python in form, so that editors colour it, and holds no running numb
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Any
 
@@ -101,7 +102,7 @@ def module_of(node: Node) -> str:
     if not isinstance(stack, dict) or not stack:
         return ""
     path = str(next(reversed(stack.values()))[0])
-    return path.removeprefix("L['self']").lstrip(".")
+    return re.sub(r"^[LG]\['[^']*'\]\.?", "", path)  # the variable that held the model when it was compiled
 
 
 def _plain(value: Any) -> Any:

@@ -43,7 +43,9 @@ def device_letter(position: int) -> str:
 
 def _arrow_heads() -> Markup:
     tip = element("path", d="M0 0L8 4L0 8z")
-    marker = dict(viewBox="0 0 8 8", refX="7", refY="4", markerWidth="7", markerHeight="7", orient="auto")
+    marker = dict(
+        viewBox="0 0 8 8", refX="7", refY="4", markerWidth="8", markerHeight="8", orient="auto", markerUnits="userSpaceOnUse"
+    )  # fmt: skip
     heads = (element("marker", tip, id=name, class_=name, **marker) for name in ("head", "cut-head"))
     return element("defs", *heads)
 
@@ -102,8 +104,8 @@ def _cache_mark(x: float, y: float) -> Markup:
 
 
 def _cut_label(route: Route, arrow: Arrow) -> Markup:
-    (x0, y0), (x1, y1) = route.points[-2:]
-    return element("text", nbytes_text(arrow.nbytes), class_="cut-label", x=(x0 + x1) / 2 + 8, y=(y0 + y1) / 2 + 4)
+    x, y = route.points[-1]
+    return element("text", nbytes_text(arrow.nbytes), class_="cut-label", x=x + 10, y=y - 7)
 
 
 def shorten(name: str) -> str:

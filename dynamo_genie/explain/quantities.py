@@ -39,6 +39,7 @@ def flops_text(flops: float | None) -> str:
 
 def error_text(predicted: float, measured: float) -> str:
     """Return by how much a prediction missed: `+1.2 %`."""
-    if predicted == measured:
-        return "0.0 %"
-    return f"{(predicted - measured) / measured * 100:+.1f} %" if measured else "not measured 0"
+    if not measured:
+        return "none moved" if predicted else "0.0 %"
+    percent = f"{(predicted - measured) / measured * 100:+.1f} %"
+    return percent[1:] if percent in ("+0.0 %", "-0.0 %") else percent
