@@ -94,9 +94,11 @@ class _Expectation:
 
     def __init__(self, gm: GraphModule, lowered: LoweredProgram, plan: CallPlan) -> None:
         self._program, self._plan = lowered.program, plan
+        self._called: Bound | None = None
         placeholders = gm.graph.find_nodes(op="placeholder")
         self._contents = [content_of(node) for node in placeholders]
         values = [node.meta.get("val") if isinstance(node, Node) else node for node in gm.graph.output_node().args[0]]  # type: ignore[union-attr]
+        self._trains = "activation" in plan.output_kinds  # it saves some for a backward
         self._ranks = tuple(value.dim() for value in values if isinstance(value, torch.Tensor))
 
     def call(
@@ -116,8 +118,16 @@ class _Expectation:
             n_dropped=len(handles) - sum(handles),
             reads=tuple(self._reads(bound, args, outputs, handles)),
             draws=self._program.random,
+            changed=self._changed(bound, args),
             describes=self._ranks if any(output.dtype and output.shape is None for output in outputs) else (),
         )
+
+    def _changed(self, bound: Bound, args: Sequence[Any]) -> tuple[int, ...]:
+        """Assume that a step of training ends with an optimizer, here, that changes what gets a gradient."""
+        if not (self._trains and bound is self._called):
+            self._called = bound
+            return ()
+        return tuple(args[i].nbytes for i in bound.resident if args[i].requires_grad)
 
     def _input(self, position: int, value: Any) -> ExpectedInput:
         if not isinstance(value, torch.Tensor):

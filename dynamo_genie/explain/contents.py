@@ -30,6 +30,9 @@ def rows_looked_up(node: Node) -> int | None:
             table = user.args[0]
             value = table.meta.get("val") if isinstance(table, Node) else None
             return size_hint(value.shape[0]) if isinstance(value, torch.Tensor) else None
-        if user.target in RESHAPING and (rows := rows_looked_up(user)) is not None:
-            return rows
+        if user.target is torch.ops.aten.embedding_dense_backward.default and user.args[1] is node:
+            rows = user.args[2]
+            return rows if isinstance(rows, int) else None
+        if user.target in RESHAPING and (found := rows_looked_up(user)) is not None:
+            return found
     return None

@@ -73,6 +73,7 @@ class ExpectedCall:
         reads: What is fetched before the call returns.
         draws: Whether the state of the random generator goes along and comes back.
         describes: Results whose shapes must be asked for; by rank.
+        changed: Sizes of the resident weights that the program has changed since the last call.
     """
 
     program: int
@@ -84,3 +85,4 @@ class ExpectedCall:
     reads: tuple[ReadBack, ...] = ()
     draws: bool = False
     describes: tuple[int, ...] = ()
+    changed: tuple[int, ...] = ()

@@ -43,9 +43,8 @@ def device_letter(position: int) -> str:
 
 def _arrow_heads() -> Markup:
     tip = element("path", d="M0 0L8 4L0 8z")
-    marker = dict(
-        viewBox="0 0 8 8", refX="7", refY="4", markerWidth="8", markerHeight="8", orient="auto", markerUnits="userSpaceOnUse"
-    )  # fmt: skip
+    marker = dict(viewBox="0 0 8 8", refX="7", refY="4", markerWidth="8", markerHeight="8", orient="auto")
+    marker["markerUnits"] = "userSpaceOnUse"  # one size, however thick the line
     heads = (element("marker", tip, id=name, class_=name, **marker) for name in ("head", "cut-head"))
     return element("defs", *heads)
 

@@ -1,6 +1,6 @@
 """How many bytes a call will move, by tensor class, found by encoding the very messages it will send.
 
-Nothing is sent, and no value is looked at. Not predicted are weights that the program changes between two calls.
+Nothing is sent, and no value is looked at.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor, TensorSpec
 
 RNG_STATE_NBYTES = 5056
 """The state of PyTorch's CPU generator."""
+
+A_TRANSFER = 200
+"""Stands for the numbers of uploads and downloads, which count from 1 and take one to three bytes."""
 
 _TENSOR_CLASS = {"weight": "weight", "buffer": "weight", "kv_cache": "kv_cache", "gradient": "gradient"}
 
@@ -56,6 +59,8 @@ class _Stream:
 
     def run(self) -> None:
         call = self._call
+        for nbytes in call.changed:
+            self._patch(nbytes)
         inputs = tuple(map(self._input, call.inputs))
         outputs = (*(self._mint() for _ in range(call.n_outputs)), *(0,) * call.n_dropped)
         if call.draws:
@@ -87,7 +92,7 @@ class _Stream:
             self._post(m.Put(handle, inline), len(inline.data))
         else:
             self._upload(nbytes, value.kind)
-            self._post(m.PutUploaded(handle, spec, self._ids))
+            self._post(m.PutUploaded(handle, spec, A_TRANSFER))
         return handle
 
     def _inline(self, value: LocalTensor, spec: TensorSpec, nbytes: int) -> InlineTensor:
@@ -96,13 +101,19 @@ class _Stream:
         self.sent["control"] -= len(data)
         return InlineTensor(spec, data, packed)
 
+    def _patch(self, nbytes: int) -> None:
+        """Count what sending a changed weight takes: piece by piece, each with a message that puts it in its place."""
+        for offset in range(0, nbytes, CHUNK_NBYTES):
+            self._upload(min(CHUNK_NBYTES, nbytes - offset), "weight")
+            self._post(m.PatchWeight(self._call.binding, offset, A_TRANSFER))
+
     def _upload(self, nbytes: int, kind: str) -> None:
         """Count what `BulkConnection.upload` sends and hears."""
         offsets = range(0, nbytes, CHUNK_NBYTES)
-        headers = [m.UploadBegin(self._ids, nbytes), *(m.Chunk(self._ids, offset) for offset in offsets)]
+        headers = [m.UploadBegin(A_TRANSFER, nbytes), *(m.Chunk(A_TRANSFER, offset) for offset in offsets)]
         self.sent["control"] += sum(len(codec.encode(header)) for header in headers)
         self.sent[kind] += nbytes
-        self.received["control"] += len(codec.encode(m.UploadDone(self._ids)))
+        self.received["control"] += len(codec.encode(m.UploadDone(A_TRANSFER)))
         self.received["control"] += len(offsets) // CREDIT_EVERY * len(codec.encode(m.Credit(CREDIT_EVERY)))
 
     def _post(self, command: m.Command, nbytes: int = 64) -> None:
@@ -142,14 +153,14 @@ class _Stream:
                 tensors.append(m.FetchedTensor(spec, bytes(nbytes)))
                 self.received["control"] -= nbytes
             else:
-                tensors.append(m.FetchedTensor(spec, b"", self._ids))
+                tensors.append(m.FetchedTensor(spec, b"", A_TRANSFER))
                 self._download(nbytes)
         self._answer(m.Fetched(self._requests, tuple(tensors)))
 
     def _download(self, nbytes: int) -> None:
         """Count what `BulkConnection.download` hears and sends, without the data itself."""
         offsets = range(0, nbytes, CHUNK_NBYTES)
-        self.received["control"] += sum(len(codec.encode(m.Chunk(self._ids, offset))) for offset in offsets)
+        self.received["control"] += sum(len(codec.encode(m.Chunk(A_TRANSFER, offset))) for offset in offsets)
         self.sent["control"] += len(offsets) // CREDIT_EVERY * len(codec.encode(m.Credit(CREDIT_EVERY)))
 
 
