@@ -13,7 +13,7 @@ from dynamo_genie.explain.plan_text import placement_lines
 from dynamo_genie.explain.records import to_json
 from dynamo_genie.explain.story import GraphStory
 from dynamo_genie.observe import CallTraffic
-from dynamo_genie.passes import findings
+from dynamo_genie.passes import summary
 from dynamo_genie.passes.analysis import Analysis
 from dynamo_genie.passes.pipeline import PassRecord
 from dynamo_genie.passes.plan import PlacementPlan
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def log_is_on() -> bool:
     """Whether anybody reads the lines below."""
-    return logger.isEnabledFor(logging.DEBUG) or findings.logger.isEnabledFor(logging.DEBUG)
+    return logger.isEnabledFor(logging.DEBUG) or summary.logger.isEnabledFor(logging.DEBUG)
 
 
 def trace_is_on() -> bool:
@@ -46,7 +46,7 @@ class LogObserver:
 
     def analysed(self, gm: GraphModule, analysis: Analysis) -> None:
         self._story.analysed(gm, analysis)
-        findings.log_findings(self._story.name, gm, analysis)
+        summary.log_summary(self._story.name, gm, analysis)
 
     def placed(self, gm: GraphModule, plan: PlacementPlan, topology: Topology, predicted: CallTraffic) -> None:
         if self._story.placed(plan, topology, predicted):

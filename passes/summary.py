@@ -12,7 +12,7 @@ from dynamo_genie.passes.semantics import nbytes_of
 logger = logging.getLogger(__name__)
 
 
-def log_findings(name: str, gm: GraphModule, analysis: Analysis) -> None:
+def log_summary(name: str, gm: GraphModule, analysis: Analysis) -> None:
     """Log phase and caches; switched on by `TORCH_LOGS="+dynamo_genie.passes"` or a logging level of the program's."""
     evidence = "; ".join(analysis.phase_evidence) or "nothing in particular"
     nodes = len(gm.graph.nodes)
