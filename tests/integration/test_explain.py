@@ -103,6 +103,15 @@ def test_a_call_of_an_encoder_moves_what_was_predicted(name: str, dumps: dict[st
     assert report.caches == ()
 
 
+def test_phases_are_those_of_the_models(dumps: dict[str, Path]) -> None:
+    pytest.importorskip("dynamo_genie.passes.phase")
+    assert [report.phase for report in reports(dumps["gpt2"])] == ["prefill", "decode", "decode"]
+    assert [report.phase for report in reports(dumps["bert"])] == ["encode"]
+    assert [report.phase for report in reports(dumps["clip"])][0] in ("encode", "vision")
+    for folder in dumps.values():
+        assert all(report.phase_evidence for report in reports(folder))
+
+
 def test_the_table_names_every_graph_its_caches_and_its_bytes(dumps: dict[str, Path]) -> None:
     for folder in dumps.values():
         printed = (folder / "printed.txt").read_text()
