@@ -1,4 +1,4 @@
-"""The looks of `report.html`, light and dark, and the one line of script that opens what a click leads to."""
+"""The looks of `report.html`, light and dark, and the few lines of script that opens what a click leads to."""
 
 from __future__ import annotations
 
@@ -65,8 +65,10 @@ COLOURS = "\n".join(
 )
 
 SCRIPT = """
-addEventListener("hashchange", () => {
+const openBox = () => {
   const box = document.getElementById(location.hash.slice(1));
   if (box) box.open = true;
-});
+};
+addEventListener("hashchange", openBox);
+openBox();
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from dynamo_genie.explain.contraction import Box
@@ -126,9 +127,5 @@ def _class(column: int, numeric: set[int]) -> str | None:
 
 
 def _is_number(cell: object) -> bool:
-    text = str(cell)
-    return (
-        isinstance(cell, int)
-        or (not isinstance(cell, Markup) and text[:1].lstrip("+-").isdigit() and len(text) < 16)
-        or (text[:1] in "+-" and text[1:2].isdigit())
-    )
+    """Say whether a cell holds a number, with a sign or a unit perhaps, or stands for an unknown one."""
+    return not isinstance(cell, Markup) and re.fullmatch(r"-|[+-]?\d[\d,.e+-]*( \S+)?", str(cell)) is not None
