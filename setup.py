@@ -7,7 +7,7 @@ bare checkout. `tests/test_packaging.py` compares this list with the folders on 
 
 from setuptools import setup
 
-SUBPACKAGES = ("bench", "cli", "passes", "runtime", "runtime.wire", "remote_daemon", "remote_daemon.engines")
+SUBPACKAGES = ("bench", "cli", "explain", "passes", "runtime", "runtime.wire", "remote_daemon", "remote_daemon.engines")
 AT_THE_ROOT = ("passes", "runtime", "remote_daemon")
 
 

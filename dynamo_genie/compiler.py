@@ -17,11 +17,15 @@ from dynamo_genie.compiled_graph import CompiledGraph
 from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import OptionError
+from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.input_origins import ModelInputs, find_model_inputs, origins_of
 from dynamo_genie.lowering import lower
+from dynamo_genie.observe import GraphObserver
+from dynamo_genie.observed_calls import ObservedGraph
 from dynamo_genie.options import Options
 from dynamo_genie.passes.analysis import analyse
-from dynamo_genie.passes.pipeline import run_passes
+from dynamo_genie.passes.origins import Origins
+from dynamo_genie.passes.pipeline import Pass, run_passes
 from dynamo_genie.placed_graph import PlacedGraph
 from dynamo_genie.remote_tensor import RemoteTensor
 from dynamo_genie.rewrites import LAYOUT_REWRITES, REWRITES
@@ -35,7 +39,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
         OptionError: The graph's inputs live on a device that is not the CPU.
     """
     _require_cpu(example_inputs)
-    capture = _Capture(options, find_model_inputs(gm, example_inputs))
+    capture = _Capture(options, find_model_inputs(gm, example_inputs), watch_for(options))
     with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
         compiled = aot_module_simplified(
             gm,
@@ -67,9 +71,10 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
 class _Capture:
     """Receives the ATen graphs of one Dynamo graph from AOTAutograd: a forward, later perhaps its backward."""
 
-    def __init__(self, options: Options, model: ModelInputs) -> None:
+    def __init__(self, options: Options, model: ModelInputs, watch: Watch) -> None:
         self._options = options
         self._model = model
+        self._watch = watch
         self._resident: frozenset[int] = frozenset()
         self.mutates = False
 
@@ -86,31 +91,54 @@ class _Capture:
         metadata = _forward_metadata()
         if metadata is not None:
             self._resident = frozenset(metadata.static_input_indices or ())
-        gm = run_passes(gm, REWRITES).gm
         placeholders = gm.graph.find_nodes(op="placeholder")
         resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
         kind: Literal["inference", "forward"] = "inference" if n_results is None else "forward"
-        analyse(gm, origins_of(gm, self._model, kind, n_results))
-        return self._compile(gm, resident, frozenset(), n_results)
+        observer = self._watch(kind)
+        gm = _understand(gm, origins_of(gm, self._model, kind, n_results), observer)
+        return self._compile(gm, resident, frozenset(), n_results, observer)
 
     def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
-        gm = run_passes(gm, REWRITES).gm
-        analyse(gm, origins_of(gm, self._model, "backward"))
-        return self._compile(gm, frozenset(), self._resident, None)
+        observer = self._watch("backward")
+        gm = _understand(gm, origins_of(gm, self._model, "backward"), observer)
+        return self._compile(gm, frozenset(), self._resident, None, observer)
 
     def _compile(
-        self, gm: GraphModule, resident: frozenset[int], fetched: frozenset[int], n_results: int | None
+        self,
+        gm: GraphModule,
+        resident: frozenset[int],
+        fetched: frozenset[int],
+        n_results: int | None,
+        observer: GraphObserver | None,
     ) -> CompiledGraph | PlacedGraph:
         several = len(self._options.daemons) > 1
         if not several:  # the parts of a spread graph get their layout once they are apart
-            gm = run_passes(gm, LAYOUT_REWRITES).gm
+            gm = _rewrite(gm, LAYOUT_REWRITES, observer)
         lowered = lower(gm)  # also of a graph that will be spread: what no daemon runs is refused here
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
         plan = plan_calls(gm, resident, n_results, fetched)
         if several:
             return PlacedGraph(gm, plan, self._options)
-        return CompiledGraph(gm, lowered, plan, partial(CONNECTIONS.get, self._options))
+        connect = partial(CONNECTIONS.get, self._options)
+        if observer is not None:
+            return ObservedGraph(gm, lowered, plan, connect, observer)
+        return CompiledGraph(gm, lowered, plan, connect)
+
+
+def _understand(gm: GraphModule, origins: Origins, observer: GraphObserver | None) -> GraphModule:
+    """Rewrite what belongs to one kind of device, and note on each node what it is."""
+    if observer is not None:
+        observer.captured(gm)
+    gm = _rewrite(gm, REWRITES, observer)
+    analysis = analyse(gm, origins, observer.passed if observer is not None else None)
+    if observer is not None:
+        observer.analysed(gm, analysis)
+    return gm
+
+
+def _rewrite(gm: GraphModule, rewrites: Sequence[Pass], observer: GraphObserver | None) -> GraphModule:
+    return run_passes(gm, rewrites, observer.passed if observer is not None else None).gm
 
 
 def _forward_metadata() -> Any:

@@ -16,12 +16,12 @@ from torch.fx import GraphModule
 
 from dynamo_genie.bench.model import Gpt2Shape
 from dynamo_genie.bench.report import Figure, at_most_times
-from dynamo_genie.compiler import REWRITES
 from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import GenieError
 from dynamo_genie.input_origins import find_model_inputs, origins_of
 from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.pipeline import run_passes
+from dynamo_genie.rewrites import REWRITES
 
 _SHARE = 0.2
 """The passes may take this part of what the capture takes."""

@@ -43,6 +43,7 @@ def _add_lazy(parent: typer.Typer, name: str, module: str, summary: str) -> None
 
 
 _add_lazy(app, "demo", "dynamo_genie.cli.demo", "Generate text with a small model through a daemon.")
+_add_lazy(app, "explain", "dynamo_genie.cli.explain", "Run a script and print the plan of each graph it compiles.")
 _add_lazy(bench, "transport", "dynamo_genie.cli.bench_transport", "Round trips and bulk bandwidth to a daemon.")
 _add_lazy(bench, "decode", "dynamo_genie.cli.bench_decode", "Time of a decode step, local and remote.")
 _add_lazy(bench, "arenas", "dynamo_genie.cli.bench_arenas", "Appending to caches in place, against copying them.")

@@ -1,0 +1,103 @@
+"""What the backend found, as log lines and as artifacts of torch's structured trace, where `tlparse` shows them."""
+
+from __future__ import annotations
+
+import logging
+
+from torch._guards import CompileId
+from torch._logging import _internal as torch_logging
+from torch._logging import trace_structured
+from torch.fx import GraphModule
+
+from dynamo_genie.explain.plan_text import placement_lines
+from dynamo_genie.explain.records import to_json
+from dynamo_genie.explain.story import GraphStory
+from dynamo_genie.observe import CallTraffic
+from dynamo_genie.passes import summary
+from dynamo_genie.passes.analysis import Analysis
+from dynamo_genie.passes.pipeline import PassRecord
+from dynamo_genie.passes.plan import PlacementPlan
+from dynamo_genie.passes.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+
+def log_is_on() -> bool:
+    """Whether anybody reads the lines below."""
+    return logger.isEnabledFor(logging.DEBUG) or summary.logger.isEnabledFor(logging.DEBUG)
+
+
+def trace_is_on() -> bool:
+    """Whether torch writes a structured trace (`TORCH_TRACE`)."""
+    return bool(torch_logging.trace_log.handlers)
+
+
+class LogObserver:
+    """Logs phase and caches when a graph is compiled, where it runs when it is placed, and the bytes of each call."""
+
+    def __init__(self, story: GraphStory) -> None:
+        self._story = story
+
+    def captured(self, gm: GraphModule) -> None:
+        logger.debug("%s: captured %d nodes", self._story.name, len(gm.graph.nodes))
+
+    def passed(self, record: PassRecord, gm: GraphModule) -> None:
+        """Nothing: the pipeline logs its passes itself."""
+
+    def analysed(self, gm: GraphModule, analysis: Analysis) -> None:
+        self._story.analysed(gm, analysis)
+        summary.log_summary(self._story.name, gm, analysis)
+
+    def placed(self, gm: GraphModule, plan: PlacementPlan, topology: Topology, predicted: CallTraffic) -> None:
+        if self._story.placed(plan, topology, predicted):
+            for line in placement_lines(self._story.report().placements[-1]):
+                logger.info("%s: %s", self._story.name, line)
+
+    def called(self, plan: PlacementPlan, measured: CallTraffic) -> None:
+        calls = self._story.called(plan, measured)
+        logger.debug("%s: call %d moved %s", self._story.name, calls, _BytesMoved(measured))
+
+
+class _BytesMoved:
+    """Text that is only made when it is logged."""
+
+    def __init__(self, traffic: CallTraffic) -> None:
+        self._traffic = traffic
+
+    def __str__(self) -> str:
+        parts = ("sent", "received", "between")
+        return ", ".join(f"{part} {sum(getattr(self._traffic, part).values()):,}" for part in parts)
+
+
+class TraceObserver:
+    """Puts the plan into torch's structured trace when a graph is analysed and whenever it is placed anew."""
+
+    def __init__(self, story: GraphStory, compile_id: CompileId | None) -> None:
+        self._story = story
+        self._compile_id = compile_id
+
+    def captured(self, gm: GraphModule) -> None:
+        """Nothing: torch traces the captured graph itself."""
+
+    def passed(self, record: PassRecord, gm: GraphModule) -> None:
+        """Nothing: the plan says what came of it."""
+
+    def analysed(self, gm: GraphModule, analysis: Analysis) -> None:
+        self._story.analysed(gm, analysis)
+        self._trace("genie_analysis")
+
+    def placed(self, gm: GraphModule, plan: PlacementPlan, topology: Topology, predicted: CallTraffic) -> None:
+        if self._story.placed(plan, topology, predicted):
+            self._trace("genie_plan")
+
+    def called(self, plan: PlacementPlan, measured: CallTraffic) -> None:
+        """Nothing: a trace is about compiling."""
+
+    def _trace(self, name: str) -> None:
+        trace_structured(
+            "artifact",
+            metadata_fn=lambda: {"name": f"{name}_{self._story.name}", "encoding": "json"},
+            payload_fn=lambda: to_json(self._story.report()),
+            compile_id=self._compile_id,
+            expect_trace_id=False,
+        )
