@@ -147,7 +147,7 @@ class _Call:
         for i in sorted(self._plan.fetched):
             handle = handles[i]
             if handle is not None:
-                wanted.want(self._session, handle.id, "gradient", partial(fetched.__setitem__, i))
+                wanted.want_handle(handle, "gradient", partial(fetched.__setitem__, i))
         if wanted:
             wanted.fetch()
         else:
@@ -162,4 +162,4 @@ def want_written(wanted: ReadBack, bound: BoundProgram, args: Sequence[Any], sen
     if bound.written:
         wanted.afterwards(bound.mark_written_back)
     for local, handle in sender.written:
-        wanted.want(bound.session, handle.id, "output", local.copy_)
+        wanted.want_handle(handle, "output", local.copy_)

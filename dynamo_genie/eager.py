@@ -73,7 +73,7 @@ def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
     for position, tensor in enumerate(tensors):
         handle = tensor.handle
         assert handle is not None
-        wanted.want(handle.session, handle.id, handle.kind, partial(local.__setitem__, position))
+        wanted.want_handle(handle, handle.kind, partial(local.__setitem__, position))
     wanted.fetch()
     return [local[position] for position in range(len(tensors))]
 

@@ -102,6 +102,6 @@ class PlacedCall:
         for i in sorted(self._graph.plan.fetched):
             handle = handles[i]
             if handle is not None:
-                self._wanted.want(handle.session, handle.id, "gradient", partial(fetched.__setitem__, i))
+                self._wanted.want_handle(handle, "gradient", partial(fetched.__setitem__, i))
         self._wanted.fetch()
         return fetched

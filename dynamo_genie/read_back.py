@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.session import Session
 
 Deliver = Callable[[torch.Tensor], object]
@@ -16,10 +17,16 @@ class ReadBack:
 
     def __init__(self) -> None:
         self._wanted: dict[Session, list[tuple[int, str, Deliver]]] = {}
+        self._kept: list[Handle] = []
         self._afterwards: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
         return bool(self._wanted)
+
+    def want_handle(self, handle: Handle, kind: str, deliver: Deliver) -> None:
+        """Fetch what a handle names, which stays alive until then."""
+        self._kept.append(handle)
+        self.want(handle.session, handle.id, kind, deliver)
 
     def want(self, session: Session, handle_id: int, kind: str, deliver: Deliver) -> None:
         """Fetch a value and hand it to `deliver`; its bytes count under the tensor class `kind`."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-import dynamo_genie
+from dynamo_genie import errors
 from dynamo_genie.errors import DaemonUnavailable
 
 LONGEST_SUFFIX = "/genie.999999c"
@@ -121,7 +121,7 @@ def _spawn(command: list[str], directory: Path, threads: int | None) -> subproce
 
 def _environment(threads: int | None) -> dict[str, str]:
     # a bare checkout is found through sys.path[0], which a child does not inherit
-    home = str(Path(dynamo_genie.__file__).parent.parent)
+    home = str(Path(errors.__file__).parent.parent)
     environ = {**os.environ, "PYTHONSAFEPATH": "1"}
     if "site-packages" not in home and "dist-packages" not in home:
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, environ.get("PYTHONPATH"))))
