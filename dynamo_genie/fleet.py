@@ -52,11 +52,10 @@ class Fleet:
         with locked([connection.session for connection in self.connections]):
             yield
 
-    def flush(self, except_for: Session | None = None) -> None:
-        """Send what waits in the sessions, so that nobody waits for a tensor that was never asked to leave."""
+    def flush(self) -> None:
+        """Send what waits in the sessions."""
         for connection in self.connections:
-            if connection.session is not except_for:
-                connection.session.flush()
+            connection.session.flush()
 
     def topology(self, counted_twice: Mapping[str, int]) -> Topology:
         """Return devices and links as they are now; one round trip a daemon.

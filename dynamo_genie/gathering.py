@@ -59,7 +59,6 @@ def _bring(tensor: torch.Tensor, target: Session) -> torch.Tensor:
     if handle is None or handle.session is target:
         return tensor
     moved = CONNECTIONS.mesh.move(handle, target)
-    handle.session.flush()  # nobody waits at the target for what was never asked to leave
     shape, stride = tuple(tensor.shape), tensor.stride()
     if not is_dense(shape, stride):
         stride = torch.empty_like(torch.empty_strided(shape, stride, device="meta")).stride()  # as it arrives

@@ -47,7 +47,6 @@ class PlacedCall:
         outputs = [handle.id for handle in handles]
         session.counters.events["calls"] += 1
         if program.random:
-            self._fleet.flush(except_for=session)
             draw_remotely(session, bound.program, bound.number, inputs, outputs)
         else:
             session.post(m.Call(bound.program, bound.number, tuple(inputs), tuple(outputs)))

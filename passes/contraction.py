@@ -71,7 +71,8 @@ def _bonds(graph: nx.DiGraph, calls: list[str]) -> Iterator[tuple[str, str]]:
     yield from ((one, other) for one, other in graph.graph["together"] if one in inside and other in inside)
     for name in calls:
         if graph.nodes[name]["shape"] in ("several", "scalar"):  # neither can cross
-            yield from ((name, reader) for reader in graph.successors(name) if reader in inside)
+            reads = graph.edges(name, data="reads")
+            yield from ((name, reader) for _, reader, is_read in reads if is_read and reader in inside)
 
 
 def _join_groups(graph: nx.DiGraph, calls: list[str], pins: Mapping[str, frozenset[str]], joined: UnionFind) -> None:

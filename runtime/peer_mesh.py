@@ -55,7 +55,7 @@ class Link:
 
 
 class PeerMesh:
-    """The links between sessions. The caller holds the locks of both sessions, and flushes them.
+    """The links between sessions. The caller holds the locks of both sessions, and flushes the target.
 
     The first use of a link costs a round trip to the target, whose worker must know a key before it is used.
     """
@@ -73,6 +73,7 @@ class PeerMesh:
         link = self.link(source, target)
         transfer = target.links.mint_transfer()
         source.links.send(handle.id, link.out, transfer, handle.kind)
+        source.flush()  # whatever waits at the target from now on may wait for this
         moved = target.links.receive(link.into, transfer, target.timeout_s * WAIT_SHARE)
         moved.kind = handle.kind
         return moved

@@ -14,7 +14,7 @@ import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.runtime.wire import messages as m
-from tests.integration.real_daemon import RealDaemon
+from tests.integration.real_daemon import RealDaemon, eventually
 
 LATENCY_S, BYTES_PER_S = 1e-4, 1e9
 """Links are given and not measured, so that placements are the same in every run of the tests."""
@@ -57,6 +57,17 @@ class Fleet:
         return [by_endpoint[endpoint].inspect() for endpoint in self.endpoints]
 
     def traffic(self) -> Traffic:
+        """Return what was moved so far, once nothing is on its way any more."""
+        seen: list[Traffic] = []
+
+        def settled() -> bool:
+            seen.append(self._traffic())
+            return seen[-1].peer_sent == seen[-1].peer_received
+
+        assert eventually(settled), f"what was sent is not what arrived: {seen[-1]}"
+        return seen[-1]
+
+    def _traffic(self) -> Traffic:
         states = self.inspections()
         total = dynamo_genie.stats()["total"]
         peer_sent: Counter[str] = Counter()
