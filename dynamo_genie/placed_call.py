@@ -43,8 +43,9 @@ class PlacedCall:
         args = [self.values[name] for name in partition.inputs]
         sender = CallInputs(session, program.mutated_inputs, self._move)
         inputs = [sender.add(i, args[i], self._graph.kinds[partition.inputs[i]]) for i in bound.free]
-        handles = [self._new_handle(session, name) for name in partition.outputs]
-        outputs = [handle.id for handle in handles]
+        plain = bound.lowered.scalar_outputs  # numbers are worked out here, where they are wanted
+        handles = [None if i in plain else self._new_handle(session, n) for i, n in enumerate(partition.outputs)]
+        outputs = [0 if handle is None else handle.id for handle in handles]
         session.counters.events["calls"] += 1
         if program.random:
             draw_remotely(session, bound.program, bound.number, inputs, outputs)

@@ -51,7 +51,8 @@ class Problem:
         weights: Inputs that stay in the daemon from call to call; they fill memory and are sent once.
         inputs: All other inputs; they are sent with each call to where they are not.
         cache_nbytes: For each unit, the bytes of caches that it leaves behind.
-        reserved_nbytes: For each unit, the bytes kept free for its caches: these, and what they may grow by.
+        reserved_nbytes: For each unit, the bytes kept free for its caches, what they may grow by, and its other results:
+            what training saves for its backward stays where it was made.
         allowed: For each unit, the devices on which it may run.
     """
 
@@ -97,7 +98,10 @@ def make_problem(
         weights=tuple(each for each in inputs if is_weight(graph.nodes[each.name])),
         inputs=tuple(each for each in inputs if not is_weight(graph.nodes[each.name])),
         cache_nbytes=caches,
-        reserved_nbytes=tuple(_growth(graph) * nbytes for nbytes in caches),
+        reserved_nbytes=tuple(
+            _growth(graph) * cache + sum(_result_nbytes(graph, name) for name in unit)
+            for cache, unit in zip(caches, units, strict=True)
+        ),
         allowed=tuple(_allowed(unit, topology, pins) for unit in units),
     )
 
@@ -134,6 +138,13 @@ def _values(graph: nx.DiGraph, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
             node = graph.nodes[name]
             found.append(Value(name, unit, tuple(sorted(readers)), node["nbytes"], node["role"]))
     return tuple(found)
+
+
+def _result_nbytes(graph: nx.DiGraph, name: str) -> int:
+    """Return the bytes of a result that is no cache; a view has its memory from something else."""
+    node = graph.nodes[name]
+    counts = node["result"] and not node["view"] and not _cache_nbytes(graph, name)
+    return int(node["nbytes"]) if counts else 0
 
 
 def _cache_nbytes(graph: nx.DiGraph, name: str) -> int:

@@ -61,6 +61,13 @@ def small() -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
+def medium() -> Iterator[Fleet]:
+    """Two daemons of which neither can hold the narrow GPT-2, what training saves of it, and its gradients."""
+    with fleet_of("9MB", "9MB") as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
 def large() -> Iterator[Fleet]:
     with fleet_of("0", "0") as fleet:
         yield fleet
@@ -87,8 +94,8 @@ def test_beams_are_reordered_where_their_caches_live(large: Fleet) -> None:
     assert torch.equal(generate(remote, inputs, num_beams=3), generate(model, inputs, num_beams=3))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "whisper"])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", pytest.param("whisper", marks=pytest.mark.slow)])
 def test_blind_placement_gives_the_same_tokens(large: Fleet, name: str, seed: int) -> None:
     model = make_model(name)
     remote = remote_copy(large, model, placement="blind", placement_seed=seed)
@@ -105,7 +112,9 @@ def test_static_caches_are_written_where_they_live_when_placement_is_blind(large
 
 
 @pytest.mark.parametrize("policy", ["semantic", "blind"])
-@pytest.mark.parametrize("name", ["bert", "vit", "clip", "convnext"])
+@pytest.mark.parametrize(
+    "name", ["bert", "clip", *[pytest.param(n, marks=pytest.mark.slow) for n in ("vit", "convnext")]]
+)
 def test_forward_equals_eager(large: Fleet, name: str, policy: str) -> None:
     model = make_model(name)
     inputs = dict(token_prompt().inputs) if name in ("bert", "clip") else {}
@@ -120,11 +129,11 @@ def fleet_call(fleet: Fleet, model: nn.Module, policy: str) -> Any:
 
 
 @pytest.mark.parametrize("policy", ["semantic", "blind"])
-def test_a_training_step_with_dropout_gives_equal_gradients(small: Fleet, policy: str) -> None:
+def test_a_training_step_with_dropout_gives_equal_gradients(medium: Fleet, policy: str) -> None:
     model = narrow_gpt2(resid_pdrop=0.1, attn_pdrop=0.0, embd_pdrop=0.1).train()
     remote = copy.deepcopy(model)
     ids = token_prompt(batch=2, length=6).inputs["input_ids"]
-    call = small.compile(remote, placement=policy)
+    call = medium.compile(remote, placement=policy)
     for way, net in ((model, model), (call, remote)):
         torch.manual_seed(5)
         way(input_ids=ids, labels=ids, use_cache=False).loss.backward()
@@ -295,7 +304,9 @@ def test_the_towers_of_clip_work_at_the_same_time(large: Fleet) -> None:
     first, second = (state.spans for state in large.inspections())
     assert first
     assert second
-    assert any(a[1] < b[2] and b[1] < a[2] for a in first for b in second), "no call of one began before one of the other ended"
+    assert any(a[1] < b[2] and b[1] < a[2] for a in first for b in second), (
+        "no call of one began before one of the other ended"
+    )
 
 
 def test_two_threads_with_different_placements_do_not_meet(large: Fleet) -> None:

@@ -24,8 +24,16 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("GENIE_TEST_BACKEND", "genie") != "genie", reason="about facts"),
 ]
 
-GENERATING = ("gpt2", "llama", "mistral", "gemma3", "t5", "bart")
-ANSWERING = ("bert", "vit", "clip", "convnext")
+FAST = ("gpt2", "llama", "bert", "clip")
+"""The families of the fast suite; the others are slow."""
+
+
+def families(*names: str) -> list[Any]:
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+GENERATING = families("gpt2", "llama", "mistral", "gemma3", "t5", "bart")
+ANSWERING = families("bert", "vit", "clip", "convnext")
 
 
 def wrong_facts(random_source: random.Random) -> Facts:
@@ -43,7 +51,7 @@ def wrong_facts(random_source: random.Random) -> Facts:
     )
 
 
-@pytest.fixture(params=[0, 1])
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)])
 def lies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
     """Replaces all that the analysis says; returns the graphs that were lied about."""
     source = random.Random(request.param)
