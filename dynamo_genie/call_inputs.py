@@ -12,8 +12,8 @@ from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.session import Session
 from dynamo_genie.runtime.wire import messages as m
 
-Move = Callable[[Handle, Session], Handle]
-"""Brings what a handle names to another session."""
+Move = Callable[[Handle, Session, str], Handle]
+"""Brings what a handle names to another session, counted under a tensor class."""
 
 
 def handle_of(value: Any) -> Handle | None:
@@ -52,7 +52,7 @@ class CallInputs:
         if handle is None:
             return self._add_local(position, value, kind)
         if handle.session is not self._session:
-            handle = self._move(handle, self._session)
+            handle = self._move(handle, self._session, kind)
         self._kept.append(handle)
         return handle.id
 

@@ -22,6 +22,7 @@ from dynamo_genie.input_origins import ModelInputs, find_model_inputs, origins_o
 from dynamo_genie.lowering import lower
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.observed_calls import ObservedGraph
+from dynamo_genie.observed_placed_calls import ObservedPlacedGraph
 from dynamo_genie.options import Options
 from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.origins import Origins
@@ -118,6 +119,8 @@ class _Capture:
         lowered = lower(gm)  # also of a graph that will be spread: what no daemon runs is refused here
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
         plan = plan_calls(gm, resident, n_results, fetched)
+        if several and observer is not None:
+            return ObservedPlacedGraph(gm, plan, self._options, observer)
         if several:
             return PlacedGraph(gm, plan, self._options)
         connect = partial(CONNECTIONS.get, self._options)

@@ -67,11 +67,11 @@ class PlacedCall:
             for i, (output, handle) in enumerate(zip(metadata, handles, strict=True))
         ]
 
-    def _move(self, handle: Handle, target: Session) -> Handle:
+    def _move(self, handle: Handle, target: Session, kind: str) -> Handle:
         """Have a value brought to another daemon, once a call."""
         key = handle, target
         if key not in self._moved:
-            self._moved[key] = self._fleet.mesh.move(handle, target)
+            self._moved[key] = self._fleet.mesh.move(handle, target, kind)
         return self._moved[key]
 
     def _new_handle(self, session: Session, name: str) -> Handle:

@@ -37,11 +37,12 @@ Places = tuple[str | None, ...]
 """For each argument, the device on which it is; None for what the client has."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
-    """One partition, lowered; its program's inputs are `partition.inputs`, in order."""
+    """One partition as a graph of its own, and lowered; its inputs are `partition.inputs`, in order."""
 
     partition: Partition
+    gm: GraphModule
     lowered: LoweredProgram
 
 
@@ -73,12 +74,18 @@ class PlacedGraph:
         fleet = CONNECTIONS.fleet(self._options)
         with fleet.locked():
             placement = self._placement(fleet, args)
-            call = PlacedCall(fleet, self._values, args)
-            for index, part in enumerate(placement.parts):
-                call.run(_bind(placement, index, call.values), part.partition)
-            results = call.results()
+            values = dict(zip(self._values.inputs, args, strict=True))
+            bound = [_bind(placement, index, values) for index in range(len(placement.parts))]
+            results = self._run(fleet, placement, bound, args)
         args.clear()
         return results
+
+    def _run(self, fleet: Fleet, placement: Placement, bound: Sequence[BoundProgram], args: Sequence[Any]) -> list[Any]:
+        """Send all parts, in order, and return the results."""
+        call = PlacedCall(fleet, self._values, args)
+        for part, program in zip(placement.parts, bound, strict=True):
+            call.run(program, part.partition)
+        return call.results()
 
     def _placement(self, fleet: Fleet, args: Sequence[Any]) -> Placement:
         """Return the placement for arguments that lie where these do, on this fleet."""
@@ -109,14 +116,15 @@ class PlacedGraph:
 
 
 def _part(partition: Partition, gm: GraphModule) -> Part:
-    return Part(partition, lower(run_passes(gm, LAYOUT_REWRITES).gm))
+    gm = run_passes(gm, LAYOUT_REWRITES).gm
+    return Part(partition, gm, lower(gm))
 
 
 def _bind(placement: Placement, index: int, values: Mapping[str, Any]) -> BoundProgram:
     """Make sure that the resident inputs of a part are those of this call."""
     part = placement.parts[index]
     names = part.partition.inputs
-    args = [values[name] for name in names]
+    args = [values.get(name) for name in names]  # what other parts make is not there yet, and not bound
     bound = placement.bound.get(index)
     if bound is not None:
         bound.sync(args)

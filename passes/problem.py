@@ -51,7 +51,7 @@ class Problem:
         weights: Inputs that stay in the daemon from call to call; they fill memory and are sent once.
         inputs: All other inputs; they are sent with each call to where they are not.
         cache_nbytes: For each unit, the bytes of caches that it leaves behind.
-        reserved_nbytes: For each unit, the bytes kept free for its caches, what they may grow by, and its other results:
+        reserved_nbytes: For each unit, the bytes kept free for its caches, what they may grow by, and other results:
             what training saves for its backward stays where it was made.
         allowed: For each unit, the devices on which it may run.
     """

@@ -129,7 +129,7 @@ class WorkerSession:
 
     def _answer(self, command: m.Command, overdue: bool) -> Outcome:
         request_id = getattr(command, "request_id", 0)
-        if request_id and self._latched is not None:
+        if request_id and self._latched is not None and not isinstance(command, m.Inspect):
             error, self._latched = self._latched, None
             self._poison_results(command, error)
             return m.Failed(request_id, error)

@@ -63,8 +63,13 @@ class PeerMesh:
     def __init__(self) -> None:
         self._links: dict[tuple[int, int], Link] = {}
 
-    def move(self, handle: Handle, target: Session) -> Handle:
+    def move(self, handle: Handle, target: Session, kind: str = "") -> Handle:
         """Let the handle's worker send its tensor to `target`'s and return the handle there; waits for nothing.
+
+        Args:
+            handle: What to move; it stays where it is, too.
+            target: Where to.
+            kind: The tensor class under which the daemons count the bytes, if it is not the handle's.
 
         Raises:
             OptionError: That worker cannot be reached from this one.
@@ -72,10 +77,10 @@ class PeerMesh:
         source = handle.session
         link = self.link(source, target)
         transfer = target.links.mint_transfer()
-        source.links.send(handle.id, link.out, transfer, handle.kind)
+        source.links.send(handle.id, link.out, transfer, kind or handle.kind)
         source.flush()  # whatever waits at the target from now on may wait for this
         moved = target.links.receive(link.into, transfer, target.timeout_s * WAIT_SHARE)
-        moved.kind = handle.kind
+        moved.kind = kind or handle.kind
         return moved
 
     def measure(self, source: Session, target: Session) -> LinkSpeed:

@@ -61,6 +61,7 @@ class SessionNumbers:
     ids: int
     requests: int
     batches: int
+    transfers: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,12 @@ class ExpectedCall:
     draws: bool = False
     describes: tuple[int, ...] = ()
     changed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExpectedPart:
+    """The call of one partition; `moves` has device and tensor class of each value that it needs from elsewhere."""
+
+    device: str
+    call: ExpectedCall
+    moves: tuple[tuple[str, str], ...] = ()

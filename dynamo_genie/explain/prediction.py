@@ -9,7 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from dynamo_genie.explain.expected_call import ExpectedCall, ExpectedInput, LocalTensor, ReadBack, RemoteTensorInput
+from dynamo_genie.explain.expected_call import (
+    ExpectedCall,
+    ExpectedInput,
+    ExpectedPart,
+    LocalTensor,
+    ReadBack,
+    RemoteTensorInput,
+    SessionNumbers,
+)
 from dynamo_genie.explain.representative import inline_data
 from dynamo_genie.observe import CallTraffic
 from dynamo_genie.passes.plan import Cut
@@ -24,6 +32,7 @@ from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor, TensorSpec
 RNG_STATE_NBYTES = 5056
 """The state of PyTorch's CPU generator."""
 
+A_LINK = 1
 A_TRANSFER = 200
 """Stands for the numbers of uploads and downloads, which count from 1 and take one to three bytes."""
 
@@ -32,9 +41,34 @@ _TENSOR_CLASS = {"weight": "weight", "buffer": "weight", "kv_cache": "kv_cache",
 
 def predict_call(call: ExpectedCall, cuts: Iterable[Cut] = (), step_s: float = math.nan) -> CallTraffic:
     """Return what a call will move; `cuts` are the values that go from daemon to daemon meanwhile."""
-    stream = _Stream(call)
-    stream.run()
-    return CallTraffic(stream.sent, stream.received, traffic_between(cuts), step_s)
+    return predict_parts([ExpectedPart("", call)], cuts, step_s)
+
+
+def predict_parts(parts: Sequence[ExpectedPart], cuts: Iterable[Cut] = (), step_s: float = math.nan) -> CallTraffic:
+    """Return what a call of a graph in parts will move: all parts are sent, then what the client wants is read."""
+    streams: dict[str, _Stream] = {}
+    reads: dict[str, list[ReadBack]] = {}
+    for part in parts:
+        stream = streams.setdefault(part.device, _Stream(part.call.numbers))
+        for source, kind in part.moves:
+            streams.setdefault(source, _Stream(part.call.numbers)).send(kind)
+            stream.receive()
+        stream.call(part.call)
+        reads.setdefault(part.device, []).extend(part.call.reads)
+    if len(streams) > 1:
+        for stream in streams.values():
+            stream.flush()
+    for device, stream in streams.items():
+        if wanted := reads.get(device):
+            stream.fetch(wanted)
+        stream.flush()
+    sent: Counter[str] = Counter()
+    received: Counter[str] = Counter()
+    for stream in streams.values():
+        for total, own in ((sent, stream.sent), (received, stream.received)):
+            for kind, nbytes in own.items():
+                total[kind] += nbytes
+    return CallTraffic(sent, received, traffic_between(cuts), step_s)
 
 
 def traffic_between(cuts: Iterable[Cut]) -> Counter[str]:
@@ -48,19 +82,19 @@ def traffic_between(cuts: Iterable[Cut]) -> Counter[str]:
 class _Stream:
     """Writes the messages of a call as `CompiledGraph` and `Session` would, and counts them as they do."""
 
-    def __init__(self, call: ExpectedCall) -> None:
+    def __init__(self, numbers: SessionNumbers) -> None:
         self.sent: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
-        self._call = call
-        self._ids, self._requests = call.numbers.ids, call.numbers.requests
-        self._batches = call.numbers.batches
+        self._ids, self._requests, self._batches = numbers.ids, numbers.requests, numbers.batches
+        self._transfers = numbers.transfers
         self._queue: list[m.Command] = []
         self._queued_nbytes = 0
+        self._outputs: tuple[int, ...] = ()
 
-    def run(self) -> None:
-        call = self._call
+    def call(self, call: ExpectedCall) -> None:
+        """Count a call, but for what is read back."""
         for nbytes in call.changed:
-            self._patch(nbytes)
+            self._patch(call.binding, nbytes)
         inputs = tuple(map(self._input, call.inputs))
         outputs = (*(self._mint() for _ in range(call.n_outputs)), *(0,) * call.n_dropped)
         if call.draws:
@@ -72,9 +106,16 @@ class _Stream:
         if call.describes:
             self._post(m.Describe(self._request(), outputs[: call.n_outputs]))
             self._answer(m.Described(self._requests, tuple(_spec("float32", (1,) * rank) for rank in call.describes)))
-        if call.reads:
-            self._fetch(call.reads, outputs)
-        self._flush()
+        self._outputs = outputs
+
+    def send(self, kind: str) -> None:
+        """Count having the daemon send a tensor to another one."""
+        self._post(m.SendTensor(max(self._ids, 1), A_LINK, self._transfers, kind))
+        self.flush()
+
+    def receive(self) -> None:
+        """Count having the daemon wait for a tensor of another one."""
+        self._post(m.ReceiveTensor(self._mint(), A_LINK, self._transfers, 1.0))
 
     # --- out -----------------------------------------------------------------------------------------------
 
@@ -101,11 +142,11 @@ class _Stream:
         self.sent["control"] -= len(data)
         return InlineTensor(spec, data, packed)
 
-    def _patch(self, nbytes: int) -> None:
+    def _patch(self, binding: int, nbytes: int) -> None:
         """Count what sending a changed weight takes: piece by piece, each with a message that puts it in its place."""
         for offset in range(0, nbytes, CHUNK_NBYTES):
             self._upload(min(CHUNK_NBYTES, nbytes - offset), "weight")
-            self._post(m.PatchWeight(self._call.binding, offset, A_TRANSFER))
+            self._post(m.PatchWeight(binding, offset, A_TRANSFER))
 
     def _upload(self, nbytes: int, kind: str) -> None:
         """Count what `BulkConnection.upload` sends and hears."""
@@ -120,9 +161,10 @@ class _Stream:
         self._queue.append(command)
         self._queued_nbytes += nbytes
         if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Count the batch of what is queued."""
         if self._queue:
             self._batches += 1
             self.sent["control"] += len(codec.encode(m.Batch(self._batches, tuple(self._queue))))
@@ -139,11 +181,12 @@ class _Stream:
     # --- in ------------------------------------------------------------------------------------------------
 
     def _answer(self, message: m.WorkerToClient) -> None:
-        self._flush()
+        self.flush()
         self.received["control"] += len(codec.encode(message))
 
-    def _fetch(self, reads: Sequence[ReadBack], outputs: Sequence[int]) -> None:
-        self._post(m.Fetch(self._request(), (*outputs, *(self._ids,) * len(reads))[-len(reads) :]))
+    def fetch(self, reads: Sequence[ReadBack]) -> None:
+        """Count what comes back with the call."""
+        self._post(m.Fetch(self._request(), (*self._outputs, *(self._ids,) * len(reads))[-len(reads) :]))
         room, tensors = MAX_FETCH_INLINE_NBYTES, []
         for read in reads:
             nbytes, spec = _nbytes(read.dtype, read.shape), _spec(read.dtype, read.shape)

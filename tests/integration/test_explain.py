@@ -21,7 +21,9 @@ from dynamo_genie.explain.records import GraphReport, Measurements, Traffic, fro
 from dynamo_genie.observed_calls import ObservedGraph
 from dynamo_genie.remote_daemon.worker_process import child_environment
 from tests.integration.browser import rendered
+from tests.integration.fleets import fleet_of
 from tests.integration.models import make_model, token_prompt
+from tests.integration.test_placement import generate, narrow_gpt2, remote_copy
 from tests.report_page import Tables
 
 pytestmark = [
@@ -104,7 +106,6 @@ def test_a_call_of_an_encoder_moves_what_was_predicted(name: str, dumps: dict[st
 
 
 def test_phases_are_those_of_the_models(dumps: dict[str, Path]) -> None:
-    pytest.importorskip("dynamo_genie.passes.phase")
     assert [report.phase for report in reports(dumps["gpt2"])] == ["prefill", "decode", "decode"]
     assert [report.phase for report in reports(dumps["bert"])] == ["encode"]
     assert reports(dumps["clip"])[0].phase in ("encode", "vision")
@@ -261,3 +262,21 @@ def test_the_plan_is_an_artifact_of_torchs_trace(tmp_path: Path) -> None:
     text = trace.read_text()
     for name in ("genie_analysis_0_0_inference", "genie_plan_0_0_inference"):
         assert f'"name": "{name}"' in text
+
+
+def test_a_model_on_two_daemons_moves_what_was_predicted(tmp_path: Path) -> None:
+    model = narrow_gpt2()
+    with fleet_of("3MB", "3MB") as fleet:
+        remote = remote_copy(fleet, model, debug_dir=str(tmp_path))
+        inputs = token_prompt(length=40).inputs
+        assert torch.equal(generate(remote, inputs), generate(model, inputs))
+        devices = set(fleet.endpoints)
+    decode = reports(tmp_path)[-1]
+    [placement] = decode.placements
+    assert {partition.device for partition in placement.partitions} == devices
+    assert {cut.role for cut in placement.cuts} <= {"activation", "token_ids"}
+    assert placement.predicted_step_s is not None
+    assert placement.predicted_step_s > 0
+    calls = measured(decode)
+    assert_close(calls.last.predicted, calls.last.measured)
+    assert sum(calls.last.measured.between.values()) == sum(cut.nbytes for cut in placement.cuts) > 0

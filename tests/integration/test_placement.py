@@ -73,6 +73,10 @@ def large() -> Iterator[Fleet]:
         yield fleet
 
 
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 # --- equal to eager -----------------------------------------------------------------------------------------
 
 
@@ -95,7 +99,7 @@ def test_beams_are_reordered_where_their_caches_live(large: Fleet) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", pytest.param("whisper", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", slow("whisper")])
 def test_blind_placement_gives_the_same_tokens(large: Fleet, name: str, seed: int) -> None:
     model = make_model(name)
     remote = remote_copy(large, model, placement="blind", placement_seed=seed)
@@ -112,9 +116,7 @@ def test_static_caches_are_written_where_they_live_when_placement_is_blind(large
 
 
 @pytest.mark.parametrize("policy", ["semantic", "blind"])
-@pytest.mark.parametrize(
-    "name", ["bert", "clip", *[pytest.param(n, marks=pytest.mark.slow) for n in ("vit", "convnext")]]
-)
+@pytest.mark.parametrize("name", ["bert", "clip", *map(slow, ("vit", "convnext"))])
 def test_forward_equals_eager(large: Fleet, name: str, policy: str) -> None:
     model = make_model(name)
     inputs = dict(token_prompt().inputs) if name in ("bert", "clip") else {}
