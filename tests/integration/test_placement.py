@@ -284,6 +284,28 @@ def test_a_model_that_fits_nowhere_says_what_was_needed_and_what_is_there(small:
         assert endpoint in str(caught.value)
 
 
+@pytest.mark.slow
+def test_gpt2_of_one_and_a_half_times_what_a_daemon_may_hold_moves_only_hidden_states() -> None:
+    """GPT-2 124M: 498 MB of weights, of which a daemon may hold 332 MB."""
+    torch.manual_seed(0)
+    model = hf.GPT2LMHeadModel(hf.GPT2Config()).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    with fleet_of("332MB", "332MB") as fleet:
+        remote = remote_copy(fleet, model)
+        two = steps(fleet, remote, batch=1, length=64)
+        assert torch.equal(
+            generate(remote, token_prompt(length=64).inputs), generate(model, token_prompt(length=64).inputs)
+        )
+        resident = [daemon.status().weight_nbytes for daemon in fleet.daemons]
+    assert two["kv_cache"] == two["weight"] == 0
+    assert two["activation"] in (2 * 768 * 4, 4 * 768 * 4), "one hidden state a step and cut"
+    assert max(resident) < 332e6 < sum(resident), "weights with equal contents, such as biases of zeros, are held once"
+    with fleet_of("0", "0") as fleet:
+        blind = steps(fleet, remote_copy(fleet, model, placement="blind"), batch=1, length=64)
+    assert blind["kv_cache"] > 2 * 64 * 2 * 768 * 4, "at least one layer's cache in each of two steps"
+
+
 # --- at the same time -----------------------------------------------------------------------------------------
 
 
