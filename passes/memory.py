@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.passes.problem import Problem
+from dynamo_genie.quantities import nbytes_text
 
 
 def weight_nbytes(problem: Problem, devices: Sequence[int]) -> list[int]:
@@ -77,16 +78,10 @@ def does_not_fit(problem: Problem) -> QuotaExceeded:
     weights = sum(weight.nbytes for weight in problem.weights if weight.readers)
     caches = sum(problem.cache_nbytes)
     largest = max(unit_nbytes(replace(problem, reserved_nbytes=problem.cache_nbytes)), default=0)
-    there = ", ".join(f"{device.name} {_bytes(device.memory_nbytes)}" for device in problem.topology.devices)
+    there = ", ".join(f"{device.name} {nbytes_text(device.memory_nbytes)}" for device in problem.topology.devices)
     return QuotaExceeded(
-        f"the graph fits on no daemon, nor spread over all of them: it needs {_bytes(weights)} of weights and "
-        f"{_bytes(caches)} of caches, the largest part that cannot be divided {_bytes(largest)}; there is {there}. "
+        f"the graph fits on no daemon, nor spread over all of them: it needs {nbytes_text(weights)} of weights and "
+        f"{nbytes_text(caches)} of caches, the largest part that cannot be divided {nbytes_text(largest)}; "
+        f"there is {there}. "
         "Start a daemon with a larger --memory-limit, or add another one to daemons=[...]"
     )
-
-
-def _bytes(nbytes: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if nbytes >= size:
-            return f"{nbytes / size:.2f} {unit}"
-    return f"{nbytes} B"

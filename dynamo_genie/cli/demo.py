@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamo_genie.cli.daemon import DEVICE
-from dynamo_genie.cli.status import human_nbytes
 from dynamo_genie.errors import OptionError
+from dynamo_genie.quantities import nbytes_text
 
 if TYPE_CHECKING:
     from dynamo_genie.bench.generation import Comparison
@@ -104,9 +104,9 @@ def _show(console: Console, found: Comparison, facts: dict[str, Any]) -> None:
     where = facts["daemon"]
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_row("daemon", f"{where['endpoint']}  ({where['device']}, torch {where['torch_version']})")
-    table.add_row("parameters", human_nbytes(facts["parameter_bytes"]))
-    table.add_row("weights sent, equal ones once", human_nbytes(found.weight_bytes_sent))
-    table.add_row("weights sent after the first generate", human_nbytes(found.weight_bytes_sent_again))
+    table.add_row("parameters", nbytes_text(facts["parameter_bytes"]))
+    table.add_row("weights sent, equal ones once", nbytes_text(found.weight_bytes_sent))
+    table.add_row("weights sent after the first generate", nbytes_text(found.weight_bytes_sent_again))
     table.add_row("first generate (compiles, uploads)", f"{found.first_call_s:.1f} s")
     table.add_row("time a token, local eager", f"{found.local_step_ms:.2f} ms (median)")
     table.add_row("time a token, through the daemon", f"{found.remote_step_ms:.2f} ms (median)")

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamo_genie.options import Options, resolve_options
+from dynamo_genie.quantities import nbytes_text
 from dynamo_genie.runtime.admission import request_status
 from dynamo_genie.runtime.keys import load_client_keys
 from dynamo_genie.runtime.wire import messages as m
@@ -78,7 +79,7 @@ def _table(*columns: str) -> Table:
 def _workers(report: m.DaemonStatus) -> Table:
     table = _table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls", "sessions")
     for w in report.workers:
-        sizes = (human_nbytes(n) for n in (w.resident_nbytes, w.weight_nbytes, w.memory_limit))
+        sizes = (nbytes_text(n) for n in (w.resident_nbytes, w.weight_nbytes, w.memory_limit))
         counts = (str(n) for n in (w.programs, w.calls, len(w.sessions)))
         table.add_row(w.tenant, str(w.pid), w.state, w.device, *sizes, *counts)
     return table
@@ -88,7 +89,7 @@ def _sessions(report: m.DaemonStatus) -> Table:
     table = _table("tenant", "session", "client", "age", "calls", "handles", "resident")
     for w in report.workers:
         for s in w.sessions:
-            size = human_nbytes(s.resident_nbytes)
+            size = nbytes_text(s.resident_nbytes)
             client = Text("".join(c if c.isprintable() else "?" for c in s.client))  # the client chose it
             table.add_row(w.tenant, s.session, client, _duration(s.age_s), str(s.calls), str(s.handles), size)
     return table
@@ -101,18 +102,8 @@ def _peers(report: m.DaemonStatus) -> Table:
         sent, received = dict(w.peer_sent), dict(w.peer_received)
         for kind in sorted({*sent, *received}):
             name = Text("".join(c if c.isprintable() else "?" for c in kind))  # the client chose it
-            table.add_row(w.tenant, name, human_nbytes(sent.get(kind, 0)), human_nbytes(received.get(kind, 0)))
+            table.add_row(w.tenant, name, nbytes_text(sent.get(kind, 0)), nbytes_text(received.get(kind, 0)))
     return table
-
-
-def human_nbytes(nbytes: int) -> str:
-    """Return `1.5 GiB` and the like."""
-    size = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def _duration(seconds: float) -> str:

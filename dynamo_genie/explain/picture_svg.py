@@ -8,7 +8,7 @@ from itertools import pairwise
 from dynamo_genie.explain.contraction import INPUTS, RESULTS, Arrow, Box, Picture
 from dynamo_genie.explain.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Route, lay_out
 from dynamo_genie.explain.markup import Markup, element
-from dynamo_genie.explain.quantities import flops_text, nbytes_text
+from dynamo_genie.quantities import flops_text, nbytes_text
 
 MAX_NAME = 26
 MAX_SHRUNK_WIDTH = 900

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dynamo_genie.explain.quantities import error_text, flops_text, nbytes_text, seconds_text
 from dynamo_genie.explain.records import GraphReport, PlacementReport, Step, Traffic
+from dynamo_genie.quantities import error_text, flops_text, nbytes_text, seconds_text
 
 DIRECTIONS = (
     ("sent", "client -> daemons"),

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dynamo_genie.explain.contraction import Picture
 from dynamo_genie.explain.markup import Markup, element, join
 from dynamo_genie.explain.picture_svg import device_letter, picture_svg
-from dynamo_genie.explain.quantities import error_text, flops_text, nbytes_text, seconds_text
 from dynamo_genie.explain.records import CacheReport, GraphReport, PlacementReport
 from dynamo_genie.explain.report_style import COLOURS, N_DEVICES, SCRIPT, STYLE
 from dynamo_genie.explain.report_tables import (
@@ -22,6 +21,7 @@ from dynamo_genie.explain.report_tables import (
     traffic_table,
 )
 from dynamo_genie.passes.pipeline import PassRecord
+from dynamo_genie.quantities import error_text, flops_text, nbytes_text, seconds_text
 
 
 def report_html(report: GraphReport, picture: Picture, passes: Sequence[PassRecord] = ()) -> str:

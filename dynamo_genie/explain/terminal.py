@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamo_genie.explain.plan_text import traffic_rows
-from dynamo_genie.explain.quantities import UNKNOWN, error_text, nbytes_text, seconds_text
 from dynamo_genie.explain.records import GraphReport, PlacementReport
+from dynamo_genie.quantities import UNKNOWN, error_text, nbytes_text, seconds_text
 
 
 def render(reports: Sequence[GraphReport]) -> Group:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from dynamo_genie.cli.daemon import parse_nbytes, parse_ports
-from dynamo_genie.cli.status import human_nbytes, render
+from dynamo_genie.cli.status import render
 from dynamo_genie.errors import OptionError
+from dynamo_genie.quantities import nbytes_text
 from dynamo_genie.remote_daemon.worker_process import child_environment
 from dynamo_genie.runtime.wire import messages as m
 from tests.remote_daemon.fixtures import DaemonProcess, children_of, is_running
@@ -136,4 +137,4 @@ def test_ports() -> None:
 
 
 def test_human_sizes() -> None:
-    assert [human_nbytes(n) for n in (0, 1023, 1536, 3 << 40)] == ["0 B", "1023 B", "1.5 KiB", "3.0 TiB"]
+    assert [nbytes_text(n) for n in (0, 1023, 1536, 3 << 40)] == ["0 B", "1023 B", "1.5 KiB", "3.0 TiB"]

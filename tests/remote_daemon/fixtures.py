@@ -76,8 +76,8 @@ class DaemonProcess:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the processes that `pid` started and that still run."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    """Return the processes that any thread of `pid` started and that still run."""
+    text = " ".join(children.read_text() for children in Path(f"/proc/{pid}/task").glob("*/children"))
     return [int(child) for child in text.split() if is_running(int(child))]
 
 
