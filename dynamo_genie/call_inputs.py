@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dynamo_genie.errors import StaleHandleError
 from dynamo_genie.remote_tensor import RemoteTensor
 from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.session import Session
@@ -43,7 +44,11 @@ class CallInputs:
         self.written: list[tuple[torch.Tensor, Handle]] = []
 
     def add(self, position: int, value: Any, kind: str) -> m.CallInput:
-        """Send one argument; `kind` is the tensor class under which its bytes are counted."""
+        """Send one argument; `kind` is the tensor class under which its bytes are counted.
+
+        Raises:
+            StaleHandleError: The program writes into it, and it lives on another daemon.
+        """
         handle = value if isinstance(value, Handle) else None
         if handle is None:
             if not isinstance(value, torch.Tensor):
@@ -52,9 +57,18 @@ class CallInputs:
         if handle is None:
             return self._add_local(position, value, kind)
         if handle.session is not self._session:
+            self._refuse_to_write_a_copy(position)
             handle = self._move(handle, self._session, kind)
         self._kept.append(handle)
         return handle.id
+
+    def _refuse_to_write_a_copy(self, position: int) -> None:
+        """Raise where the program would write into a copy of a tensor, and its original would never know."""
+        if position in self._mutated:
+            raise StaleHandleError(
+                f"the compiled call writes into its input {position}, which lives on another daemon; "
+                "name both in daemons=[...], or copy the tensor first"
+            )
 
     def _add_local(self, position: int, value: torch.Tensor, kind: str) -> m.CallInput:
         written = position in self._mutated

@@ -48,7 +48,7 @@ class UnsupportedOperator(GenieError, NotImplementedError):
 
 
 class StaleHandleError(GenieError, RuntimeError):
-    """A remote tensor was used after its session ended or in another process than its own."""
+    """A remote tensor was used after its session ended, in another process, or where a call would write into a copy."""
 
 
 class RemoteError(GenieError, RuntimeError):

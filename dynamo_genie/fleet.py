@@ -52,6 +52,10 @@ class Fleet:
         with locked([connection.session for connection in self.connections]):
             yield
 
+    def open_link(self, source: str, target: str) -> None:
+        """Open the way from one device to another, so that no call has to."""
+        self.mesh.link(self.connection(source).session, self.connection(target).session)
+
     def flush(self) -> None:
         """Send what waits in the sessions."""
         for connection in self.connections:

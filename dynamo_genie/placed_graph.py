@@ -111,6 +111,8 @@ class PlacedGraph:
             plan = place(self._gm, topology, homes=homes, policy=options.placement, seed=options.placement_seed)
             graphs = split(self._gm, plan)
         parts = tuple(_part(partition, gm) for partition, gm in zip(plan.partitions, graphs, strict=True))
+        for cut in plan.cuts:
+            fleet.open_link(cut.source, cut.target)
         names = frozenset(self._values.inputs[i] for i in resident)
         return Placement(fleet, plan, topology, parts, names, {})
 

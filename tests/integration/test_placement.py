@@ -14,7 +14,8 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from dynamo_genie.errors import QuotaExceeded
+from dynamo_genie.backend import genie
+from dynamo_genie.errors import QuotaExceeded, StaleHandleError
 from tests.integration.compare import plain, same
 from tests.integration.fleets import Fleet, fleet_of
 from tests.integration.models import audio_prompt, image_prompt, make_model, token_prompt
@@ -202,8 +203,6 @@ def test_operators_bring_arguments_of_two_daemons_together(large: Fleet) -> None
 
 def on_each(fleet: Fleet, x: Tensor) -> tuple[Tensor, Tensor]:
     """Two remote tensors, x * 2 on the first daemon and x * 3 on the second."""
-    from dynamo_genie.backend import genie
-
     found = []
     for endpoint, factor in zip(fleet.endpoints, (2, 3), strict=True):
         call = torch.compile(lambda a, factor=factor: a * factor, backend=genie, options={"daemons": [endpoint]})
@@ -215,6 +214,15 @@ def test_a_compiled_call_takes_arguments_from_several_daemons(large: Fleet) -> N
     x = torch.randn(16, 16)
     one, two = on_each(large, x)
     same(large.compile(lambda a, b: (a @ b).relu())(one, two), ((x * 2) @ (x * 3)).relu())
+
+
+def test_a_call_that_would_write_into_a_copy_is_refused_and_nothing_is_written(large: Fleet) -> None:
+    x = torch.randn(4, 4)
+    _, two = on_each(large, x)
+    write = torch.compile(lambda a: a.add_(1).sum(), backend=genie, options={"daemons": large.endpoints[:1]})
+    with pytest.raises(StaleHandleError, match="lives on another daemon"):
+        write(two)
+    same(two, x * 3)
 
 
 # --- what crosses ---------------------------------------------------------------------------------------------
