@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from dynamo_genie.backend import genie
-from dynamo_genie.errors import QuotaExceeded, StaleHandleError
+from dynamo_genie.errors import DaemonUnavailable, QuotaExceeded, StaleHandleError
 from tests.integration.compare import plain, same
 from tests.integration.fleets import Fleet, fleet_of
 from tests.integration.models import audio_prompt, image_prompt, make_model, token_prompt
@@ -356,3 +357,26 @@ def test_two_threads_with_different_placements_do_not_meet(large: Fleet) -> None
 def generate_again(remote: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
         return [remote.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False) for _ in range(3)]
+
+
+# --- when a daemon is lost ------------------------------------------------------------------------------------
+
+
+def test_when_a_worker_dies_its_tensors_are_lost_by_name_and_the_next_call_starts_afresh() -> None:
+    model = narrow_gpt2()
+    ids = token_prompt().inputs["input_ids"]
+    with fleet_of("3MB", "3MB") as fleet, torch.no_grad():
+        call = fleet.compile(model)
+        expected = model(input_ids=ids).logits
+        kept = call(input_ids=ids)
+        assert all(state.spans for state in fleet.inspections()), "both daemons take part"
+        os.kill(fleet.daemons[1].worker(), signal.SIGKILL)
+        with pytest.raises(DaemonUnavailable):
+            use_again_and_again(lambda: [kept.logits.sum().item(), call(input_ids=ids).logits.sum().item()])
+        same(call(input_ids=ids).logits, expected)
+
+
+def use_again_and_again(use: Callable[[], object]) -> None:
+    """Until the news of a death is here, calls may still go to whoever is left."""
+    for _ in range(100):
+        use()
