@@ -15,16 +15,18 @@ import torch
 from torch.fx import GraphModule
 
 from dynamo_genie.bound_program import BoundProgram
-from dynamo_genie.call_inputs import CallInputs, handle_of
+from dynamo_genie.call_inputs import CallInputs, Move, handle_of
 from dynamo_genie.call_plan import CallPlan
 from dynamo_genie.connection import Connection
 from dynamo_genie.connections import CONNECTIONS
+from dynamo_genie.fleet import locked
 from dynamo_genie.lowering import LoweredProgram
 from dynamo_genie.output_shapes import OutputMetadata, OutputShapes, shapes_of
 from dynamo_genie.random_state import draw_remotely
 from dynamo_genie.read_back import ReadBack
 from dynamo_genie.remote_tensor import RemoteTensor
 from dynamo_genie.runtime.handles import Handle
+from dynamo_genie.runtime.session import Session
 from dynamo_genie.runtime.wire import messages as m
 
 
@@ -45,11 +47,19 @@ class CompiledGraph:
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties `args`, so that arguments can die as soon as they are sent."""
         connection = self._connection()
-        with connection.session.lock:
-            bound = self._bind(connection, args)
-            results = _Call(bound, self._plan).run(args, self._shapes)
+        try:
+            with connection.session.lock:
+                results = self._run(connection, args, _refuse_to_move)
+        except _LivesElsewhere:  # seldom, so only then are all locks taken, in the one order
+            sessions = [handle.session for arg in args if (handle := handle_of(arg)) is not None]
+            with locked([connection.session, *sessions]):
+                results = self._run(connection, args, CONNECTIONS.mesh.move)
         args.clear()
         return results
+
+    def _run(self, connection: Connection, args: list[Any], move: Move) -> list[Any]:
+        bound = self._bind(connection, args)
+        return _Call(bound, self._plan, move).run(args, self._shapes)
 
     def _connection(self) -> Connection:
         bound = self._bound
@@ -84,10 +94,20 @@ def wrap_result(output: OutputMetadata, handle: Handle | None, source: Any) -> A
     return RemoteTensor(source.shape, source.stride(), source.dtype, handle, None, source.storage_offset())
 
 
+class _LivesElsewhere(Exception):
+    """An argument lives on another daemon, whose session is not locked yet."""
+
+
+def _refuse_to_move(handle: Handle, target: Session, kind: str) -> Handle:
+    handle.session.check()
+    raise _LivesElsewhere
+
+
 class _Call:
     """One call on its way."""
 
-    def __init__(self, bound: BoundProgram, plan: CallPlan) -> None:
+    def __init__(self, bound: BoundProgram, plan: CallPlan, move: Move) -> None:
+        self._move = move
         self._session = bound.session
         self._bound = bound
         self._program = bound.lowered.program
@@ -96,7 +116,7 @@ class _Call:
     def run(self, args: list[Any], shapes: OutputShapes) -> list[Any]:
         session, bound = self._session, self._bound
         kinds = self._plan.input_kinds
-        sender = CallInputs(session, self._program.mutated_inputs, CONNECTIONS.mesh.move)
+        sender = CallInputs(session, self._program.mutated_inputs, self._move)
         inputs = [sender.add(i, args[i], kinds[i]) for i in bound.free]
         metadata = shapes.evaluate(args)
         handles = [self._output_handle(i, output, args) for i, output in enumerate(metadata)]

@@ -30,7 +30,7 @@ class Fleet:
         self.connections = tuple(connections)
         self.mesh = mesh
         self._by_endpoint = {connection.endpoint: connection for connection in connections}
-        with self.locked():
+        with locked(self.sessions):
             self.links = tuple(self._measure(given))
 
     @property
@@ -46,11 +46,10 @@ class Fleet:
         """Return the name of the device on which a session lives; None for a session of another fleet."""
         return next((c.endpoint for c in self.connections if c.session is session), None)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the locks of all sessions, taken in one order everywhere."""
-        with locked([connection.session for connection in self.connections]):
-            yield
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """The sessions, in the order of the daemons."""
+        return tuple(connection.session for connection in self.connections)
 
     def open_link(self, source: str, target: str) -> None:
         """Open the way from one device to another, so that no call has to."""

@@ -40,7 +40,6 @@ class ObservedPlacedGraph(PlacedGraph):
 
     def _run(self, fleet: Fleet, placement: Placement, bound: Sequence[BoundProgram], args: Sequence[Any]) -> list[Any]:
         """Run the graph as ever; what was queued before is sent first, so that it is not counted as this call's."""
-        sessions = [connection.session for connection in fleet.connections]
         fleet.flush()
         plan, parts = placement.plan, self._parts(fleet, placement, bound, args)
         crossing = ByteCounts()
@@ -48,10 +47,10 @@ class ObservedPlacedGraph(PlacedGraph):
             crossing[self._values.kinds[cut.value]] += cut.nbytes
         predicted = replace(predict_parts(parts, step_s=plan.step_s), between=crossing)
         self._observer.placed(self._gm, plan, placement.topology, predicted)
-        between, before, started = _between(fleet), counted(sessions), time.perf_counter()
+        between, before, started = _between(fleet), counted(fleet.sessions), time.perf_counter()
         results = super()._run(fleet, placement, bound, args)
         wall_s = time.perf_counter() - started
-        sent, received = (now - then for now, then in zip(counted(sessions), before, strict=True))
+        sent, received = (now - then for now, then in zip(counted(fleet.sessions), before, strict=True))
         self._observer.called(plan, CallTraffic(sent, received, _between(fleet) - between, wall_s))
         return results
 

@@ -21,7 +21,7 @@ from dynamo_genie.call_inputs import handle_of
 from dynamo_genie.call_plan import CallPlan
 from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.errors import QuotaExceeded
-from dynamo_genie.fleet import Fleet
+from dynamo_genie.fleet import Fleet, locked
 from dynamo_genie.graph_values import graph_values
 from dynamo_genie.lowering import LoweredProgram, lower
 from dynamo_genie.options import Options
@@ -72,7 +72,7 @@ class PlacedGraph:
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties `args`, so that arguments can die as soon as they are sent."""
         fleet = CONNECTIONS.fleet(self._options)
-        with fleet.locked():
+        with locked([*fleet.sessions, *[handle.session for arg in args if (handle := handle_of(arg)) is not None]]):
             placement = self._placement(fleet, args)
             values = dict(zip(self._values.inputs, args, strict=True))
             bound = [_bind(placement, index, values) for index in range(len(placement.parts))]
