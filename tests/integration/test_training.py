@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.integration.compare import same
+from tests.integration.compare import difference, same
 from tests.integration.conftest import Compile
 from tests.integration.models import image_prompt, make_model, token_prompt
 
@@ -51,12 +51,20 @@ def train(model: nn.Module, call: Any, make_optimizer: Optimizer, name: str, ste
 
 
 def assert_trains_like_eager(eager: nn.Module, compiled: Compile, make_optimizer: Optimizer, name: str) -> None:
+    """Asserts the bits of eager; where a model takes another branch when it is compiled, those of that branch in eager.
+
+    Models of `transformers` pass a mask instead of a flag when they are compiled, and some processors' attention
+    kernels round the two differently: there Dynamo's own "eager" backend, which compiles nothing, differs as well.
+    """
     eager.train()
-    remote = copy.deepcopy(eager)
+    remote, traced = copy.deepcopy(eager), copy.deepcopy(eager)
     expected = train(eager, eager, make_optimizer, name)
     actual = train(remote, compiled(remote), make_optimizer, name)
     assert expected[0]["gradients"], "no gradients, nothing tested"
     assert not torch.equal(expected[0]["loss"], expected[1]["loss"])
+    if difference(actual, expected) is not None:
+        torch._dynamo.reset()
+        expected = train(traced, torch.compile(traced, backend="eager"), make_optimizer, name)
     same(actual, expected)
 
 
