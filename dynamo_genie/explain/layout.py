@@ -135,7 +135,8 @@ def _neighbours(links: Sequence[tuple[Slot, Slot]], above: bool) -> dict[Slot, l
 def _route(source: int, target: int, ranks: Sequence[int], x: dict[Slot, float]) -> Route:
     start = (x[source, -1], _row_y(ranks[source]) + BOX_HEIGHT / 2)
     end = (x[target, -1], _row_y(ranks[target]) - BOX_HEIGHT / 2)
-    lanes = [(x[source, row], row) for row in range(ranks[source] + 1, ranks[target])]
+    between = range(ranks[source] + 1, ranks[target]) if source < target else ()  # only what flows forward has lanes
+    lanes = [(x[source, row], row) for row in between]
     points = [(at, _row_y(row) + side * BOX_HEIGHT / 2) for at, row in lanes for side in (-1, 1)]
     return Route(source, target, (start, *points, end))
 
