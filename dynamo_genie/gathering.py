@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
+from dynamo_genie.call_inputs import handle_of
 from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.errors import StaleHandleError
 from dynamo_genie.fleet import locked
 from dynamo_genie.remote_tensor import RemoteTensor
-from dynamo_genie.runtime.handles import Handle
 from dynamo_genie.runtime.memory import is_dense
 from dynamo_genie.runtime.session import Session
 
@@ -26,7 +26,7 @@ def gather(tensors: Sequence[torch.Tensor], fixed: Sequence[RemoteTensor]) -> tu
     Raises:
         StaleHandleError: The arguments cannot come together: a session is over, or `fixed` names several.
     """
-    sessions = [handle.session for tensor in tensors if (handle := _handle(tensor)) is not None]
+    sessions = [handle.session for tensor in tensors if (handle := handle_of(tensor)) is not None]
     if sessions.count(sessions[0]) == len(sessions):
         return sessions[0], list(tensors)
     for session in sessions:
@@ -36,26 +36,22 @@ def gather(tensors: Sequence[torch.Tensor], fixed: Sequence[RemoteTensor]) -> tu
         return target, [_bring(tensor, target) for tensor in tensors]
 
 
-def _handle(tensor: torch.Tensor) -> Handle | None:
-    return tensor.handle if isinstance(tensor, RemoteTensor) else None
-
-
 def _target(tensors: Sequence[torch.Tensor], fixed: Sequence[RemoteTensor]) -> Session:
     """Return the session of what must stay, else the one that has most of the bytes (the first of equals)."""
-    staying = {handle.session: None for tensor in fixed if (handle := _handle(tensor)) is not None}
+    staying = {handle.session: None for tensor in fixed if (handle := handle_of(tensor)) is not None}
     if len(staying) > 1:
         raise StaleHandleError("an operator writes into remote tensors of several daemons; copy one of them first")
     if staying:
         return next(iter(staying))
     nbytes: Counter[Session] = Counter()
     for tensor in tensors:
-        if (handle := _handle(tensor)) is not None:
+        if (handle := handle_of(tensor)) is not None:
             nbytes[handle.session] += tensor.nbytes
     return max(nbytes, key=lambda session: nbytes[session])
 
 
 def _bring(tensor: torch.Tensor, target: Session) -> torch.Tensor:
-    handle = _handle(tensor)
+    handle = handle_of(tensor)
     if handle is None or handle.session is target:
         return tensor
     moved = CONNECTIONS.mesh.move(handle, target)
