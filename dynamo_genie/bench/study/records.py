@@ -1,0 +1,178 @@
+"""What a run of the study leaves behind: one JSON document, from which every table and plot is made.
+
+Times are in seconds, sizes in bytes. Raw samples are kept, so that a statistic can be added without a new run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from dynamo_genie.errors import GenieError
+
+SCHEMA = 1
+"""Raised when a reader of older documents would misread newer ones."""
+
+
+class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One network: what was asked for and what was obtained.
+
+    Attributes:
+        name: As on the command line, such as "10gbit,0.1ms", or "loopback".
+        rate_bits_s: Rate asked for, in bits a second; None for no limit.
+        delay_s: Delay asked for, one way; None for none.
+        loss: Share of packets to be lost, 0 to 1.
+        obtained_rate_bits_s: Rate of one TCP stream of bulk data as measured, from client to daemon.
+        obtained_round_trip_s: Median round trip of 64 bytes as measured.
+        note: What a reader must know, such as that nothing was shaped and why.
+    """
+
+    name: str
+    rate_bits_s: float | None = None
+    delay_s: float | None = None
+    loss: float = 0.0
+    obtained_rate_bits_s: float | None = None
+    obtained_round_trip_s: float | None = None
+    note: str = ""
+
+
+class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the kernel counted on the client's interface while the samples of a row were taken.
+
+    Attributes:
+        sent_bytes: Bytes that left the client, frame headers included.
+        received_bytes: Bytes that came to it, likewise.
+        sent_packets: Packets that left.
+        received_packets: Packets that came.
+        overhead_bytes: Of all these bytes, the headers of Ethernet, IP and TCP.
+        background_bytes: Of all these bytes, what an idle session would have moved in the same time.
+    """
+
+    sent_bytes: int
+    received_bytes: int
+    sent_packets: int
+    received_packets: int
+    overhead_bytes: int
+    background_bytes: int
+
+    @property
+    def payload_bytes(self) -> int:
+        """What the calls of the row moved, by the kernel's count."""
+        return self.sent_bytes + self.received_bytes - self.overhead_bytes - self.background_bytes
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One mode in one phase under one setting, with every sample.
+
+    Attributes:
+        mode: `local`, `naive`, `remote_cache`, `handle`, `semantic`; for peers the peer's name.
+        phase: `prefill`, `decode`, `encode` or `vision`.
+        model: Its name.
+        dtype: Of its weights.
+        device: What computed: `cpu` or the name of the GPU.
+        network: Name of a `Shape` of the study.
+        prompt: Tokens in the prompt; the cache's length when the first decode step begins.
+        seconds: For each repeat, the time of each step (one for a prefill).
+        sent: Bytes from the client by tensor class, over all samples.
+        received: Bytes to it, likewise.
+        peer_bytes: Bytes from daemon to daemon by tensor class, over all samples.
+        wire: The kernel's count; None where the client had no interface of its own.
+        busy_s: Time in which the executor computed, over all samples; None for what has no executor.
+        gpu_utilisation: Mean of NVML's utilisation over the samples, 0 to 1; None without a GPU.
+        client_peak_bytes: Largest resident memory of the client's process.
+        daemon_peak_bytes: Largest resident memory of the daemon's worker; None without a daemon.
+        daemon_gpu_peak_bytes: Largest memory that the worker held on the GPU; None without one.
+        placement: `blind`, `semantic` or empty where there is one daemon.
+        sessions: Clients at the same time.
+        session_seconds: With several sessions, for each session the time of all its steps; empty otherwise.
+        steps: Steps in all samples (of every session): what sums of bytes are divided by.
+        batch: Rows in the batch.
+        void: Why the row counts for nothing, such as tokens that differ from local; empty for a good row.
+    """
+
+    mode: str
+    phase: str
+    model: str
+    dtype: str
+    device: str
+    network: str
+    prompt: int
+    seconds: tuple[tuple[float, ...], ...]
+    steps: int
+    sent: dict[str, int] = {}
+    received: dict[str, int] = {}
+    peer_bytes: dict[str, int] = {}
+    wire: Wire | None = None
+    busy_s: float | None = None
+    gpu_utilisation: float | None = None
+    client_peak_bytes: int | None = None
+    daemon_peak_bytes: int | None = None
+    daemon_gpu_peak_bytes: int | None = None
+    placement: str = ""
+    sessions: int = 1
+    session_seconds: tuple[float, ...] = ()
+    batch: int = 1
+    void: str = ""
+
+
+class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was not measured, and why."""
+
+    what: str
+    reason: str
+
+
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One run of one experiment.
+
+    Attributes:
+        experiment: The command's name, such as `modes` or `kv-length`.
+        command: How it was started.
+        started: When, in UTC, as ISO 8601.
+        seed: Of weights and prompts.
+        repeats: How often each row was asked to be measured.
+        complete: False until the last repeat is in: a run that was killed leaves False, and its rows so far.
+        machine: Its processor, cores, kernel, GPU; versions of Python and of the packages.
+        networks: Each network that rows name.
+        rows: In the order in which tables show them.
+        gaps: What a reader would miss.
+    """
+
+    experiment: str
+    command: str
+    started: str
+    seed: int
+    repeats: int
+    complete: bool
+    machine: dict[str, str | int | float]
+    networks: tuple[Shape, ...]
+    rows: tuple[Row, ...]
+    gaps: tuple[Gap, ...] = ()
+    schema: int = SCHEMA
+
+
+def write_study(path: Path, study: Study) -> None:
+    """Replace a document in one go: whoever reads it, or kills us, finds the old one or the new one, both whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_bytes(msgspec.json.format(msgspec.json.encode(study), indent=1) + b"\n")
+    new.replace(path)
+
+
+def read_study(path: Path) -> Study:
+    """Read a document.
+
+    Raises:
+        GenieError: There is none, or it is not one that this version reads.
+    """
+    try:
+        study = msgspec.json.decode(path.read_bytes(), type=Study)
+    except OSError as error:
+        raise GenieError(f"cannot read {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise GenieError(f"{path} is not a document of the study: {error}") from None
+    if study.schema != SCHEMA:
+        raise GenieError(f"{path} has schema {study.schema}, and this version reads {SCHEMA}")
+    return study
