@@ -33,5 +33,7 @@ def genie(
         UnsupportedOperator: The graph holds an operator that no daemon runs.
     """
     if mode is not None:
-        raise OptionError(f"backend 'genie' has no torch.compile mode {mode!r}; pass options={{...}} instead")
+        raise OptionError(
+            f"backend 'genie' has no torch.compile mode {mode!r}; its own modes are an option: options={{'mode': ...}}"
+        )
     return compile_graph(gm, example_inputs, resolve_options(options, os.environ))

@@ -23,8 +23,15 @@ class BoundProgram:
     """
 
     def __init__(
-        self, connection: Connection, lowered: LoweredProgram, args: Sequence[Any], resident: tuple[int, ...]
+        self,
+        connection: Connection,
+        lowered: LoweredProgram,
+        args: Sequence[Any],
+        resident: tuple[int, ...],
+        *,
+        ask: bool = True,
     ) -> None:
+        """Bind the inputs at `resident`; `ask` which of them the daemon has, or send all that this process did not."""
         session = connection.session
         self.connection = connection
         self.session = session
@@ -35,7 +42,7 @@ class BoundProgram:
         self.free = tuple(i for i in range(len(args)) if i not in resident)
         self.written = tuple(i for i in resident if i in lowered.program.mutated_inputs)
         mutated = frozenset(resident.index(i) for i in self.written)
-        self.binding = connection.weights.bind(self._tensors(args), mutated=mutated)
+        self.binding = connection.weights.bind(self._tensors(args), mutated=mutated, ask=ask)
         self._generation = -1
         self._announce(len(args))
 

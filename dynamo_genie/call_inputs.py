@@ -29,11 +29,17 @@ def is_expanded(tensor: torch.Tensor) -> bool:
     return 0 in tensor.stride() and any(st == 0 and n > 1 for n, st in zip(tensor.shape, tensor.stride(), strict=True))
 
 
+def written_kind(kind: str) -> str:
+    """Return the tensor class under which an input of this class counts when it comes back with what was written."""
+    return "output" if kind == "input" else kind
+
+
 class CallInputs:
     """Turns values into what a `Call` carries; keeps alive what it names until the call is posted.
 
     Attributes:
-        written: Local tensors that the program writes into, with the handles of their copies.
+        written: Local tensors that the program writes into, with the handles of their copies; a handle's `kind` is the
+            class under which what was written counts.
     """
 
     def __init__(self, session: Session, mutated: tuple[int, ...], move: Move) -> None:
@@ -78,6 +84,7 @@ class CallInputs:
                 return inline
         handle = self._put(value.detach(), kind)
         if written:
+            handle.kind = written_kind(kind)
             self.written.append((value, handle))
         self._kept.append(handle)
         return handle.id

@@ -11,6 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.call_inputs import handle_of
+from dynamo_genie.modes import Mode
 from dynamo_genie.passes.semantics import Role, facts_of
 
 _TENSOR_CLASS = MappingProxyType(
@@ -29,13 +30,15 @@ class CallPlan:
     """Positions are those of the graph's inputs and outputs.
 
     Attributes:
+        mode: What may stay and what must travel.
         resident: The parameters and buffers among the inputs.
         input_kinds: The tensor class of each input, for the byte counters.
         output_kinds: The tensor class of each output.
         passed_through: For each output, the position of the input it is, or -1.
-        fetched: Outputs that the program wants here: gradients of local parameters.
+        fetched: Outputs that come here with the call: gradients of local parameters, or all where no result stays.
     """
 
+    mode: Mode
     resident: frozenset[int]
     input_kinds: tuple[str, ...]
     output_kinds: tuple[str, ...]
@@ -44,6 +47,8 @@ class CallPlan:
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Return the positions of the local parameters and buffers of a call: those that are bound, not sent."""
+        if not self.mode.weights_stay:
+            return ()
         own = [i for i in sorted(self.resident) if handle_of(args[i]) is None]
         others = [
             i
@@ -54,29 +59,39 @@ class CallPlan:
 
 
 def plan_calls(
-    gm: GraphModule, resident: frozenset[int], n_results: int | None = None, fetched: frozenset[int] = frozenset()
+    gm: GraphModule,
+    mode: Mode,
+    resident: frozenset[int],
+    n_results: int | None = None,
+    gradients: frozenset[int] = frozenset(),
 ) -> CallPlan:
     """Read a graph's call plan off its annotated nodes.
 
     Args:
         gm: The graph.
+        mode: What may stay and what must travel.
         resident: Positions of its parameters and buffers.
         n_results: How many of its outputs the user sees; the others are saved for backward. None: all.
-        fetched: Outputs that the program wants here, where the graph makes them.
+        gradients: Outputs that the program wants here, where the graph makes them.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     position = {node: i for i, node in enumerate(placeholders)}
     returned: Any = gm.graph.output_node().args[0]
     outputs = list(returned)
+    gradients = frozenset(i for i in gradients if i < len(outputs) and isinstance(outputs[i], Node))
+    made = frozenset(i for i, output in enumerate(outputs) if isinstance(output, Node))
     return CallPlan(
+        mode=mode,
         resident=resident,
         input_kinds=tuple(tensor_class(node, "input") for node in placeholders),
         output_kinds=tuple(
-            "activation" if n_results is not None and i >= n_results else tensor_class(output, "output")
+            "activation"
+            if n_results is not None and i >= n_results
+            else tensor_class(output, "gradient" if i in gradients else "output")
             for i, output in enumerate(outputs)
         ),
         passed_through=tuple(position.get(output, -1) for output in outputs),
-        fetched=frozenset(i for i in fetched if i < len(outputs) and isinstance(outputs[i], Node)),
+        fetched=gradients if mode.results_stay else made,
     )
 
 

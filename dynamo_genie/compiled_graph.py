@@ -7,7 +7,7 @@ and gradients of local parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,10 @@ class CompiledGraph:
         """Make sure that the resident inputs on the daemon are those of this call."""
         bound = self._bound
         if bound is None or bound.connection is not connection:
-            bound = self._bound = BoundProgram(connection, self._lowered, args, self._plan.bound(args))
+            plan = self._plan
+            bound = self._bound = BoundProgram(
+                connection, self._lowered, args, plan.bound(args), ask=plan.mode.understood
+            )
         else:
             bound.sync(args)
         return bound
@@ -128,7 +131,7 @@ class _Call:
             session.post(m.Call(bound.program, bound.number, tuple(inputs), tuple(outputs)))
         if shapes.depends_on_data:
             metadata = self._ask(handles, metadata)
-        fetched = self._read_back(args, handles, sender)
+        fetched = self._read_back(args, handles, metadata, sender)
         return [
             fetched[i] if i in fetched else wrap_result(output, handle, self._source(i, args))
             for i, (output, handle) in enumerate(zip(metadata, handles, strict=True))
@@ -158,16 +161,17 @@ class _Call:
         return tuple(found)
 
     def _read_back(
-        self, args: Sequence[Any], handles: list[Handle | None], sender: CallInputs
+        self,
+        args: Sequence[Any],
+        handles: list[Handle | None],
+        metadata: Sequence[OutputMetadata],
+        sender: CallInputs,
     ) -> dict[int, torch.Tensor]:
         """Fetch what the program must have here, in one round trip; return outputs by index."""
         fetched: dict[int, torch.Tensor] = {}
         wanted = ReadBack()
         want_written(wanted, self._bound, args, sender)
-        for i in sorted(self._plan.fetched):
-            handle = handles[i]
-            if handle is not None:
-                wanted.want_handle(handle, "gradient", partial(fetched.__setitem__, i))
+        want_results(wanted, self._plan.fetched, handles, metadata, fetched)
         if wanted:
             wanted.fetch()
         else:
@@ -182,4 +186,35 @@ def want_written(wanted: ReadBack, bound: BoundProgram, args: Sequence[Any], sen
     if bound.written:
         wanted.afterwards(bound.mark_written_back)
     for local, handle in sender.written:
-        wanted.want_handle(handle, "output", local.copy_)
+        wanted.want_handle(handle, handle.kind, local.copy_)
+
+
+def want_results(
+    wanted: ReadBack,
+    positions: Collection[int],
+    handles: Sequence[Handle | None],
+    metadata: Sequence[OutputMetadata],
+    fetched: dict[int, torch.Tensor],
+) -> None:
+    """Ask for the results at `positions`, which come into `fetched` laid out as the graph says."""
+    for i in sorted(positions):
+        handle = handles[i]
+        if handle is not None:
+            wanted.want_handle(handle, handle.kind, partial(_deliver, fetched, i, metadata[i]))
+
+
+def _deliver(fetched: dict[int, torch.Tensor], position: int, output: OutputMetadata, value: torch.Tensor) -> None:
+    fetched[position] = _laid_out(value, output)
+
+
+def _laid_out(value: torch.Tensor, output: OutputMetadata) -> torch.Tensor:
+    """Return a value with the strides of an output: what is not dense arrives dense."""
+    assert output.shape is not None
+    assert output.stride is not None
+    if value.stride() == output.stride:
+        return value
+    repeated = [step == 0 for step in output.stride]
+    shape = [1 if same else size for same, size in zip(repeated, output.shape, strict=True)]
+    once = torch.empty_strided(shape, output.stride, dtype=value.dtype)
+    once.copy_(value[tuple(slice(0, 1) if same else slice(None) for same in repeated)])
+    return once.as_strided(output.shape, output.stride)

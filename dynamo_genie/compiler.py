@@ -19,6 +19,7 @@ from dynamo_genie.decompositions import decomposition_table
 from dynamo_genie.errors import OptionError
 from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.input_origins import ModelInputs, find_model_inputs, origins_of
+from dynamo_genie.local_graph import LocalGraph
 from dynamo_genie.lowering import lower
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.observed_calls import ObservedGraph
@@ -33,13 +34,14 @@ from dynamo_genie.rewrites import LAYOUT_REWRITES, REWRITES
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
-    """Return a function that runs a Dynamo graph, and its backward, in a daemon.
+    """Return a function that runs a Dynamo graph, and its backward, in a daemon, or here in mode `local`.
 
     Raises:
         UnsupportedOperator: The graph holds an operator that no daemon runs; its message has the source line.
         OptionError: The graph's inputs live on a device that is not the CPU.
     """
-    _require_cpu(example_inputs)
+    if options.mode.remote:
+        _require_cpu(example_inputs)
     capture = _Capture(options, find_model_inputs(gm, example_inputs), watch_for(options))
     with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
         compiled = aot_module_simplified(
@@ -79,16 +81,16 @@ class _Capture:
         self._resident: frozenset[int] = frozenset()
         self.mutates = False
 
-    def inference(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
+    def inference(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a graph without a backward."""
         return self._forward(gm, None)
 
-    def training_forward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
+    def training_forward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a forward graph; what it saves for backward comes after the results that the user sees."""
         metadata = _forward_metadata()
         return self._forward(gm, metadata.num_forward_returns if metadata is not None else None)
 
-    def _forward(self, gm: GraphModule, n_results: int | None) -> CompiledGraph | PlacedGraph:
+    def _forward(self, gm: GraphModule, n_results: int | None) -> Callable[..., Any]:
         metadata = _forward_metadata()
         if metadata is not None:
             self._resident = frozenset(metadata.static_input_indices or ())
@@ -99,7 +101,7 @@ class _Capture:
         gm = _understand(gm, origins_of(gm, self._model, kind, n_results), observer)
         return self._compile(gm, resident, frozenset(), n_results, observer)
 
-    def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> CompiledGraph | PlacedGraph:
+    def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
         observer = self._watch("backward")
         gm = _understand(gm, origins_of(gm, self._model, "backward"), observer)
@@ -109,16 +111,19 @@ class _Capture:
         self,
         gm: GraphModule,
         resident: frozenset[int],
-        fetched: frozenset[int],
+        gradients: frozenset[int],
         n_results: int | None,
         observer: GraphObserver | None,
-    ) -> CompiledGraph | PlacedGraph:
+    ) -> Callable[..., Any]:
+        mode = self._options.mode
+        if not mode.remote:
+            return LocalGraph(gm)
         several = len(self._options.daemons) > 1
         if not several:  # the parts of a spread graph get their layout once they are apart
             gm = _rewrite(gm, LAYOUT_REWRITES, observer)
-        lowered = lower(gm)  # also of a graph that will be spread: what no daemon runs is refused here
+        lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
-        plan = plan_calls(gm, resident, n_results, fetched)
+        plan = plan_calls(gm, mode, resident, n_results, gradients)
         if several and observer is not None:
             return ObservedPlacedGraph(gm, plan, self._options, observer)
         if several:

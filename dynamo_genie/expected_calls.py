@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.bound_program import BoundProgram
-from dynamo_genie.call_inputs import handle_of, is_expanded
+from dynamo_genie.call_inputs import handle_of, is_expanded, written_kind
 from dynamo_genie.explain.contents import content_of
 from dynamo_genie.explain.expected_call import (
     ExpectedCall,
@@ -50,7 +50,7 @@ class Expectation:
         *,
         n_outputs: int,
         n_dropped: int,
-        gradients: Sequence[OutputMetadata],
+        fetched: Sequence[tuple[OutputMetadata, str]],
         describes: bool,
     ) -> ExpectedCall:
         """Describe a call with these arguments; looks at their sizes, not at their values.
@@ -60,7 +60,7 @@ class Expectation:
             args: The program's inputs; a `RemoteTensorInput` stands for what will be in the daemon.
             n_outputs: How many results get a handle.
             n_dropped: How many get none.
-            gradients: The results that are fetched before the call returns.
+            fetched: The results that are fetched before the call returns, with their tensor classes.
             describes: Whether the shapes of the results must be asked for.
         """
         return ExpectedCall(
@@ -70,7 +70,7 @@ class Expectation:
             inputs=tuple(self._input(bound, position, args[position]) for position in bound.free),
             n_outputs=n_outputs,
             n_dropped=n_dropped,
-            reads=(*_written(bound, args), *(_gradient(output) for output in gradients)),
+            reads=(*self._written(bound, args), *(_fetched(output, kind) for output, kind in fetched)),
             draws=bound.lowered.program.random,
             changed=self._changed(bound, args),
             describes=self._ranks if describes else (),
@@ -82,6 +82,13 @@ class Expectation:
             self._called = bound
             return ()
         return tuple(args[i].nbytes for i in bound.resident if args[i].requires_grad)
+
+    def _written(self, bound: BoundProgram, args: Sequence[Any]) -> list[ReadBack]:
+        """List what the program writes into local tensors, in the order in which it is fetched."""
+        free = [i for i in bound.lowered.program.mutated_inputs if i in bound.free]
+        local = [i for i in free if isinstance(args[i], torch.Tensor) and handle_of(args[i]) is None]
+        back = [_read(args[i], written_kind(self._kinds[i])) for i in local]
+        return [_read(args[i], "weight") for i in bound.written] + back
 
     def _input(self, bound: BoundProgram, position: int, value: Any) -> ExpectedInput:
         if isinstance(value, RemoteTensorInput):
@@ -98,18 +105,11 @@ class Expectation:
         return LocalTensor(wire_dtype(value.dtype), shape, self._kinds[position], written, *self._contents[position])
 
 
-def _written(bound: BoundProgram, args: Sequence[Any]) -> list[ReadBack]:
-    """List what the program writes into local tensors, in the order in which it is fetched."""
-    mutated = bound.lowered.program.mutated_inputs
-    local = [i for i in mutated if i in bound.free and isinstance(args[i], torch.Tensor) and handle_of(args[i]) is None]
-    return [_read(args[i], "weight") for i in bound.written] + [_read(args[i], "output") for i in local]
-
-
 def _read(value: torch.Tensor, kind: str) -> ReadBack:
     return ReadBack(wire_dtype(value.dtype), tuple(value.shape), kind)
 
 
-def _gradient(output: OutputMetadata) -> ReadBack:
+def _fetched(output: OutputMetadata, kind: str) -> ReadBack:
     assert output.dtype is not None
     assert output.shape is not None
-    return ReadBack(wire_dtype(output.dtype), output.shape, "gradient")
+    return ReadBack(wire_dtype(output.dtype), output.shape, kind)

@@ -43,10 +43,13 @@ class LoweredProgram:
     scalar_outputs: tuple[int, ...] = ()
 
 
-def lower(gm: GraphModule) -> LoweredProgram:
-    """Return the Program that computes what `gm` computes; raise `UnsupportedOperator` where none can."""
+def lower(gm: GraphModule, *, facts: bool = True) -> LoweredProgram:
+    """Return the Program that computes what `gm` computes; raise `UnsupportedOperator` where none can.
+
+    Without `facts`, the program does not say what its values are.
+    """
     with unset_fake_temporarily():  # the constants of a graph are real tensors, also while it is being captured
-        return _GraphLowering(gm).run()
+        return _GraphLowering(gm, facts).run()
 
 
 def finish(program: p.Program, lines: tuple[str | None, ...], **extra: Any) -> LoweredProgram:
@@ -59,8 +62,9 @@ def finish(program: p.Program, lines: tuple[str | None, ...], **extra: Any) -> L
 class _GraphLowering:
     """One walk over a graph. `_index` numbers the values, `_roots` follows views back to the inputs."""
 
-    def __init__(self, gm: GraphModule) -> None:
+    def __init__(self, gm: GraphModule, facts: bool) -> None:
         self._gm = gm
+        self._with_facts = facts
         self._index: dict[Node, int] = {}
         self._roots: dict[Node, frozenset[int]] = {}
         self._mutated: set[int] = set()
@@ -161,6 +165,8 @@ class _GraphLowering:
 
     def _facts(self) -> dict[str, Any]:
         """Return what the passes know of each value, equal facts once; nothing where no pass has looked."""
+        if not self._with_facts:
+            return {}
         by_value = {index: facts_of(node) for node, index in self._index.items()}
         if all(facts == Facts() for facts in by_value.values()):
             return {}

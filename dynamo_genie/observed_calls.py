@@ -79,7 +79,11 @@ class ObservedGraph(CompiledGraph):
             args,
             n_outputs=sum(named),
             n_dropped=len(named) - sum(named),
-            gradients=[outputs[i] for i in sorted(self._plan.fetched) if named[i] and outputs[i].shape is not None],
+            fetched=[
+                (outputs[i], self._plan.output_kinds[i])
+                for i in sorted(self._plan.fetched)
+                if named[i] and outputs[i].shape is not None
+            ],
             describes=any(output.dtype and output.shape is None for output in outputs),
         )
         self._observer.placed(self._gm, plan, topology, predict_call(expected, plan.cuts, plan.step_s))

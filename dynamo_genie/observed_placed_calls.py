@@ -88,7 +88,7 @@ class ObservedPlacedGraph(PlacedGraph):
             inputs,
             n_outputs=len(part.partition.outputs) - dropped,
             n_dropped=dropped,
-            gradients=[shapes[i] for i in fetched if shapes[i].shape is not None],
+            fetched=[(shapes[i], self._values.plan.output_kinds[i]) for i in fetched if shapes[i].shape is not None],
             describes=False,
         )
 

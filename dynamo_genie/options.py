@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynamo_genie.errors import OptionError
+from dynamo_genie.modes import MODES, Mode
 
 ENVIRONMENT_PREFIX = "GENIE_"
 
@@ -39,7 +40,9 @@ class Options:
         connect_timeout_s: How long to wait for a daemon to let us in.
         request_timeout_s: How long to wait for an answer once we are in.
         progress: Whether to show progress of uploads; None shows it on a terminal only.
-        placement: How a graph is spread over several daemons: "semantic" by what the passes found, "blind" at random.
+        mode: What may stay in the daemon and what must travel; a name in `dynamo_genie.modes.MODES`.
+        placement: How a graph is spread over several daemons: "semantic" by what the passes found, "blind" at random;
+            None leaves it to the mode.
         placement_seed: The seed of "blind".
         links: Links whose speed is given instead of measured; see `LinkSpeed`.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
@@ -50,7 +53,8 @@ class Options:
     connect_timeout_s: float = 30.0
     request_timeout_s: float = 600.0
     progress: bool | None = None
-    placement: Literal["semantic", "blind"] = "semantic"
+    mode: Mode = MODES["semantic"]
+    placement: Literal["semantic", "blind"] | None = None
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
     debug_dir: str | None = None
@@ -103,7 +107,17 @@ def _path(source: str, value: object) -> str | None:
     return path
 
 
-def _policy(source: str, value: object) -> str:
+def _mode(source: str, value: object) -> Mode:
+    if isinstance(value, Mode):
+        return value
+    if not isinstance(value, str) or value not in MODES:
+        raise OptionError(f"{source} must be one of {', '.join(MODES)}, not {value!r}")
+    return MODES[value]
+
+
+def _policy(source: str, value: object) -> str | None:
+    if value is None:
+        return None
     if value not in ("semantic", "blind"):
         raise OptionError(f"{source} must be 'semantic' or 'blind', not {value!r}")
     return str(value)
@@ -168,6 +182,7 @@ _CONVERTERS: dict[str, Callable[[str, object], object]] = {
     "connect_timeout_s": _seconds,
     "request_timeout_s": _seconds,
     "progress": _flag,
+    "mode": _mode,
     "placement": _policy,
     "placement_seed": _integer,
     "links": _links,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from dynamo_genie.bound_program import BoundProgram
 from dynamo_genie.call_inputs import CallInputs
-from dynamo_genie.compiled_graph import want_written, wrap_result
+from dynamo_genie.compiled_graph import want_results, want_written, wrap_result
 from dynamo_genie.fleet import Fleet
 from dynamo_genie.graph_values import GraphValues
 from dynamo_genie.output_shapes import OutputMetadata
@@ -61,7 +60,9 @@ class PlacedCall:
         self._fleet.flush()
         if self._graph.shapes.depends_on_data:
             metadata = [self._ask(handle, output) for handle, output in zip(handles, metadata, strict=True)]
-        fetched = self._read_back(handles)
+        fetched: dict[int, torch.Tensor] = {}
+        want_results(self._wanted, self._graph.plan.fetched, handles, metadata, fetched)
+        self._wanted.fetch()
         return [
             fetched[i] if i in fetched else wrap_result(output, handle, self._source(i))
             for i, (output, handle) in enumerate(zip(metadata, handles, strict=True))
@@ -96,12 +97,3 @@ class PlacedCall:
             return output
         [spec] = handle.session.describe([handle])
         return OutputMetadata(output.dtype, spec.shape, spec.stride)
-
-    def _read_back(self, handles: Sequence[Handle | None]) -> Mapping[int, torch.Tensor]:
-        fetched: dict[int, torch.Tensor] = {}
-        for i in sorted(self._graph.plan.fetched):
-            handle = handles[i]
-            if handle is not None:
-                self._wanted.want_handle(handle, "gradient", partial(fetched.__setitem__, i))
-        self._wanted.fetch()
-        return fetched

@@ -48,13 +48,20 @@ class Part:
 
 @dataclass
 class Placement:
-    """A graph placed on one fleet. `bound` has the program of each part, once a call has bound it."""
+    """A graph placed on one fleet.
+
+    Attributes:
+        resident: Names of the inputs that are bound.
+        ask: Whether a daemon is asked which of them it has before they are sent.
+        bound: The program of each part, once a call has bound it.
+    """
 
     fleet: Fleet
     plan: PlacementPlan
     topology: Topology
     parts: tuple[Part, ...]
     resident: frozenset[str]
+    ask: bool
     bound: dict[int, BoundProgram]
 
 
@@ -107,19 +114,21 @@ class PlacedGraph:
         resident = self._values.plan.bound(args)
         homes, held = _homes(fleet, self._values.inputs, args, places, resident)
         topology, options = fleet.topology(held), self._options
+        policy = options.placement or options.mode.placement
         with unset_fake_temporarily():
-            plan = place(self._gm, topology, homes=homes, policy=options.placement, seed=options.placement_seed)
+            plan = place(self._gm, topology, homes=homes, policy=policy, seed=options.placement_seed)
             graphs = split(self._gm, plan)
-        parts = tuple(_part(partition, gm) for partition, gm in zip(plan.partitions, graphs, strict=True))
+        facts = options.mode.understood
+        parts = tuple(_part(partition, gm, facts) for partition, gm in zip(plan.partitions, graphs, strict=True))
         for cut in plan.cuts:
             fleet.open_link(cut.source, cut.target)
         names = frozenset(self._values.inputs[i] for i in resident)
-        return Placement(fleet, plan, topology, parts, names, {})
+        return Placement(fleet, plan, topology, parts, names, facts, {})
 
 
-def _part(partition: Partition, gm: GraphModule) -> Part:
+def _part(partition: Partition, gm: GraphModule, facts: bool) -> Part:
     gm = run_passes(gm, LAYOUT_REWRITES).gm
-    return Part(partition, gm, lower(gm))
+    return Part(partition, gm, lower(gm, facts=facts))
 
 
 def _bind(placement: Placement, index: int, values: Mapping[str, Any]) -> BoundProgram:
@@ -133,7 +142,7 @@ def _bind(placement: Placement, index: int, values: Mapping[str, Any]) -> BoundP
         return bound
     resident = tuple(i for i, name in enumerate(names) if name in placement.resident)
     connection = placement.fleet.connection(part.partition.device)
-    bound = placement.bound[index] = BoundProgram(connection, part.lowered, args, resident)
+    bound = placement.bound[index] = BoundProgram(connection, part.lowered, args, resident, ask=placement.ask)
     return bound
 
 

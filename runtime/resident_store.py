@@ -114,13 +114,16 @@ class ResidentStore:
         """Return what is known of a tensor."""
         return self._owners.get(id(tensor))
 
-    def acquire(self, tensors: Sequence[torch.Tensor]) -> list[Resident]:
-        """Return the resident of each tensor, making those that are missing: adopted if the daemon has the content."""
+    def acquire(self, tensors: Sequence[torch.Tensor], *, ask: bool = True) -> list[Resident]:
+        """Return the resident of each tensor, making those that are missing.
+
+        With `ask`, a content that the daemon has is adopted; without, all that is missing here is sent.
+        """
         layouts = list(map(layout_of, tensors))
         fresh = {
             layout: tensor for layout, tensor in zip(layouts, tensors, strict=True) if layout not in self._residents
         }
-        self._create(fresh)
+        self._create(fresh, ask)
         found = [self._residents[layout] for layout in layouts]
         for tensor, resident in zip(tensors, found, strict=True):
             self._attach(tensor, resident)
@@ -156,7 +159,7 @@ class ResidentStore:
         self._owners.clear()
         self._hasher.close()
 
-    def _create(self, fresh: dict[Layout, torch.Tensor]) -> None:
+    def _create(self, fresh: dict[Layout, torch.Tensor], ask: bool) -> None:
         if not fresh:
             return
         for tensor in fresh.values():
@@ -165,7 +168,7 @@ class ResidentStore:
         try:
             dense = [dense_for_wire(tensor) for tensor in fresh.values()]
             specs = [spec_of(tensor) for tensor in dense]
-            contents = self._settle(specs, [tensor_bytes(tensor) for tensor in dense])
+            contents = self._settle(specs, [tensor_bytes(tensor) for tensor in dense], ask)
         except BaseException:
             self._tracker.unwatch(watches)
             raise
@@ -174,12 +177,12 @@ class ResidentStore:
             self._channel.adopt(handle, content.digest, spec)
             self._residents[layout] = Resident(handle, layout, spec, watch, content, set())
 
-    def _settle(self, specs: list[TensorSpec], views: list[memoryview]) -> list[TensorDigest]:
+    def _settle(self, specs: list[TensorSpec], views: list[memoryview], ask: bool) -> list[TensorDigest]:
         """See to it that the daemon has these contents: hash all, ask once, upload each missing one once."""
         contents = self._hasher.digest_views(specs, views)
         distinct = {content.digest: index for index, content in enumerate(contents)}
-        missing = self._channel.missing(list(distinct))
-        lacking = [index for position, index in enumerate(distinct.values()) if position in missing]
+        missing = self._channel.missing(list(distinct) if ask else [])
+        lacking = [index for position, index in enumerate(distinct.values()) if position in missing or not ask]
         for index, upload in zip(lacking, self._upload([views[index] for index in lacking]), strict=True):
             self._channel.store(contents[index].digest, specs[index], upload)
         return contents

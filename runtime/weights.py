@@ -24,13 +24,16 @@ class ResidentWeights:
     def __init__(self, channel: WeightChannel, tracker: WriteTracker, *, progress: bool = False) -> None:
         self._store = ResidentStore(channel, tracker, progress=progress)
 
-    def bind(self, tensors: Sequence[torch.Tensor], mutated: frozenset[int] = frozenset()) -> WeightBinding:
+    def bind(
+        self, tensors: Sequence[torch.Tensor], mutated: frozenset[int] = frozenset(), *, ask: bool = True
+    ) -> WeightBinding:
         """Make these CPU tensors resident and return their handles, in order.
 
         `mutated` names the positions that the program changes on the daemon. Contents are shared, handles are not:
-        two positions have one handle only when they are the same memory.
+        two positions have one handle only when they are the same memory. Without `ask`, contents are sent that the
+        daemon may have from another session: what a system does that does not know weights by their content.
         """
-        return WeightBinding(self._store, tensors, mutated)
+        return WeightBinding(self._store, tensors, mutated, ask)
 
     def refresh(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Compare whole contents with the daemon's copies and send what differs; tensors not resident are skipped.
@@ -65,12 +68,15 @@ class ResidentWeights:
 class WeightBinding:
     """The static inputs of one compiled function. `generation` rises whenever `handles` changes."""
 
-    def __init__(self, store: ResidentStore, tensors: Sequence[torch.Tensor], mutated: frozenset[int]) -> None:
+    def __init__(
+        self, store: ResidentStore, tensors: Sequence[torch.Tensor], mutated: frozenset[int], ask: bool = True
+    ) -> None:
         self.generation = 0
         self.mutated = mutated
         self._store = store
+        self._ask = ask
         store.sweep()
-        self._residents: list[Resident] = store.acquire(tensors)
+        self._residents: list[Resident] = store.acquire(tensors, ask=ask)
         self._note(tensors)
         self._finish(self._changed_contents(tensors))
 
@@ -118,7 +124,7 @@ class WeightBinding:
         positions += [
             position for position, (o, resident) in enumerate(known) if o is None or o.resident is not resident
         ]
-        found = self._store.acquire([tensors[position] for position in positions])
+        found = self._store.acquire([tensors[position] for position in positions], ask=self._ask)
         for position, resident in zip(positions, found, strict=True):
             self._residents[position] = resident
         before = self._handles

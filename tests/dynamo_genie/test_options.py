@@ -93,3 +93,12 @@ def test_a_key_file_may_be_a_path() -> None:
 def test_options_are_frozen() -> None:
     with pytest.raises(AttributeError):
         Options().progress = True  # type: ignore[misc]
+
+
+def test_a_mode_brings_its_placement_unless_one_is_given() -> None:
+    assert resolve_options(None, {}).mode.name == "semantic"
+    options = resolve_options({"mode": "handle"}, {"GENIE_MODE": "naive"})
+    assert (options.mode.name, options.placement, options.mode.placement) == ("handle", None, "blind")
+    assert resolve_options({"mode": "handle", "placement": "semantic"}, {}).placement == "semantic"
+    with pytest.raises(OptionError, match="must be one of local, naive, remote_cache, handle, semantic, not 'smart'"):
+        resolve_options({"mode": "smart"}, {})
