@@ -20,8 +20,8 @@ class Mode:
         remote: Whether graphs run in a daemon at all.
         weights_stay: Whether parameters and buffers are sent once and kept; else with each call.
         results_stay: Whether results stay in the daemon behind handles; else each call brings all of them here.
-        understood: Whether the daemon is told what values are, so that caches grow in place, and is asked whether it has
-            a weight before that is sent.
+        understood: Whether the daemon is told what values are, so that caches grow in place, and is asked which
+            weights it has before they are sent.
         placement: How a graph is spread over several daemons unless an option says otherwise.
     """
 
