@@ -1,0 +1,67 @@
+"""What a network should be like, as text: `10gbit,0.1ms`, `1gbit`, `5ms,1%`, `loopback`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dynamo_genie.errors import OptionError
+
+LOOPBACK = "loopback"
+_UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1e-2}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z%]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A link, both directions alike.
+
+    Attributes:
+        name: As it was written.
+        shaped: False for the loopback interface, where there is no link.
+        rate_bits_s: Bits a second; None for no limit.
+        delay_s: One way: a round trip takes twice as long. As with `tc netem`, each direction has it.
+        loss: Share of the packets that is dropped, each way.
+    """
+
+    name: str
+    shaped: bool
+    rate_bits_s: float | None = None
+    delay_s: float = 0.0
+    loss: float = 0.0
+
+
+def parse_network(text: str) -> NetworkSpec:
+    """Read a network from text.
+
+    Raises:
+        OptionError: It is none; the message says the form.
+    """
+    name = text.strip().lower().replace(" ", "")
+    if name == LOOPBACK:
+        return NetworkSpec(name, shaped=False)
+    found: dict[str, float] = {}
+    for part in name.split(","):
+        field, value = _read(part, text)
+        if field in found:
+            raise _bad(text)
+        found[field] = value
+    if found.get("loss", 0.0) >= 1 or found.get("rate_bits_s", 1.0) <= 0:
+        raise _bad(text)
+    return NetworkSpec(name, True, found.get("rate_bits_s"), found.get("delay_s", 0.0), found.get("loss", 0.0))
+
+
+def _read(part: str, text: str) -> tuple[str, float]:
+    match = _PART.fullmatch(part)
+    if match is None or match[2] not in _UNITS:
+        raise _bad(text)
+    unit = match[2]
+    field = "rate_bits_s" if unit.endswith("bit") else "loss" if unit == "%" else "delay_s"
+    return field, float(match[1]) * _UNITS[unit]
+
+
+def _bad(text: str) -> OptionError:
+    return OptionError(
+        f"--network {text!r}: write RATE,DELAY,LOSS, each at most once, such as 10gbit,0.1ms or 1gbit,5ms,0.5% "
+        "(the delay is one way), or loopback"
+    )
