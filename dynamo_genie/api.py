@@ -53,8 +53,8 @@ def _describe(connection: Connection) -> dict[str, Any]:
 def stats() -> dict[str, Any]:
     """Return bytes on the wire by tensor class, calls, fetches and round trips, per daemon and in total.
 
-    Counts what this process handed to its sockets since the start or `reset_stats()`, without ZeroMQ's and the
-    network's framing. `live_handles` counts remote tensors that are still named.
+    Counts what this process handed to its sockets since the start or `reset_stats()`, without ZeroMQ's framing,
+    which is counted apart, and without the network's. `live_handles` counts remote tensors that are still named.
     """
     daemons = {connection.endpoint: _stats_of(connection) for connection in CONNECTIONS.all()}
     return {"total": _total(list(daemons.values())), "daemons": daemons}

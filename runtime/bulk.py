@@ -11,7 +11,7 @@ import torch
 import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout
-from dynamo_genie.runtime.counters import Counters
+from dynamo_genie.runtime.counters import Counters, framing
 from dynamo_genie.runtime.refusals import error_from_code
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -127,6 +127,7 @@ class BulkConnection:
                 raise ProtocolError(f"a chunk of download {number} has the wrong size")
             received += len(expected)
             self._counters.received[kind] += len(expected)
+            self._counters.received_framing += framing(len(expected))
 
     def _send_chunks(self, number: int, view: memoryview, kind: str, progress: Progress | None) -> None:
         for offset in range(0, view.nbytes, CHUNK_NBYTES):
@@ -141,6 +142,7 @@ class BulkConnection:
             self._credits -= 1
             self._counters.sent["control"] += len(header)
             self._counters.sent[kind] += len(chunk)
+            self._counters.sent_framing += framing(len(header)) + framing(len(chunk))
             if progress is not None:
                 progress(len(chunk))
 
@@ -169,6 +171,7 @@ class BulkConnection:
         data = codec.encode(message)
         self._hand_over(data)
         self._counters.sent["control"] += len(data)
+        self._counters.sent_framing += framing(len(data))
 
     def _hand_over(self, frame: bytes | memoryview, flags: int = 0, *, copy: bool = True) -> None:
         """Give a frame to the socket, which takes none while the worker takes none."""
@@ -191,6 +194,7 @@ class BulkConnection:
                 self._give_up_after(deadline)
                 continue
             self._counters.received["control"] += len(data)
+            self._counters.received_framing += framing(len(data))
             return codec.bulk_to_client(data)
 
     def _give_up_after(self, deadline: float) -> None:

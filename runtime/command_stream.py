@@ -13,7 +13,7 @@ from collections import deque
 import zmq
 
 from dynamo_genie.errors import RequestTimeout
-from dynamo_genie.runtime.counters import Counters
+from dynamo_genie.runtime.counters import Counters, framing
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 
@@ -152,6 +152,7 @@ class CommandStream(ABC):
                         "(request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
                     ) from None
         self.counters.sent["control"] += len(data)
+        self.counters.sent_framing += framing(len(data))
         self._last_message = data
         self._unanswered_nbytes += max(len(data), MIN_MESSAGE_NBYTES)
 
@@ -173,6 +174,7 @@ class CommandStream(ABC):
                     ) from None
                 continue
             self.counters.received["control"] += len(data)
+            self.counters.received_framing += framing(len(data))
             reply = codec.worker_to_client(data)
             if reply.request_id == request_id:
                 self._unanswered_nbytes = 0

@@ -12,13 +12,16 @@ TENSOR_CLASSES = ("weight", "kv_cache", "activation", "input", "output", "gradie
 class Counters:
     """Bytes sent and received by tensor class, and how often the program had to wait.
 
-    `control` is everything that is not a tensor's bytes: headers, ids, shapes, programs. The framing of
-    ZeroMQ and of the network below it is not included.
+    `control` is everything that is not a tensor's bytes: headers, ids, shapes, programs. ZeroMQ's framing of these
+    messages is counted apart, as `sent_framing` and `received_framing`; what CURVE adds with keys is not counted, nor
+    is the framing of the network below.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
+    sent_framing: int = 0
+    received_framing: int = 0
 
     def snapshot(self) -> dict[str, object]:
         """Return plain dicts, every class present."""
@@ -27,6 +30,8 @@ class Counters:
             "received": {name: self.received[name] for name in TENSOR_CLASSES},
             "sent_total": sum(self.sent.values()),
             "received_total": sum(self.received.values()),
+            "sent_framing": self.sent_framing,
+            "received_framing": self.received_framing,
             **{name: self.events[name] for name in ("calls", "eager_calls", "fetches", "round_trips", "local_reads")},
         }
 
@@ -35,3 +40,9 @@ class Counters:
         self.sent.clear()
         self.received.clear()
         self.events.clear()
+        self.sent_framing = self.received_framing = 0
+
+
+def framing(nbytes: int) -> int:
+    """Return what ZMTP 3 puts before a frame: flags, and its size in one byte or in eight."""
+    return 2 if nbytes <= 255 else 9

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -34,8 +34,15 @@ class RunningDaemon:
 
 
 @contextlib.contextmanager
-def running_daemon(listen: str = TCP, device: str = "cpu") -> Iterator[RunningDaemon]:
+def running_daemon(
+    listen: str = TCP, device: str = "cpu", on_host: Callable[[Sequence[str]], list[str]] = list
+) -> Iterator[RunningDaemon]:
     """Start a daemon without keys and end it afterwards.
+
+    Args:
+        listen: Where; its loopback address, whatever host it runs on.
+        device: auto, cpu or cuda:N.
+        on_host: Returns the command line that runs one on the daemon's host; this machine when not given.
 
     Raises:
         DaemonUnavailable: It did not come up; the message ends with its log.
@@ -43,7 +50,7 @@ def running_daemon(listen: str = TCP, device: str = "cpu") -> Iterator[RunningDa
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", listen, "--device", device]
         process = subprocess.Popen(
-            [*command, "--parent-pid", str(os.getpid())],
+            on_host([*command, "--parent-pid", str(os.getpid())]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -47,6 +47,13 @@ _add_lazy(app, "explain", "dynamo_genie.cli.explain", "Run a script and print th
 _add_lazy(bench, "transport", "dynamo_genie.cli.bench_transport", "Round trips and bulk bandwidth to a daemon.")
 _add_lazy(bench, "decode", "dynamo_genie.cli.bench_decode", "Time of a decode step, local and remote.")
 _add_lazy(bench, "arenas", "dynamo_genie.cli.bench_arenas", "Appending to caches in place, against copying them.")
+_add_lazy(bench, "modes", "dynamo_genie.cli.bench_modes", "What understanding is worth, mode against mode.")
+_add_lazy(bench, "kv-length", "dynamo_genie.cli.bench_kv_length", "What the length of the KV cache costs in each mode.")
+_add_lazy(bench, "colocation", "dynamo_genie.cli.bench_colocation", "Two daemons: caches by chance, or with attention.")
+_add_lazy(bench, "network", "dynamo_genie.cli.bench_network", "Every mode on a grid of rates and delays.")
+_add_lazy(bench, "models", "dynamo_genie.cli.bench_models", "Every mode on several architectures.")
+_add_lazy(bench, "concurrency", "dynamo_genie.cli.bench_concurrency", "Several clients of one daemon at the same time.")
+_add_lazy(bench, "report", "dynamo_genie.cli.bench_report", "Tables and plots from the study's documents.")
 _add_lazy(bench, "passes", "dynamo_genie.cli.bench_passes", "Time of the passes, against that of the capture.")
 
 

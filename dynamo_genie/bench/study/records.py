@@ -46,8 +46,8 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         received_bytes: Bytes that came to it, likewise.
         sent_packets: Packets that left.
         received_packets: Packets that came.
-        overhead_bytes: Of all these bytes, the headers of Ethernet, IP and TCP.
-        background_bytes: Of all these bytes, what an idle session would have moved in the same time.
+        overhead_bytes: Of all these bytes, the headers of Ethernet, IP and TCP, and ZeroMQ's framing.
+        background_bytes: Of all these bytes, heartbeats and leases: what keeps idle sessions alive.
     """
 
     sent_bytes: int

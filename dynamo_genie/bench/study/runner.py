@@ -1,0 +1,136 @@
+"""Runs the study: groups one after the other, members of a group in turns, the document rewritten after each repeat."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from dynamo_genie.bench.machine import describe_machine, memory_kib, reset_peak_memory
+from dynamo_genie.bench.network import Network, open_network, parse_network
+from dynamo_genie.bench.study.gpu import Gpu
+from dynamo_genie.bench.study.orders import Done, Repeat
+from dynamo_genie.bench.study.plan import Group, Protocol
+from dynamo_genie.bench.study.records import Gap, Row, Study, write_study
+from dynamo_genie.bench.study.rows import Taken, rows_of
+from dynamo_genie.bench.study.team import CLIENT, Player, Say, assembled, daemon_hosts, lease_ports_of, pids_of
+
+START_TOGETHER_S = 0.2
+
+
+class Runner:
+    """Measures groups into one document."""
+
+    def __init__(self, experiment: str, protocol: Protocol, path: Path, say: Say) -> None:
+        self._protocol = protocol
+        self._path = path
+        self._say = say
+        self._gpu = Gpu()
+        self.study = Study(
+            experiment=experiment,
+            command=shlex.join(["genie", "bench", *_arguments(experiment)]),
+            started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            seed=protocol.seed,
+            repeats=protocol.repeats,
+            complete=False,
+            machine=describe_machine(),
+            networks=(),
+            rows=(),
+        )
+
+    def run(self, groups: Sequence[Group], gaps: Sequence[Gap] = ()) -> Study:
+        """Measure all groups and return the document, which is on disk too, whatever happens on the way.
+
+        Raises:
+            GenieError: A network could not be made, or `local` not be measured.
+        """
+        self._change(gaps=tuple(gaps))
+        for network, of_one in groupby(groups, key=lambda group: group.network):
+            self._run_on(network, list(of_one))
+        self._change(complete=True)
+        return self.study
+
+    def _run_on(self, name: str, groups: Sequence[Group]) -> None:
+        hosts = (CLIENT, *daemon_hosts(max(group.daemons for group in groups)))
+        with open_network(parse_network(name), hosts) as network:
+            shape = network.shape
+            self._change(networks=(*self.study.networks, shape))
+            self._say(
+                f"network {shape.name}: round trip {(shape.obtained_round_trip_s or 0) * 1e3:.3f} ms, "
+                f"{(shape.obtained_rate_bits_s or 0) / 1e9:.2f} Gbit/s obtained. {shape.note}"
+            )
+            for group in groups:
+                self._run_group(group, network)
+
+    def _run_group(self, group: Group, network: Network) -> None:
+        self._say(f"{group.model}, prompt {group.prompt}, {group.sessions} session(s), network {group.network}")
+        before = self.study.rows
+        with assembled(group, self._protocol, network, self._say) as (players, failed):
+            gaps = [Gap(f"{label}, {group.model}, prompt {group.prompt}", why) for label, why in failed.items()]
+            self._change(gaps=(*self.study.gaps, *gaps))
+            for pid in pids_of(players):
+                _reset_peak(pid)
+            taken = [Taken(player.member, player.ready[0]) for player in players]
+            for number in range(self._protocol.repeats):
+                self._repeat(number, players, taken)
+                rows = [rows_of(one, group, self._protocol, network.shape.name) for one in taken]
+                self._change(rows=(*before, *_by_phase(rows)))
+
+    def _repeat(self, number: int, players: Sequence[Player], taken: Sequence[Taken]) -> None:
+        """Measure each member once; who is first changes from repeat to repeat."""
+        self._say(f"repeat {number + 1} of {self._protocol.repeats}")
+        order = [(number + i) % len(players) for i in range(len(players))]
+        answers: dict[int, tuple[Done, ...]] = {}
+        ports = lease_ports_of(players)
+        for i in order:
+            with self._gpu.sampled(taken[i].gpu_samples):
+                answers[i] = _measure(players[i], ports)
+            pids = pids_of([players[i]])
+            taken[i].daemon_peak_bytes = _peak(pids)
+            taken[i].daemon_gpu_peak_bytes = self._gpu.memory_of(pids) if pids else None
+        right = answers[0][0].answer
+        for i, one in enumerate(taken):
+            one.compare(right, answers[i])
+
+    def _change(self, **changes: object) -> None:
+        self.study = msgspec.structs.replace(self.study, **changes)
+        write_study(self._path, self.study)
+
+
+def _measure(player: Player, lease_ports: tuple[int, ...]) -> tuple[Done, ...]:
+    start_at = time.monotonic() + START_TOGETHER_S if len(player.clients) > 1 else 0.0
+    for client in player.clients:
+        client.say(Repeat(start_at, lease_ports))
+    return tuple(client.done() for client in player.clients)
+
+
+def _by_phase(rows: Sequence[Sequence[Row]]) -> list[Row]:
+    """Order rows by phase, then as the members are."""
+    with_any = [of_one for of_one in rows if of_one]
+    return [row for of_phase in zip(*with_any, strict=True) for row in of_phase]
+
+
+def _reset_peak(pid: int) -> None:
+    try:
+        reset_peak_memory(pid)
+    except OSError:
+        return  # another machine's process
+
+
+def _peak(pids: Sequence[int]) -> int | None:
+    try:
+        return sum(memory_kib(pid, "VmHWM") for pid in dict.fromkeys(pids)) * 1024 if pids else None
+    except OSError:
+        return None
+
+
+def _arguments(experiment: str) -> list[str]:
+    """Return the arguments of the command line from the experiment's name on."""
+    arguments = sys.argv[1:]
+    return arguments[arguments.index(experiment) :] if experiment in arguments else [experiment]
