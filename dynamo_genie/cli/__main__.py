@@ -53,6 +53,7 @@ _add_lazy(bench, "colocation", "dynamo_genie.cli.bench_colocation", "Two daemons
 _add_lazy(bench, "network", "dynamo_genie.cli.bench_network", "Every mode on a grid of rates and delays.")
 _add_lazy(bench, "models", "dynamo_genie.cli.bench_models", "Every mode on several architectures.")
 _add_lazy(bench, "concurrency", "dynamo_genie.cli.bench_concurrency", "Several clients of one daemon at the same time.")
+_add_lazy(bench, "peers", "dynamo_genie.cli.bench_peers", "A decode step by way of other systems.")
 _add_lazy(bench, "report", "dynamo_genie.cli.bench_report", "Tables and plots from the study's documents.")
 _add_lazy(bench, "passes", "dynamo_genie.cli.bench_passes", "Time of the passes, against that of the capture.")
 

@@ -15,9 +15,7 @@ from dynamo_genie.bench.study.records import Gap
 from dynamo_genie.errors import OptionError
 
 Network = Annotated[str, typer.Option(help="RATE,DELAY,LOSS such as 10gbit,0.1ms (one way), or loopback")]
-Model = Annotated[
-    str, typer.Option(help="What to run: gpt2, gptj-6b, llama-1b, bert-base, vit-base, clip, ...")
-]
+Model = Annotated[str, typer.Option(help="What to run: gpt2, gptj-6b, llama-1b, bert-base, vit-base, clip, ...")]
 Prompt = Annotated[int, typer.Option(help="Tokens of the prompt", min=1)]
 Steps = Annotated[int, typer.Option(help="Decode steps of a repeat", min=1)]
 Repeats = Annotated[int, typer.Option(help="Measured repeats", min=1)]

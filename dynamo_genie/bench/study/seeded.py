@@ -27,12 +27,13 @@ def build_seeded(architecture: str, config: Any, *, dtype: torch.dtype, device: 
         seed: Of the weights.
     """
     import transformers
+    from transformers.initialization import no_init_weights
 
     kind = getattr(transformers, architecture)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with transformers.initialization.no_init_weights():
+        with no_init_weights():
             model = kind(config)
     finally:
         torch.set_default_dtype(before)

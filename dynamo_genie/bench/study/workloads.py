@@ -69,7 +69,11 @@ class Decoding:
         with torch.no_grad():
             logits = self._model(self._next, past_key_values=self._cache, use_cache=True).logits
         self._tokens.append(int(logits[:, -1].argmax().item()))
-        self._next = torch.tensor([self._tokens[-1:]], device=self._next.device)
+        self.feed(self._tokens[-1])
+
+    def feed(self, token: int) -> None:
+        """Let the next step begin with this token."""
+        self._next = torch.tensor([[token]], device=self._next.device)
 
     @property
     def answer(self) -> list[int]:

@@ -1,0 +1,1 @@
+"""Tables and plots of the study, made from its documents alone: the same document gives the same bytes."""
