@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import socket
 import subprocess
@@ -158,7 +159,7 @@ def ray_actor(work: Work) -> Iterator[System]:
 
     path = child_environment(os.environ).get("PYTHONPATH", "")
     ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         object_store_memory=100_000_000,
         runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
     )  # fmt: skip

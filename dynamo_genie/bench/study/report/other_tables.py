@@ -96,7 +96,8 @@ def crossover(study: Study) -> Table:
     names = list(dict.fromkeys(f.row.mode for f in found if f.row.mode != "local"))
     rows = []
     for name in names:
-        free, dear = [], []
+        free: list[str] = []
+        dear: list[str] = []
         for f in (f for f in found if f.row.mode == name and f.added_s is not None):
             added = f.added_s or 0.0
             (free if added < MATTERS * (f.mean_s - added) else dear).append(f.row.network)

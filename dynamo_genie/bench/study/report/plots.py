@@ -26,7 +26,7 @@ STYLES = MappingProxyType(
     }
 )
 _OTHERS = ("#CC79A7", "X")
-_SETTINGS = MappingProxyType(
+_SETTINGS: MappingProxyType[Any, Any] = MappingProxyType(
     {
         "svg.hashsalt": "dynamo_genie",
         "svg.fonttype": "path",
