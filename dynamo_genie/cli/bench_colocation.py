@@ -20,6 +20,7 @@ def colocation(
     model: study.Model = "gpt2",
     steps: study.Steps = 5,
     repeats: study.Repeats = 3,
+    warm_ups: study.WarmUps = 2,
     seed: study.Seed = 0,
     device: study.Device = "cpu",
     dtype: study.Dtype = "float32",
@@ -31,7 +32,7 @@ def colocation(
     names = [name.strip() for name in networks.split(";") if name.strip()]
     if quick:
         model, repeats, lengths, names = "tiny-gpt2", min(repeats, 2), lengths[:1], names[:1]
-    protocol = Protocol(steps, repeats, seed=seed, dtype=dtype, device=device)
+    protocol = Protocol(steps, repeats, warm_ups, seed, dtype=dtype, device=device)
     study.carry_out("colocation", protocol, experiments.colocation(names, model, lengths), json)
 
 

@@ -22,6 +22,7 @@ def concurrency(
     steps: study.Steps = 20,
     repeats: study.Repeats = 3,
     modes: study.Modes = "handle,semantic",
+    warm_ups: study.WarmUps = 2,
     seed: study.Seed = 0,
     device: study.Device = "cpu",
     dtype: study.Dtype = "float32",
@@ -33,7 +34,7 @@ def concurrency(
     counts = study.several("--sessions", sessions)
     if quick:
         model, repeats, counts = "tiny-gpt2", min(repeats, 2), counts[:2]
-    protocol = Protocol(steps, repeats, seed=seed, dtype=dtype, device=device, daemon=daemon)
+    protocol = Protocol(steps, repeats, warm_ups, seed, dtype=dtype, device=device, daemon=daemon)
     groups = experiments.concurrency(network, model, prompt, counts, study.chosen_modes(modes))
     study.carry_out("concurrency", protocol, groups, json)
 

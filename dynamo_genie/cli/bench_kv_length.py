@@ -21,6 +21,7 @@ def kv_length(
     steps: study.Steps = 5,
     repeats: study.Repeats = 3,
     modes: study.Modes = study.EVERY_MODE,
+    warm_ups: study.WarmUps = 2,
     seed: study.Seed = 0,
     device: study.Device = "cpu",
     dtype: study.Dtype = "float32",
@@ -32,7 +33,7 @@ def kv_length(
     lengths = study.several("--prompts", prompts)
     if quick:
         model, repeats, lengths = "tiny-gpt2", min(repeats, 2), lengths[:2]
-    protocol = Protocol(steps, repeats, seed=seed, dtype=dtype, device=device, daemon=daemon)
+    protocol = Protocol(steps, repeats, warm_ups, seed, dtype=dtype, device=device, daemon=daemon)
     groups = experiments.kv_length(network, model, lengths, study.chosen_modes(modes))
     study.carry_out("kv-length", protocol, groups, json)
 

@@ -21,6 +21,7 @@ def models(
     steps: study.Steps = 5,
     repeats: study.Repeats = 3,
     modes: study.Modes = study.EVERY_MODE,
+    warm_ups: study.WarmUps = 2,
     seed: study.Seed = 0,
     device: study.Device = "cpu",
     dtype: study.Dtype = "float32",
@@ -32,7 +33,7 @@ def models(
     chosen, wanted = study.chosen_modes(modes), [name.strip() for name in names.split(",") if name.strip()]
     if quick:
         wanted, repeats = ["tiny-gpt2", "bert-base"], min(repeats, 2)
-    protocol = Protocol(steps, repeats, seed=seed, dtype=dtype, device=device, daemon=daemon)
+    protocol = Protocol(steps, repeats, warm_ups, seed, dtype=dtype, device=device, daemon=daemon)
     fitting, gaps = study.what_fits(wanted, len(chosen), dtype, device)
     groups = experiments.models(network, fitting, prompt, chosen)
     study.carry_out("models", protocol, groups, json, gaps)

@@ -19,6 +19,7 @@ def modes(
     steps: study.Steps = 5,
     repeats: study.Repeats = 3,
     modes: study.Modes = study.EVERY_MODE,
+    warm_ups: study.WarmUps = 2,
     seed: study.Seed = 0,
     device: study.Device = "cpu",
     dtype: study.Dtype = "float32",
@@ -30,7 +31,7 @@ def modes(
     chosen = study.chosen_modes(modes)
     if quick:
         model, repeats = "tiny-gpt2", min(repeats, 2)
-    protocol = Protocol(steps, repeats, seed=seed, dtype=dtype, device=device, daemon=daemon)
+    protocol = Protocol(steps, repeats, warm_ups, seed, dtype=dtype, device=device, daemon=daemon)
     study.carry_out("modes", protocol, experiments.modes(network, model, prompt, chosen), json)
 
 

@@ -22,6 +22,7 @@ def network(
     steps: study.Steps = 5,
     repeats: study.Repeats = 3,
     modes: study.Modes = study.EVERY_MODE,
+    warm_ups: study.WarmUps = 2,
     seed: study.Seed = 0,
     device: study.Device = "cpu",
     dtype: study.Dtype = "float32",
@@ -33,7 +34,7 @@ def network(
     fast, near = [["" if word in ("none", "0") else word for word in words] for words in grid]
     if quick:
         model, repeats, fast, near = "tiny-gpt2", min(repeats, 2), fast[:2], near[:1]
-    protocol = Protocol(steps, repeats, seed=seed, dtype=dtype, device=device)
+    protocol = Protocol(steps, repeats, warm_ups, seed, dtype=dtype, device=device)
     groups = experiments.networks(fast, near, model, prompt, study.chosen_modes(modes))
     study.carry_out("network", protocol, groups, json)
 

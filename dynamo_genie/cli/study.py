@@ -19,6 +19,7 @@ Model = Annotated[str, typer.Option(help="What to run: gpt2, gptj-6b, llama-1b, 
 Prompt = Annotated[int, typer.Option(help="Tokens of the prompt", min=1)]
 Steps = Annotated[int, typer.Option(help="Decode steps of a repeat", min=1)]
 Repeats = Annotated[int, typer.Option(help="Measured repeats", min=1)]
+WarmUps = Annotated[int, typer.Option(help="Repeats before, which compile everything", min=1)]
 Seed = Annotated[int, typer.Option(help="Of weights and prompt")]
 Modes = Annotated[str, typer.Option(help="Modes to measure beside local, separated by commas")]
 Daemon = Annotated[str, typer.Option(help="Use this daemon, on another machine; tcp://HOST:PORT")]

@@ -54,7 +54,7 @@ def fill(model: nn.Module, seed: int) -> None:
                 continue
             spread = _SPREAD * (_NARROWEST / max(_NARROWEST, parameter.shape[-1])) ** 0.5
             drawn = torch.empty(parameter.shape, dtype=torch.float32, device=drawn_on)
-            parameter.copy_(drawn.normal_(0.0, spread, generator=generator))
+            parameter.copy_(drawn.normal_(0.0, spread, generator=generator).to(parameter.dtype))
     if drawn_on == "cuda":
         torch.cuda.empty_cache()  # the daemons beside this process want it
 

@@ -38,7 +38,7 @@ def colocation(study: Study) -> Table:
 
 def _against(blind: Figures, best: Figures) -> tuple[str, ...]:
     moved, little = (f.step_bytes + f.peer_step_bytes for f in (blind, best))
-    less_data = 1 - little / moved
+    less_data = 1 - little / moved if moved else None
     if blind.added_s is None or best.added_s is None or blind.added_s <= 0:
         less_time = None
     else:

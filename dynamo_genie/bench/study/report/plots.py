@@ -120,7 +120,7 @@ class _Bars:
             places = [models.index(f.row.model) + (i - (len(modes) - 1) / 2) * width for f in mine]
             axes.bar(places, [self.value(f) for f in mine], width, color=_style(mode)[0], label=mode)
         axes.set_xticks(range(len(models)), models)
-        axes.set_yscale("log")
+        _logarithmic(axes)
         axes.set_ylabel(self.label)
         axes.legend(ncols=len(modes), fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
@@ -145,7 +145,7 @@ class _Lines:
         axes.set_xscale("log", base=2)
         _ticks(axes, sorted({self.x(f) for f in self.found}))
         if self.log:
-            axes.set_yscale("log")
+            _logarithmic(axes)
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(self.across)
@@ -167,7 +167,7 @@ class _Placements:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label)
         axes.set_xscale("log", base=2)
         _ticks(axes, sorted({f.row.prompt for f in self.found}))
-        axes.set_yscale("log")
+        _logarithmic(axes)
         axes.set_xlabel("tokens in the cache")
         axes.set_ylabel("decode step (ms)")
         axes.set_title(f"two daemons, {self.network}", fontsize=9)
@@ -192,7 +192,7 @@ class _Grid:
         local = [(names.index(f.row.network), f.mean_s * 1e3) for f in self.found if f.row.mode == "local"]
         axes.plot(*zip(*local, strict=True), color="#000000", label="the local step itself")
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
-        axes.set_yscale("log")
+        _logarithmic(axes)
         axes.set_ylabel("added to a decode step (ms)")
         axes.legend(fontsize=7)
 
@@ -213,6 +213,12 @@ class _Peers:
         axes.set_xticks(range(1, len(shown) + 1), [f.row.mode for f in shown])
         axes.set_ylabel("step less the median local step (ms)")
         axes.axhline(0, color="#000000", linewidth=0.8)
+
+
+def _logarithmic(axes: Any) -> None:
+    """Let the vertical axis be logarithmic, unless nothing is drawn that it could show."""
+    if axes.lines or axes.patches:
+        axes.set_yscale("log")
 
 
 def _style(mode: str) -> tuple[str, str]:

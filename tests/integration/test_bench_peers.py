@@ -1,0 +1,41 @@
+"""The comparison with other systems: the same tokens everywhere, and what is absent is named."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamo_genie.bench.peers import comparison
+from dynamo_genie.bench.peers.systems import SYSTEMS, missing
+from dynamo_genie.bench.study.records import read_study
+from tests.integration.test_bench_study import bench, finished
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_system_that_is_there_decodes_the_same_tokens(tmp_path: Path) -> None:
+    out, _ = finished(bench("peers", "--quick", cwd=tmp_path))
+    study = read_study(tmp_path / "peers.json")
+    absent = [name for name in SYSTEMS if missing(name)]
+    assert [gap.what for gap in study.gaps] == absent
+    assert [row.mode for row in study.rows] == [name for name in SYSTEMS if name not in absent]
+    assert [row.void for row in study.rows] == [""] * len(study.rows)
+    assert {row.steps for row in study.rows} == {20}
+    assert study.complete
+    assert "genie adds" in out
+
+
+def test_a_system_that_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    assert missing("ray actor") == "ray is not installed: pip install 'dynamo_genie[peers]'"
+    assert missing("local") == ""
+
+
+def test_the_echo_is_not_held_to_the_tokens() -> None:
+    assert comparison.ECHO in SYSTEMS
+    assert comparison.GENIE in SYSTEMS
+    assert "ray" not in sys.modules  # nothing of a peer is imported before it is used
