@@ -32,6 +32,7 @@ class CallPlan:
     Attributes:
         mode: What may stay and what must travel.
         resident: The parameters and buffers among the inputs.
+        unread: Whole numbers among the inputs that the graph does not use: sizes and strides that come with tensors.
         input_kinds: The tensor class of each input, for the byte counters.
         output_kinds: The tensor class of each output.
         passed_through: For each output, the position of the input it is, or -1.
@@ -40,6 +41,7 @@ class CallPlan:
 
     mode: Mode
     resident: frozenset[int]
+    unread: frozenset[int]
     input_kinds: tuple[str, ...]
     output_kinds: tuple[str, ...]
     passed_through: tuple[int, ...]
@@ -83,6 +85,7 @@ def plan_calls(
     return CallPlan(
         mode=mode,
         resident=resident,
+        unread=frozenset(i for i, node in enumerate(placeholders) if not node.users and _is_size(node)),
         input_kinds=tuple(tensor_class(node, "input") for node in placeholders),
         output_kinds=tuple(
             "activation"
@@ -93,6 +96,10 @@ def plan_calls(
         passed_through=tuple(position.get(output, -1) for output in outputs),
         fetched=gradients if mode.results_stay else made,
     )
+
+
+def _is_size(node: Node) -> bool:
+    return type(node.meta.get("val")) in (int, torch.SymInt)
 
 
 def tensor_class(value: Any, otherwise: str) -> str:

@@ -120,7 +120,8 @@ class _Call:
         session, bound = self._session, self._bound
         kinds = self._plan.input_kinds
         sender = CallInputs(session, self._program.mutated_inputs, self._move)
-        inputs = [sender.add(i, args[i], kinds[i]) for i in bound.free]
+        unread = self._plan.unread
+        inputs = [0 if i in unread else sender.add(i, args[i], kinds[i]) for i in bound.free]
         metadata = shapes.evaluate(args)
         handles = [self._output_handle(i, output, args) for i, output in enumerate(metadata)]
         outputs = [0 if handle is None else handle.id for handle in handles]

@@ -76,7 +76,7 @@ class ObservedGraph(CompiledGraph):
         ]
         expected = self._expect.call(
             bound,
-            args,
+            [0 if i in self._plan.unread else arg for i, arg in enumerate(args)],
             n_outputs=sum(named),
             n_dropped=len(named) - sum(named),
             fetched=[
