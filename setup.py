@@ -7,7 +7,10 @@ bare checkout. `tests/test_packaging.py` compares this list with the folders on 
 
 from setuptools import setup
 
-SUBPACKAGES = ("bench", "cli", "explain", "passes", "runtime", "runtime.wire", "remote_daemon", "remote_daemon.engines")
+SUBPACKAGES = (
+    "bench", "bench.network", "bench.peers", "bench.study", "bench.study.report", "cli", "explain", "passes", "runtime",
+    "runtime.wire", "remote_daemon", "remote_daemon.engines",
+)  # fmt: skip
 AT_THE_ROOT = ("passes", "runtime", "remote_daemon")
 
 

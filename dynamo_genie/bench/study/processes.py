@@ -19,7 +19,9 @@ from dynamo_genie.remote_daemon.worker_process import child_environment
 
 SETUP_LIMIT_S = 1200.0
 REPEAT_LIMIT_S = 600.0
-END_LIMIT_S = 20.0
+END_LIMIT_S = 3.0
+"""A client that computes hears nothing; then it is killed, which loses nothing."""
+KILL_LIMIT_S = 20.0
 
 A = TypeVar("A", Ready, Done)
 
@@ -64,7 +66,7 @@ class ClientProcess:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
-        self._process.wait(END_LIMIT_S)
+        self._process.wait(KILL_LIMIT_S)
         self._log.close()
 
     def _send(self, order: Order) -> None:

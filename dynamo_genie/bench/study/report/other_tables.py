@@ -143,7 +143,10 @@ def peers(study: Study) -> Table:
     for f in found:
         added = None if local is None else f.p50_s - local.p50_s
         moved = nbytes(f.step_bytes) if f.row.sent else NOT_MEASURED
-        added_text, moved_text = ("0", "0") if f is local else (seconds(added), moved)
+        if f is local:
+            added_text, moved_text = "0", "0"
+        else:
+            added_text, moved_text = "computes nothing" if "echo" in f.row.mode else seconds(added), moved
         rows.append((f.row.mode, seconds(f.p50_s), added_text, seconds(f.p99_s), moved_text))
     return Table("peers", "A decode step by way of several systems", columns, tuple(rows), 1, _verdict(found, local))
 
