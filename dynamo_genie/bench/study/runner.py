@@ -72,7 +72,8 @@ class Runner:
         self._say(f"{group.model}, prompt {group.prompt}, {group.sessions} session(s), network {group.network}")
         before = self.study.rows
         with assembled(group, self._protocol, network, self._say) as (players, failed):
-            gaps = [Gap(f"{label}, {group.model}, prompt {group.prompt}", why) for label, why in failed.items()]
+            where = f"{group.model}, prompt {group.prompt}, sessions {group.sessions}"
+            gaps = [Gap(f"{label}, {where}", why) for label, why in failed.items()]
             self._change(gaps=(*self.study.gaps, *gaps))
             for pid in pids_of(players):
                 _reset_peak(pid)

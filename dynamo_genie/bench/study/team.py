@@ -59,7 +59,7 @@ def assembled(
             except GenieError as error:
                 if member.mode == "local":
                     raise
-                failed[member.label] = str(error)
+                failed[member.label] = str(error).splitlines()[0]  # the rest is where, on this machine
                 for client in clients:
                     client.close()
                 continue

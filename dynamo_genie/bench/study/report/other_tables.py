@@ -91,19 +91,17 @@ def grid(study: Study) -> Table:
 
 
 def crossover(study: Study) -> Table:
-    """On which networks a mode no longer matters."""
+    """On which networks a mode no longer matters, by medians: a few steps are too few for means."""
     found = [f for f in figures_of(study) if f.row.phase == "decode"]
-    names = list(dict.fromkeys(f.row.mode for f in found if f.row.mode != "local"))
+    local = {f.row.network: f.p50_s for f in found if f.row.mode == "local"}
     rows = []
-    for name in names:
-        free: list[str] = []
-        dear: list[str] = []
-        for f in (f for f in found if f.row.mode == name and f.added_s is not None):
-            added = f.added_s or 0.0
-            (free if added < MATTERS * (f.mean_s - added) else dear).append(f.row.network)
+    for name in dict.fromkeys(f.row.mode for f in found if f.row.mode != "local"):
+        mine = {f.row.network: f.p50_s for f in found if f.row.mode == name and f.row.network in local}
+        free = [network for network, p50_s in mine.items() if p50_s - local[network] < MATTERS * local[network]]
+        dear = [network for network in mine if network not in free]
         rows.append((name, "; ".join(free) or "nowhere", "; ".join(dear) or "nowhere"))
-    title = f"Where a mode adds less than {MATTERS:.0%} of the local step, and where it adds more"
-    return Table("crossover", title, ("Mode", "Adds less on", "Adds more on"), tuple(rows), 3)
+    title = f"Where the median step is less than {MATTERS:.0%} above the local one, and where it is more"
+    return Table("crossover", title, ("Mode", "Less on", "More on"), tuple(rows), 3)
 
 
 def sessions(study: Study) -> Table:
