@@ -16,6 +16,7 @@ from dynamo_genie.bench.study.report.document import files_of, tables_of
 from dynamo_genie.bench.study.report.figures import fairness, figures_of, quantile
 from dynamo_genie.bench.study.report.pages import filled
 from dynamo_genie.bench.study.report.table import Table
+from dynamo_genie.bench.study.report.terminal import pieces
 from dynamo_genie.errors import GenieError
 from tests.integration.real_daemon import environment
 
@@ -216,3 +217,12 @@ def test_documents_of_another_schema_and_missing_ones_are_refused(tmp_path: Path
         read_study(path)
     with pytest.raises(GenieError, match="cannot read"):
         read_study(tmp_path / "other.json")
+
+
+def test_what_is_too_wide_for_a_terminal_comes_in_pieces_with_every_column_once() -> None:
+    found = table(study(LOCAL, CACHE, OURS), "latency")
+    for width in (40, 80, 120, 500):
+        shown = list(pieces(found, width))
+        assert all(columns[:2] == [0, 1] for columns in shown)
+        assert [i for columns in shown for i in columns[2:]] == list(range(2, len(found.columns)))
+        assert (len(shown) == 1) == (width == 500)
