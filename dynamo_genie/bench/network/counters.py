@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _INTERFACES = Path("/sys/class/net")
+_READS = 100
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,20 @@ class Counters:
 
 
 def read_counters() -> Counters:
-    """Return the sum over all interfaces of this process's network namespace but the loopback one."""
+    """Return the sum over all interfaces of this process's network namespace but the loopback one.
+
+    Bytes and packets are in files of their own: read again until no packet came in between.
+    """
+    found = _sum()
+    for _ in range(_READS):
+        again = _sum()
+        if again == found:
+            break
+        found = again
+    return found
+
+
+def _sum() -> Counters:
     total = Counters()
     for interface in sorted(_INTERFACES.iterdir()):
         if interface.name != "lo" and (interface / "statistics").is_dir():
