@@ -88,11 +88,15 @@ class Client:
     def ready(self) -> Ready:
         """Describe what was set up."""
         from dynamo_genie.connections import CONNECTIONS
+        from dynamo_genie.options import resolve_options
         from dynamo_genie.runtime.admission import request_status
+        from dynamo_genie.runtime.keys import load_client_keys
 
         connections = CONNECTIONS.all()
         devices = {f"{c.session.device.kind} {c.session.device.name}".strip() for c in connections}
-        pids = tuple(request_status(c.endpoint, None, 10.0).workers[0].pid for c in connections)
+        key_file = resolve_options(None, os.environ).key_file
+        keys = load_client_keys(key_file) if key_file else None
+        pids = tuple(request_status(c.endpoint, keys, 10.0).workers[0].pid for c in connections)
         return Ready(self._phases, ", ".join(sorted(devices)) or self._setup.device, pids, self._parameters)
 
     def repeat(self, order: Repeat) -> Done:

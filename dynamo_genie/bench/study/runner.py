@@ -50,7 +50,8 @@ class Runner:
         Raises:
             GenieError: A network could not be made, or `local` not be measured.
         """
-        self._change(gaps=tuple(gaps))
+        shared = [Gap("a daemon for each mode", "all modes shared the one named by --daemon")]
+        self._change(gaps=(*gaps, *(shared if self._protocol.daemon else ())))
         for network, of_one in groupby(groups, key=lambda group: group.network):
             self._run_on(network, list(of_one))
         self._change(complete=True)
@@ -75,7 +76,7 @@ class Runner:
             where = f"{group.model}, prompt {group.prompt}, sessions {group.sessions}"
             gaps = [Gap(f"{label}, {where}", why) for label, why in failed.items()]
             self._change(gaps=(*self.study.gaps, *gaps))
-            for pid in pids_of(players):
+            for pid in pids_of(players, self._protocol):
                 _reset_peak(pid)
             taken = [Taken(player.member, player.ready[0]) for player in players]
             for number in range(self._protocol.repeats):
@@ -92,7 +93,7 @@ class Runner:
         for i in order:
             with self._gpu.sampled(taken[i].gpu_samples):
                 answers[i] = _measure(players[i], ports)
-            pids = pids_of([players[i]])
+            pids = pids_of([players[i]], self._protocol)
             taken[i].daemon_peak_bytes = _peak(pids)
             taken[i].daemon_gpu_peak_bytes = self._gpu.memory_of(pids) if pids else None
         right = answers[0][0].answer
@@ -134,4 +135,4 @@ def _peak(pids: Sequence[int]) -> int | None:
 def _arguments(experiment: str) -> list[str]:
     """Return the arguments of the command line from the experiment's name on."""
     arguments = sys.argv[1:]
-    return arguments[arguments.index(experiment) :] if experiment in arguments else [experiment]
+    return arguments[arguments.index(experiment) :] if experiment in arguments else [experiment, *arguments]

@@ -105,8 +105,10 @@ def _seen_from_elsewhere(endpoint: str, address: str) -> str:
     return f"tcp://{address}:{endpoint.rpartition(':')[2]}"
 
 
-def pids_of(players: Sequence[Player]) -> list[int]:
-    """Return the workers of all daemons."""
+def pids_of(players: Sequence[Player], protocol: Protocol) -> list[int]:
+    """Return the workers of all daemons; none of a daemon that runs elsewhere, whose numbers are others' here."""
+    if protocol.daemon:
+        return []
     return [pid for player in players for ready in player.ready for pid in ready.workers]
 
 
