@@ -1,6 +1,7 @@
 """The floor of the transport: bare pyzmq in a process of its own, with nothing of ours in between.
 
-`python -m dynamo_genie.bench.floor ENDPOINT echo|sink` prints `ready ENDPOINT`, then serves until it is ended:
+`python -m dynamo_genie.bench.floor ENDPOINT echo|sink PARENT` prints `ready ENDPOINT`, then serves until it is ended
+or its parent, with this process id, is gone:
 `echo` decodes and encodes each msgpack message and sends it back; `sink` receives uploads, answering each when whole.
 """
 
@@ -17,6 +18,7 @@ import zmq
 
 from dynamo_genie.bench.daemon import end, first_line
 from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.remote_daemon.parent import die_with_parent
 from dynamo_genie.remote_daemon.worker_process import child_environment
 
 FRAME_NBYTES = 1 << 20
@@ -28,7 +30,7 @@ START_LIMIT_S = 60.0
 @contextlib.contextmanager
 def floor_peer(context: zmq.Context[zmq.Socket[bytes]], listen: str, what: str) -> Iterator[zmq.Socket[bytes]]:
     """Start a peer in another process and yield a DEALER socket that is connected to it."""
-    command = [sys.executable, "-m", "dynamo_genie.bench.floor", listen, what]
+    command = [sys.executable, "-m", "dynamo_genie.bench.floor", listen, what, str(os.getpid())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment(os.environ))
     socket = context.socket(zmq.DEALER)
     try:
@@ -83,7 +85,8 @@ def _serve_sink(socket: zmq.Socket[bytes]) -> None:
 
 def main() -> None:
     """Serve one of the two until ended."""
-    listen, what = sys.argv[1:]
+    listen, what, parent_pid = sys.argv[1:]
+    die_with_parent(int(parent_pid))
     socket = zmq.Context().socket(zmq.ROUTER)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER)  # SNDHWM stays large: a ROUTER drops what does not fit
     socket.bind(listen)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from dynamo_genie.bench.peers import comparison
-from dynamo_genie.bench.peers.systems import SYSTEMS, missing
+from dynamo_genie.bench.peers.systems import SYSTEMS, System, Work, missing
 from dynamo_genie.bench.study.records import read_study
 from tests.integration.test_bench_study import bench, finished
 
@@ -39,3 +43,37 @@ def test_the_echo_is_not_held_to_the_tokens() -> None:
     assert comparison.ECHO in SYSTEMS
     assert comparison.GENIE in SYSTEMS
     assert "ray" not in sys.modules  # nothing of a peer is imported before it is used
+
+
+class _Counting:
+    """Counts on from the token; one that strays gives a wrong token in the first repeat after the two warm-ups."""
+
+    def __init__(self, *, strays: bool) -> None:
+        self._strays = strays
+        self._begun = 0
+
+    def begin(self) -> int:
+        self._begun += 1
+        return 1
+
+    def step(self, token: int) -> int:
+        return token + 2 if self._strays and self._begun == 3 else token + 1
+
+
+def _opener(*, strays: bool) -> Callable[[Work], AbstractContextManager[System]]:
+    @contextmanager
+    def opened(work: Work) -> Iterator[System]:
+        yield _Counting(strays=strays)
+
+    return opened
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_other_tokens_in_any_repeat_void_the_row(repeats: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systems = MappingProxyType({"local": _opener(strays=False), comparison.GENIE: _opener(strays=True)})
+    monkeypatch.setattr(comparison, "SYSTEMS", systems)
+    monkeypatch.setattr(comparison, "_sent", Counter)
+    comparison.compare(Work("tiny-gpt2", 8, 64, 0), 4, repeats, tmp_path / "peers.json", lambda _: None)
+    local, genie = read_study(tmp_path / "peers.json").rows
+    assert local.void == ""
+    assert "in mode local" in genie.void

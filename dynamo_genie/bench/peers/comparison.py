@@ -30,6 +30,7 @@ class _Contestant:
     token: int = 0
     tokens: list[int] = field(default_factory=list)
     seconds: list[list[float]] = field(default_factory=list)
+    void: str = ""
 
     def begin(self) -> None:
         self.token = self.system.begin()
@@ -41,6 +42,10 @@ class _Contestant:
         taken = time.perf_counter() - start
         self.tokens.append(self.token)
         return taken
+
+    def compare(self, right: list[int]) -> None:
+        """Note the first token of all repeats that is not the right one: a later repeat does not mend it."""
+        self.void = self.void or first_difference(right, self.tokens)
 
 
 def compare(work: Work, steps: int, repeats: int, path: Path, say: Callable[[str], None]) -> Study:
@@ -69,8 +74,10 @@ def compare(work: Work, steps: int, repeats: int, path: Path, say: Callable[[str
             for name, seconds in _together(there, steps, begin=False).items():
                 there[name].seconds.append(seconds)
             moved.update({name: n - before[name] for name, n in _sent().items()})
-            where, right = network.shape.name, there["local"]
-            rows = tuple(_row(name, one, right, work, where, moved) for name, one in there.items())
+            for name, one in there.items():
+                if name != ECHO:
+                    one.compare(there["local"].tokens)
+            rows = tuple(_row(name, one, work, network.shape.name, moved) for name, one in there.items())
             study = _with(study, rows, complete=number + 1 == repeats)
             write_study(path, study)
     return study
@@ -99,7 +106,7 @@ def _sent() -> Counter[str]:
     return Counter({f"{way} {name}": n for way in ways for name, n in total.get(way, {}).items()})
 
 
-def _row(name: str, one: _Contestant, local: _Contestant, work: Work, network: str, moved: Counter[str]) -> Row:
+def _row(name: str, one: _Contestant, work: Work, network: str, moved: Counter[str]) -> Row:
     ours = {way: {k.split()[1]: n for k, n in moved.items() if k.startswith(way) and n} for way in ("sent", "received")}
     return Row(
         mode=name,
@@ -113,7 +120,7 @@ def _row(name: str, one: _Contestant, local: _Contestant, work: Work, network: s
         steps=sum(map(len, one.seconds)),
         sent=ours["sent"] if name == GENIE else {},
         received=ours["received"] if name == GENIE else {},
-        void="" if name == ECHO else first_difference(local.tokens, one.tokens),
+        void=one.void,
     )
 
 

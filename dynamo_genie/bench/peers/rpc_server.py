@@ -1,4 +1,4 @@
-"""The server of torch.distributed.rpc: `python -m dynamo_genie.bench.peers.rpc_server PORT`."""
+"""The server of torch.distributed.rpc: `python -m dynamo_genie.bench.peers.rpc_server PORT PARENT`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import signal
 import sys
 
 from dynamo_genie.bench.machine import use_one_thread
+from dynamo_genie.remote_daemon.parent import die_with_parent
 
 
-def main(port: int) -> None:
-    """Join the client and do what it asks."""
+def main(port: int, parent_pid: int) -> None:
+    """Join the client and do what it asks, until it ends, however it ends."""
+    die_with_parent(parent_pid)
     use_one_thread()
     from torch.distributed import rpc
 
@@ -20,4 +22,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -110,7 +110,7 @@ def torch_rpc(work: Work) -> Iterator[System]:
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dynamo_genie.bench.peers.rpc_server", str(port)]
+    command = [sys.executable, "-m", "dynamo_genie.bench.peers.rpc_server", str(port), str(os.getpid())]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment(os.environ))
     try:
         rpc.init_rpc("client", rank=0, world_size=2, rpc_backend_options=rpc_options(port))
@@ -159,6 +159,7 @@ def ray_actor(work: Work) -> Iterator[System]:
 
     path = child_environment(os.environ).get("PYTHONPATH", "")
     ray.init(
+        address="local",  # else RAY_ADDRESS would lead to a cluster that is none of ours
         num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         object_store_memory=100_000_000,
         runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
