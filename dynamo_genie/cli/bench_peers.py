@@ -33,6 +33,7 @@ def peers(
         model, steps, repeats = "tiny-gpt2", min(steps, 20), 1
     path = json if json is not None else Path("peers.json")
     work = Work(model, prompt, prompt + steps + 32, seed)
+    study.end_on_signals()
     compare(work, steps, repeats, path, lambda text: print(f"- {text}", file=sys.stderr, flush=True))
     study.report(path)
 

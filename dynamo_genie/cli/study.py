@@ -86,7 +86,7 @@ def carry_out(
         use_one_thread()
     from dynamo_genie.bench.study.runner import Runner
 
-    signal.signal(signal.SIGTERM, _end)
+    end_on_signals()
     path = json if json is not None else Path(f"{experiment}.json")
     runner = Runner(experiment, protocol, path, lambda text: print(f"- {text}", file=sys.stderr, flush=True))
     try:
@@ -95,6 +95,9 @@ def carry_out(
         print(f"interrupted; what was measured is in {path}", file=sys.stderr)
         raise typer.Exit(130) from None
     report(path)
+    if not any(row.mode != "local" for row in runner.study.rows):
+        print(f"no mode but local was measured; {path} says why under gaps", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def report(path: Path) -> None:
@@ -102,6 +105,11 @@ def report(path: Path) -> None:
     from dynamo_genie.cli.bench_report import write_reports
 
     write_reports([path])
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM unwind, as SIGINT does, so that what a run started ends with it."""
+    signal.signal(signal.SIGTERM, _end)
 
 
 def _end(number: int, frame: Any) -> None:

@@ -46,7 +46,7 @@ def test_the_echo_is_not_held_to_the_tokens() -> None:
 
 
 class _Counting:
-    """Counts on from the token; one that strays gives a wrong token in the first repeat after the two warm-ups."""
+    """Counts on from the token; one that strays gives a wrong token in the first repeat, its fourth beginning."""
 
     def __init__(self, *, strays: bool) -> None:
         self._strays = strays
@@ -57,7 +57,7 @@ class _Counting:
         return 1
 
     def step(self, token: int) -> int:
-        return token + 2 if self._strays and self._begun == 3 else token + 1
+        return token + 2 if self._strays and self._begun == 4 else token + 1
 
 
 def _opener(*, strays: bool) -> Callable[[Work], AbstractContextManager[System]]:
@@ -77,3 +77,22 @@ def test_other_tokens_in_any_repeat_void_the_row(repeats: int, tmp_path: Path, m
     local, genie = read_study(tmp_path / "peers.json").rows
     assert local.void == ""
     assert "in mode local" in genie.void
+
+
+def test_a_system_that_cannot_be_started_costs_its_own_row_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def refused(work: Work) -> Iterator[System]:
+        raise ConnectionError("port taken\nby another")
+        yield  # makes it a generator
+
+    systems = {"local": _opener(strays=False), comparison.GENIE: _opener(strays=False), "ray actor": refused}
+    monkeypatch.setattr(comparison, "SYSTEMS", MappingProxyType(systems))
+    monkeypatch.setattr(comparison, "missing", lambda name: "")
+    monkeypatch.setattr(comparison, "_sent", Counter)
+    study = comparison.compare(Work("tiny-gpt2", 8, 64, 0), 4, 1, tmp_path / "peers.json", lambda _: None)
+    assert [row.mode for row in study.rows] == ["local", comparison.GENIE]
+    assert [(gap.what, gap.reason) for gap in study.gaps] == [
+        ("ray actor", "could not be started: ConnectionError: port taken")
+    ]

@@ -55,16 +55,13 @@ def compare(work: Work, steps: int, repeats: int, path: Path, say: Callable[[str
     """
     gaps = [Gap(name, why) for name in SYSTEMS if (why := missing(name))]
     with open_network(parse_network("loopback"), ("client", "server")) as network, ExitStack() as running:
-        there: dict[str, _Contestant] = {}
-        for name, opener in SYSTEMS.items():
-            if any(gap.what == name for gap in gaps):
-                continue
-            say(f"starting {name}")
-            there[name] = _Contestant(running.enter_context(opener(work)))
+        write_study(path, _document(work, repeats, network.shape, gaps))
+        there = _started(work, running, gaps, say)
         for _ in range(2):
             _together(there, WARM_UP_STEPS)
         moved: Counter[str] = Counter()
         study = _document(work, repeats, network.shape, gaps)
+        write_study(path, study)
         for number in range(repeats):
             say(f"repeat {number + 1} of {repeats}")
             for one in there.values():
@@ -81,6 +78,29 @@ def compare(work: Work, steps: int, repeats: int, path: Path, say: Callable[[str
             study = _with(study, rows, complete=number + 1 == repeats)
             write_study(path, study)
     return study
+
+
+def _started(work: Work, running: ExitStack, gaps: list[Gap], say: Callable[[str], None]) -> dict[str, _Contestant]:
+    """Start what can be started, to its first token; what cannot becomes a gap, unless all others depend on it."""
+    there: dict[str, _Contestant] = {}
+    for name, opener in SYSTEMS.items():
+        if any(gap.what == name for gap in gaps):
+            continue
+        say(f"starting {name}")
+        with ExitStack() as starting:
+            try:
+                one = _Contestant(starting.enter_context(opener(work)))
+                one.begin()
+            except Exception as error:
+                if name in ("local", GENIE):
+                    raise
+                reason = (str(error).splitlines() or [""])[0]
+                gaps.append(Gap(name, f"could not be started: {type(error).__name__}: {reason}"))
+                say(f"not measured: {name}: {gaps[-1].reason}")
+                continue
+            there[name] = one
+            running.push(starting.pop_all())
+    return there
 
 
 def _together(there: dict[str, _Contestant], steps: int, *, begin: bool = True) -> dict[str, list[float]]:

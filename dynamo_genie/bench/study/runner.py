@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from dynamo_genie.bench.study.plan import Group, Protocol
 from dynamo_genie.bench.study.records import Gap, Row, Study, write_study
 from dynamo_genie.bench.study.rows import Taken, rows_of
 from dynamo_genie.bench.study.team import CLIENT, Player, Say, assembled, daemon_hosts, lease_ports_of, pids_of
+from dynamo_genie.errors import GenieError
 
 START_TOGETHER_S = 0.2
 
@@ -74,31 +75,50 @@ class Runner:
         before = self.study.rows
         with assembled(group, self._protocol, network, self._say) as (players, failed):
             where = f"{group.model}, prompt {group.prompt}, sessions {group.sessions}"
-            gaps = [Gap(f"{label}, {where}", why) for label, why in failed.items()]
-            self._change(gaps=(*self.study.gaps, *gaps))
+            self._leave_out(failed, where)
             for pid in pids_of(players, self._protocol):
                 _reset_peak(pid)
-            taken = [Taken(player.member, player.ready[0]) for player in players]
+            going = [(player, Taken(player.member, player.ready[0])) for player in players]
+            every = [taken for _, taken in going]
             for number in range(self._protocol.repeats):
-                self._repeat(number, players, taken)
-                rows = [rows_of(one, group, self._protocol, network.shape.name) for one in taken]
+                failed = self._repeat(number, going)
+                self._leave_out(failed, f"{where}, from repeat {number + 1} on")
+                going = [one for one in going if one[0].member.label not in failed]
+                rows = [rows_of(one, group, self._protocol, network.shape.name) for one in every]
                 self._change(rows=(*before, *_by_phase(rows)))
 
-    def _repeat(self, number: int, players: Sequence[Player], taken: Sequence[Taken]) -> None:
-        """Measure each member once; who is first changes from repeat to repeat."""
+    def _leave_out(self, failed: Mapping[str, str], where: str) -> None:
+        """Note who is not measured, and why."""
+        gaps = [Gap(f"{label}, {where}", why) for label, why in failed.items()]
+        for gap in gaps:
+            self._say(f"not measured: {gap.what}: {gap.reason}")
+        self._change(gaps=(*self.study.gaps, *gaps))
+
+    def _repeat(self, number: int, going: Sequence[tuple[Player, Taken]]) -> dict[str, str]:
+        """Measure each member once; who is first changes from repeat to repeat. Return who failed, and why."""
         self._say(f"repeat {number + 1} of {self._protocol.repeats}")
-        order = [(number + i) % len(players) for i in range(len(players))]
         answers: dict[int, tuple[Done, ...]] = {}
-        ports = lease_ports_of(players)
-        for i in order:
-            with self._gpu.sampled(taken[i].gpu_samples):
-                answers[i] = _measure(players[i], ports)
-            pids = pids_of([players[i]], self._protocol)
-            taken[i].daemon_peak_bytes = _peak(pids)
-            taken[i].daemon_gpu_peak_bytes = self._gpu.memory_of(pids) if pids else None
+        failed: dict[str, str] = {}
+        ports = lease_ports_of([player for player, _ in going])
+        for i in [(number + i) % len(going) for i in range(len(going))]:
+            player, taken = going[i]
+            try:
+                with self._gpu.sampled(taken.gpu_samples):
+                    answers[i] = _measure(player, ports)
+            except GenieError as error:
+                if player.member.mode == "local":
+                    raise
+                failed[player.member.label] = str(error).splitlines()[0]  # the rest is where, on this machine
+                for client in player.clients:
+                    client.close()
+                continue
+            pids = pids_of([player], self._protocol)
+            taken.daemon_peak_bytes = _peak(pids)
+            taken.daemon_gpu_peak_bytes = self._gpu.memory_of(pids) if pids else None
         right = answers[0][0].answer
-        for i, one in enumerate(taken):
-            one.compare(right, answers[i])
+        for i, answer in answers.items():
+            going[i][1].compare(right, answer)
+        return failed
 
     def _change(self, **changes: object) -> None:
         self.study = msgspec.structs.replace(self.study, **changes)

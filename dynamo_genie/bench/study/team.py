@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from dynamo_genie.bench.daemon import TCP, running_daemon
@@ -17,6 +19,7 @@ from dynamo_genie.modes import MODES
 
 CLIENT = "client"
 Say = Callable[[str], None]
+SETTING_UP_AT_A_TIME = max(5, os.cpu_count() or 1)
 
 
 def daemon_hosts(count: int) -> tuple[str, ...]:
@@ -34,60 +37,89 @@ class Player:
     daemons: tuple[str, ...]
 
 
+@dataclass
+class _Setting:
+    """A member whose clients are being started: those that answered, and the first reason why one could not."""
+
+    member: Member
+    daemons: list[str]
+    clients: list[ClientProcess] = field(default_factory=list)
+    ready: list[Ready] = field(default_factory=list)
+    failed: str = ""
+
+
 @contextmanager
 def assembled(
     group: Group, protocol: Protocol, network: Network, say: Say
 ) -> Iterator[tuple[list[Player], dict[str, str]]]:
     """Yield the members that could be set up, and for the others the reason why not; all processes end with the block.
 
+    Only `SETTING_UP_AT_A_TIME` clients compile at a time, or a machine with few cores would starve those that only
+    have to answer a heartbeat.
+
     Raises:
         GenieError: `local` could not be set up, so that nothing could be compared.
     """
     with ExitStack() as running:
-        started: list[tuple[Member, list[ClientProcess], list[str]]] = []
-        players: list[Player] = []
-        failed: dict[str, str] = {}
+        settings = []
+        waiting: deque[tuple[_Setting, ClientProcess]] = deque()
         for member in group.members:
             say(f"starting {member.label}")
-            daemons = _daemons(running, group, protocol, network) if MODES[member.mode].remote else []
-            clients = _start(running, member, daemons, group, protocol, network)
-            started.append((member, clients, daemons))
-        for member, clients, daemons in started:
-            say(f"waiting for {member.label} to compile")
-            try:
-                ready = tuple(client.ready() for client in clients)
-            except GenieError as error:
-                if member.mode == "local":
-                    raise
-                failed[member.label] = str(error).splitlines()[0]  # the rest is where, on this machine
-                for client in clients:
-                    client.close()
-                continue
-            players.append(Player(member, tuple(clients), ready, tuple(daemons)))
-        yield players, failed
+            remote = MODES[member.mode].remote
+            setting = _Setting(member, _daemons(running, group, protocol, network) if remote else [])
+            settings.append(setting)
+            for number in range(group.sessions if remote else 1):
+                if len(waiting) >= SETTING_UP_AT_A_TIME:
+                    _wait_for(*waiting.popleft(), say)
+                client = _start(running, setting, number, group, protocol, network)
+                waiting.append((setting, client))
+        while waiting:
+            _wait_for(*waiting.popleft(), say)
+        failed = {one.member.label: one.failed for one in settings if one.failed}
+        yield [_player(one) for one in settings if not one.failed], failed
+
+
+def _wait_for(setting: _Setting, client: ClientProcess, say: Say) -> None:
+    """Wait until a client has compiled; one that cannot takes its whole member with it."""
+    if setting.failed:
+        return
+    say(f"waiting for {client.name} to compile")
+    try:
+        setting.ready.append(client.ready())
+    except GenieError as error:
+        if setting.member.mode == "local":
+            raise
+        setting.failed = str(error).splitlines()[0]  # the rest is where, on this machine
+        for one in setting.clients:
+            one.close()
+
+
+def _player(setting: _Setting) -> Player:
+    return Player(setting.member, tuple(setting.clients), tuple(setting.ready), tuple(setting.daemons))
 
 
 def _start(
-    running: ExitStack, member: Member, daemons: list[str], group: Group, protocol: Protocol, network: Network
-) -> list[ClientProcess]:
-    """Start a member's clients and tell them what to set up."""
+    running: ExitStack, setting: _Setting, number: int, group: Group, protocol: Protocol, network: Network
+) -> ClientProcess:
+    """Start a client of a member and tell it what to set up."""
+    member, daemons = setting.member, setting.daemons
     options: dict[str, str | list[str]] = {"daemons": daemons} if daemons else {}
     if member.placement:
         options["placement"] = member.placement
-    clients = []
-    for number in range(group.sessions if daemons else 1):
-        name = f"client {number} of {member.label}"
-        client = ClientProcess(name, partial(network.command, CLIENT))
-        running.callback(client.close)
-        device = "cpu" if daemons else protocol.device
-        client.say(
-            Setup(
-                member.mode, options, group.model, protocol.dtype, device, group.prompt, protocol.steps, protocol.seed,
-                protocol.warm_ups, bool(network.namespaces),
-            )
-        )  # fmt: skip
-        clients.append(client)
-    return clients
+    client = ClientProcess(f"client {number} of {member.label}", partial(network.command, CLIENT))
+    running.callback(client.close)
+    setting.clients.append(client)
+    if setting.failed:
+        client.close()
+        return client
+    device = "cpu" if daemons else protocol.device
+    client.say(
+        Setup(
+            member.mode, options, group.model, protocol.dtype, device, group.prompt, protocol.steps, protocol.seed,
+            protocol.warm_ups, bool(network.namespaces),
+        )
+    )  # fmt: skip
+    return client
 
 
 def _daemons(running: ExitStack, group: Group, protocol: Protocol, network: Network) -> list[str]:

@@ -159,5 +159,6 @@ def _verdict(found: Sequence[Figures], local: Figures | None) -> str:
     word = "no more than" if mine <= theirs else "MORE than"
     return (
         f"genie adds {seconds(mine)}, {word} the best peer, {best.row.mode}, with {seconds(theirs)}. The echo answers "
-        "at once and computes nothing: its step is the floor of what a round trip takes, not a decode step."
+        "at once and computes nothing: its step is the floor of what a round trip takes, not a decode step. genie's "
+        "daemon grows caches in place, where local and the peers' servers copy them: part of the difference is that."
     )
