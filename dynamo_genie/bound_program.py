@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dynamo_genie.connection import Connection
+from dynamo_genie.engines import AUTO
 from dynamo_genie.lowering import LoweredProgram
 from dynamo_genie.runtime.wire import messages as m
 
@@ -30,13 +31,14 @@ class BoundProgram:
         resident: tuple[int, ...],
         *,
         ask: bool = True,
+        engine: str = AUTO,
     ) -> None:
         """Bind the inputs at `resident`; `ask` which of them the daemon has, or send all that this process did not."""
         session = connection.session
         self.connection = connection
         self.session = session
         self.lowered = lowered
-        self.program = session.register(lowered.digest, lowered.encoded, lowered.node_lines)
+        self.program = session.register(lowered.digest, lowered.encoded, lowered.node_lines, engine)
         self.number = session.mint()
         self.resident = resident
         self.free = tuple(i for i in range(len(args)) if i not in resident)

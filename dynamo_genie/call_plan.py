@@ -31,6 +31,7 @@ class CallPlan:
 
     Attributes:
         mode: What may stay and what must travel.
+        engine: What runs the program in the daemon.
         resident: The parameters and buffers among the inputs.
         unread: Whole numbers among the inputs that the graph does not use: sizes and strides that come with tensors.
         input_kinds: The tensor class of each input, for the byte counters.
@@ -40,6 +41,7 @@ class CallPlan:
     """
 
     mode: Mode
+    engine: str
     resident: frozenset[int]
     unread: frozenset[int]
     input_kinds: tuple[str, ...]
@@ -63,6 +65,7 @@ class CallPlan:
 def plan_calls(
     gm: GraphModule,
     mode: Mode,
+    engine: str,
     resident: frozenset[int],
     n_results: int | None = None,
     gradients: frozenset[int] = frozenset(),
@@ -72,6 +75,7 @@ def plan_calls(
     Args:
         gm: The graph.
         mode: What may stay and what must travel.
+        engine: What runs the program in the daemon.
         resident: Positions of its parameters and buffers.
         n_results: How many of its outputs the user sees; the others are saved for backward. None: all.
         gradients: Outputs that the program wants here, where the graph makes them.
@@ -84,6 +88,7 @@ def plan_calls(
     made = frozenset(i for i, output in enumerate(outputs) if isinstance(output, Node))
     return CallPlan(
         mode=mode,
+        engine=engine,
         resident=resident,
         unread=frozenset(i for i, node in enumerate(placeholders) if not node.users and _is_size(node)),
         input_kinds=tuple(tensor_class(node, "input") for node in placeholders),

@@ -71,7 +71,7 @@ class CompiledGraph:
         if bound is None or bound.connection is not connection:
             plan = self._plan
             bound = self._bound = BoundProgram(
-                connection, self._lowered, args, plan.bound(args), ask=plan.mode.understood
+                connection, self._lowered, args, plan.bound(args), ask=plan.mode.understood, engine=plan.engine
             )
         else:
             bound.sync(args)

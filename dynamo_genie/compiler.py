@@ -123,7 +123,7 @@ class _Capture:
             gm = _rewrite(gm, LAYOUT_REWRITES, observer)
         lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
-        plan = plan_calls(gm, mode, resident, n_results, gradients)
+        plan = plan_calls(gm, mode, self._options.engine, resident, n_results, gradients)
         if several and observer is not None:
             return ObservedPlacedGraph(gm, plan, self._options, observer)
         if several:

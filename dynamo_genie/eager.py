@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from dynamo_genie.engines import EAGER
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.gathering import gather
 from dynamo_genie.lowering import LoweredProgram
@@ -156,7 +157,7 @@ class _EagerCall:
         session = self._session
         with session.lock:
             session.check()
-            program = session.register(lowered.digest, lowered.encoded, lowered.node_lines)
+            program = session.register(lowered.digest, lowered.encoded, lowered.node_lines, EAGER)
             temporaries: list[Handle] = []
             inputs: list[m.CallInput] = [self._input(tensor, temporaries) for tensor in tensors]
             inputs += scalars

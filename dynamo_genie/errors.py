@@ -53,3 +53,7 @@ class StaleHandleError(GenieError, RuntimeError):
 
 class RemoteError(GenieError, RuntimeError):
     """The daemon failed in a way that eager PyTorch has no class for; carries the remote traceback."""
+
+
+class EngineWarning(UserWarning):
+    """A program runs eager in the daemon, though another engine was wanted; results are the same, time is not."""

@@ -18,6 +18,15 @@ from dynamo_genie.passes.topology import Topology
 
 
 @dataclass(frozen=True)
+class EngineUse:
+    """What ran the program of one partition, and why."""
+
+    partition: int
+    engine: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class CallTraffic:
     """What one call moved and how long it took, measured.
 
@@ -26,12 +35,14 @@ class CallTraffic:
         received: Bytes from all daemons to the client, by tensor class.
         between: Bytes from daemon to daemon, by tensor class.
         wall_s: From the call until its results could be used, without waiting for values nobody reads.
+        engines: What ran the partitions' programs; empty in a prediction.
     """
 
     sent: Mapping[str, int]
     received: Mapping[str, int]
     between: Mapping[str, int]
     wall_s: float
+    engines: tuple[EngineUse, ...] = ()
 
 
 class GraphObserver(Protocol):

@@ -24,7 +24,7 @@ from dynamo_genie.expected_calls import Expectation
 from dynamo_genie.explain.prediction import predict_call
 from dynamo_genie.fleet import Fleet
 from dynamo_genie.lowering import LoweredProgram
-from dynamo_genie.observe import CallTraffic, GraphObserver
+from dynamo_genie.observe import CallTraffic, EngineUse, GraphObserver
 from dynamo_genie.passes.placement import place
 from dynamo_genie.passes.plan import PlacementPlan
 from dynamo_genie.passes.topology import Topology
@@ -62,7 +62,8 @@ class ObservedGraph(CompiledGraph):
             results = super().__call__(args)
             wall_s = time.perf_counter() - started
             sent, received = (now - then for now, then in zip(counted([session]), before, strict=True))
-        self._observer.called(plan, CallTraffic(sent, received, {}, wall_s))
+            engines = engines_of([self._bound])
+        self._observer.called(plan, CallTraffic(sent, received, {}, wall_s, engines))
         return results
 
     def _announce(self, connection: Connection, bound: BoundProgram, args: Sequence[Any]) -> PlacementPlan:
@@ -96,6 +97,15 @@ def place_on_one(gm: GraphModule, connection: Connection) -> tuple[PlacementPlan
     endless = Topology(tuple(replace(d, memory_nbytes=1 << 62) for d in measured.devices), measured.links)
     with unset_fake_temporarily():
         return place(gm, endless, homes={}), measured
+
+
+def engines_of(bound: Sequence[BoundProgram]) -> tuple[EngineUse, ...]:
+    """Ask what runs the program of each partition; waits until the daemons are through with the call."""
+    known = {
+        session: {program: (engine, reason) for program, engine, reason in session.inspect().engines}
+        for session in dict.fromkeys(part.session for part in bound)
+    }
+    return tuple(EngineUse(i, *known[part.session].get(part.program, ("", ""))) for i, part in enumerate(bound))
 
 
 class ByteCounts(Counter[str]):

@@ -22,7 +22,7 @@ from dynamo_genie.explain.expected_call import ExpectedCall, ExpectedPart, Remot
 from dynamo_genie.explain.prediction import predict_parts
 from dynamo_genie.fleet import Fleet
 from dynamo_genie.observe import CallTraffic, GraphObserver
-from dynamo_genie.observed_calls import ByteCounts, counted
+from dynamo_genie.observed_calls import ByteCounts, counted, engines_of
 from dynamo_genie.options import Options
 from dynamo_genie.placed_graph import Part, PlacedGraph, Placement
 
@@ -51,7 +51,8 @@ class ObservedPlacedGraph(PlacedGraph):
         results = super()._run(fleet, placement, bound, args)
         wall_s = time.perf_counter() - started
         sent, received = (now - then for now, then in zip(counted(fleet.sessions), before, strict=True))
-        self._observer.called(plan, CallTraffic(sent, received, _between(fleet) - between, wall_s))
+        moved = _between(fleet) - between
+        self._observer.called(plan, CallTraffic(sent, received, moved, wall_s, engines_of(bound)))
         return results
 
     def _parts(

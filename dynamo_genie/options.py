@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from dynamo_genie.engines import AUTO, ENGINES
 from dynamo_genie.errors import OptionError
 from dynamo_genie.modes import MODES, Mode
 
@@ -41,6 +42,7 @@ class Options:
         request_timeout_s: How long to wait for an answer once we are in.
         progress: Whether to show progress of uploads; None shows it on a terminal only.
         mode: What may stay in the daemon and what must travel; a name in `dynamo_genie.modes.MODES`.
+        engine: What runs programs in the daemon; a name in `dynamo_genie.engines.ENGINES`.
         placement: How a graph is spread over several daemons: "semantic" by what the passes found, "blind" at random;
             None leaves it to the mode.
         placement_seed: The seed of "blind".
@@ -54,6 +56,7 @@ class Options:
     request_timeout_s: float = 600.0
     progress: bool | None = None
     mode: Mode = MODES["semantic"]
+    engine: str = AUTO
     placement: Literal["semantic", "blind"] | None = None
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
@@ -113,6 +116,12 @@ def _mode(source: str, value: object) -> Mode:
     if not isinstance(value, str) or value not in MODES:
         raise OptionError(f"{source} must be one of {', '.join(MODES)}, not {value!r}")
     return MODES[value]
+
+
+def _engine(source: str, value: object) -> str:
+    if not isinstance(value, str) or value not in ENGINES:
+        raise OptionError(f"{source} must be one of {', '.join(ENGINES)}, not {value!r}")
+    return value
 
 
 def _policy(source: str, value: object) -> str | None:
@@ -183,6 +192,7 @@ _CONVERTERS: dict[str, Callable[[str, object], object]] = {
     "request_timeout_s": _seconds,
     "progress": _flag,
     "mode": _mode,
+    "engine": _engine,
     "placement": _policy,
     "placement_seed": _integer,
     "links": _links,

@@ -53,6 +53,7 @@ class Placement:
     Attributes:
         resident: Names of the inputs that are bound.
         ask: Whether a daemon is asked which of them it has before they are sent.
+        engine: What runs the parts' programs in the daemons.
         bound: The program of each part, once a call has bound it.
     """
 
@@ -62,6 +63,7 @@ class Placement:
     parts: tuple[Part, ...]
     resident: frozenset[str]
     ask: bool
+    engine: str
     bound: dict[int, BoundProgram]
 
 
@@ -123,7 +125,7 @@ class PlacedGraph:
         for cut in plan.cuts:
             fleet.open_link(cut.source, cut.target)
         names = frozenset(self._values.inputs[i] for i in resident)
-        return Placement(fleet, plan, topology, parts, names, facts, {})
+        return Placement(fleet, plan, topology, parts, names, facts, options.engine, {})
 
 
 def _part(partition: Partition, gm: GraphModule, facts: bool) -> Part:
@@ -142,7 +144,9 @@ def _bind(placement: Placement, index: int, values: Mapping[str, Any]) -> BoundP
         return bound
     resident = tuple(i for i, name in enumerate(names) if name in placement.resident)
     connection = placement.fleet.connection(part.partition.device)
-    bound = placement.bound[index] = BoundProgram(connection, part.lowered, args, resident, ask=placement.ask)
+    bound = placement.bound[index] = BoundProgram(
+        connection, part.lowered, args, resident, ask=placement.ask, engine=placement.engine
+    )
     return bound
 
 

@@ -27,13 +27,29 @@ _INT64 = 1 << 63
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator as a worker runs it; `schema` is None for functions on plain numbers and for "getitem"."""
+    """One operator as a worker runs it.
+
+    Attributes:
+        run: What is called.
+        schema: None for functions on plain numbers and for "getitem".
+        needs_device: Whether a call must be told on which device to make its result.
+        overload: The ATen operator that `run` is, where it is one: what compilers know it by.
+    """
 
     key: str
     run: Run
     schema: torch._C.FunctionSchema | None
     random: bool = False
     needs_device: bool = False
+    overload: torch._ops.OpOverload | None = None
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether the result is a number, or has a size, that only the data can tell: a device must be waited for."""
+        tags = self.overload.tags if self.overload is not None else ()
+        # indexing has the tag for boolean masks, which are seldom; those fail when they are met
+        is_index = self.key in ("aten.index.Tensor", "aten._unsafe_index.Tensor")
+        return (torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags) and not is_index
 
 
 def resolve_operator(key: str, device: torch.device) -> Operator:
@@ -57,7 +73,7 @@ def _on_device(key: str, overload: torch._ops.OpOverload, device: torch.device) 
     run: Run = overload._op
     if random and device.type != "cpu":
         run = _as_on_cpu(overload, device)
-    return Operator(key, run, schema, random, _makes_tensors(schema))
+    return Operator(key, run, schema, random, _makes_tensors(schema), overload)
 
 
 def _makes_tensors(schema: torch._C.FunctionSchema) -> bool:
@@ -177,5 +193,6 @@ def _resolve_attention(key: str, device: torch.device) -> Operator:
         "genie.attention": aten._scaled_dot_product_flash_attention_for_cpu.default,
         "genie.attention_backward": aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
     }[key]
-    run: Run = kernel._op if device.type == "cpu" else _ATTENTION[key]
-    return Operator(key, run, kernel._schema)
+    if device.type == "cpu":
+        return Operator(key, kernel._op, kernel._schema, overload=kernel)
+    return Operator(key, _ATTENTION[key], kernel._schema)

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.arena_plan import plan_arenas
+from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.runtime.wire.program import Program, TensorInput, decode_program, program_digest
 
 MAX_PROGRAMS = 4096
 """Programs kept when no session names them; single eager operators are programs too, and small."""
 
 
-Executable: TypeAlias = Callable[[list[Any]], tuple[Any, ...]]
-"""A compiled program: tensors and numbers in, values out."""
-
-Engine: TypeAlias = Callable[[Program], Executable]
-"""Compiles programs for one device."""
+Build: TypeAlias = Callable[[Program, str], RunningProgram]
+"""Makes a program run, with the engine of this name."""
 
 _SCALARS = {"int": int, "float": float, "bool": bool}
 
 
 class LoadedProgram:
-    """A program and its executable.
+    """A program and what runs it.
 
     Attributes:
+        executable: Takes the inputs in a list that it empties, and returns the results.
         input_kinds: For each input None for a tensor, the Python type for a scalar.
         separate: Tensor inputs that must not share memory with a growing cache; see `arena_plan`.
     """
 
-    def __init__(self, program: Program, executable: Executable) -> None:
+    def __init__(self, program: Program, executable: RunningProgram) -> None:
         self.executable = executable
         self.input_kinds = tuple(None if isinstance(i, TensorInput) else _SCALARS[i.kind] for i in program.inputs)
         self.outputs = len(program.outputs)
@@ -41,31 +41,36 @@ class LoadedProgram:
 
 
 class ProgramCache:
-    """Compiled programs by content digest, least recently loaded dropped first."""
+    """Compiled programs by content digest and engine, least recently loaded dropped first."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._loaded: OrderedDict[bytes, LoadedProgram] = OrderedDict()
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self._loaded: OrderedDict[tuple[bytes, str], LoadedProgram] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._loaded)
 
-    def load(self, digest: bytes, encoded: bytes) -> LoadedProgram:
+    def running(self) -> list[RunningProgram]:
+        """Return what runs the programs; may be called from any thread."""
+        return [loaded.executable for loaded in list(self._loaded.values())]
+
+    def load(self, digest: bytes, encoded: bytes, engine: str = AUTO) -> LoadedProgram:
         """Return the program with this digest, compiling `encoded` when it is new.
 
         Raises:
             ProtocolError: `encoded` is malformed or is not what the digest names.
             UnsupportedOperator: It holds an operator outside the table.
         """
-        known = self._loaded.get(digest)
+        key = (digest, engine)
+        known = self._loaded.get(key)
         if known is not None:
-            self._loaded.move_to_end(digest)
+            self._loaded.move_to_end(key)
             return known
         if program_digest(encoded) != digest:
             raise ProtocolError("a program does not match its digest")
         program = decode_program(encoded)
-        loaded = LoadedProgram(program, self._engine(program))
-        self._loaded[digest] = loaded
+        loaded = LoadedProgram(program, self._build(program, engine))
+        self._loaded[key] = loaded
         if len(self._loaded) > MAX_PROGRAMS:
             self._loaded.popitem(last=False)
         return loaded

@@ -13,6 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from dynamo_genie.remote_daemon.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.staging import Staging
 from dynamo_genie.remote_daemon.weight_store import WeightStore
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_SPANS
+from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_ITEMS, MAX_SPANS, MAX_STRING
 from dynamo_genie.runtime.wire.tensor import InlineTensor
 
 MAX_REFUSED = 4096
@@ -81,6 +82,7 @@ class WorkerSession:
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, m.ErrorInfo] = {}
         self._bindings: dict[int, Binding] = {}
+        self._told_of: set[int] = set()
         self._latched: m.ErrorInfo | None = None
         self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
         self.calls = 0
@@ -181,9 +183,17 @@ class WorkerSession:
             reply: m.WorkerToClient | None = self._call_random(program, inputs, call)
         else:
             self._name_outputs(call.outputs, program.executable(inputs))
-            reply = m.Done(call.request_id) if call.request_id else None
+            reply = m.Done(call.request_id) if call.request_id else self._news_of(call.program, program)
         self._spans.append((call.program, started, time.time_ns()))
         return reply
+
+    def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
+        """Return what the client should hear of a program's engine, once."""
+        running = program.executable
+        if not running.fell_back or number in self._told_of:
+            return None
+        self._told_of.add(number)
+        return m.EngineFellBack(number, running.reason[:MAX_STRING])
 
     def _call_random(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> m.WorkerToClient | None:
         if not call.rng or not call.request_id:
@@ -260,11 +270,13 @@ class WorkerSession:
         upload = self.staging.claim(command.upload)
         self.handles.add(command.handle, self._services.buffers.adopt(command.spec, upload.memory))
 
-    def _register(self, command: m.RegisterProgram) -> None:
+    def _register(self, command: m.RegisterProgram) -> m.EngineFellBack | None:
         encoded = command.encoded
         if command.upload:
             encoded = self.staging.claim(command.upload).memory.numpy().tobytes()
-        self._programs[command.program] = self._services.programs.load(command.digest, encoded)
+        program = self._services.programs.load(command.digest, encoded, command.engine)
+        self._programs[command.program] = program
+        return self._news_of(command.program, program)
 
     def _bind(self, command: m.BindWeights) -> None:
         self._weights.let_go()  # what was asked for and stored has its handles by now
@@ -307,7 +319,11 @@ class WorkerSession:
         services, traffic = self._services, self._peers.port.traffic
         spans = tuple(self._spans)
         self._spans.clear()
+        engines = tuple(
+            (number, program.executable.engine, program.executable.reason[:MAX_STRING])
+            for number, program in islice(self._programs.items(), MAX_ITEMS)
+        )
         return m.Inspection(
             command.request_id, services.budget.limit, services.budget.used, services.weights.unused_nbytes,
-            traffic.sent, traffic.received, self.arena_counts.named(), spans,
+            traffic.sent, traffic.received, self.arena_counts.named(), spans, engines,
         )  # fmt: skip

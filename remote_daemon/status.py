@@ -39,7 +39,7 @@ class StatusQuery:
         return m.WorkerStatus(
             name, tenant.pid, report.state, report.device, report.memory_limit, report.resident_nbytes,
             report.weight_nbytes, report.programs, report.calls, report.sessions,
-            report.peer_sent, report.peer_received,
+            report.peer_sent, report.peer_received, report.engines,
         )  # fmt: skip
 
 

@@ -21,15 +21,15 @@ import zmq
 from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
 from dynamo_genie.remote_daemon.auth import BULK_ZAP_DOMAIN, Authenticator
-from dynamo_genie.remote_daemon.buffers import BufferStore
-from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.engines.build import EngineRoom
+from dynamo_genie.remote_daemon.engines.report import engine_statuses
 from dynamo_genie.remote_daemon.executor import Executor
 from dynamo_genie.remote_daemon.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.link import WorkerLink, open_worker_link
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.parent import die_with_parent
-from dynamo_genie.remote_daemon.programs import Executable, ProgramCache
+from dynamo_genie.remote_daemon.programs import ProgramCache
 from dynamo_genie.remote_daemon.session_peers import PeerPort
 from dynamo_genie.remote_daemon.sessions import Services, WorkerSession
 from dynamo_genie.remote_daemon.sockets import BULK_HIGH_WATER, bind_router
@@ -40,7 +40,6 @@ from dynamo_genie.remote_daemon.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.worker_device import choose_device, device_info, open_buffers
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
-from dynamo_genie.runtime.wire.program import Program
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Worker:
         budget = MemoryBudget(self._info.memory_limit)
         buffers = open_buffers(device)
         arenas = KVArenas(budget)
-        programs = ProgramCache(partial(_compile, buffers, arenas))
+        programs = ProgramCache(EngineRoom(buffers, arenas).build)
         self._services = Services(buffers, WeightStore(buffers, budget), programs, budget, arenas)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
@@ -157,12 +156,8 @@ class Worker:
             sessions=tuple(sessions),
             peer_sent=self._admissions.traffic.sent,
             peer_received=self._admissions.traffic.received,
+            engines=engine_statuses(services.programs.running()),
         )
-
-
-def _compile(buffers: BufferStore, arenas: KVArenas, program: Program) -> Executable:
-    constants = [buffers.from_bytes(constant.spec, constant.data) for constant in program.constants]
-    return compile_program(program, buffers.device, constants, arenas)
 
 
 def main() -> None:

@@ -59,6 +59,10 @@ class CommandStream(ABC):
         """Return what to raise for a failure."""
 
     @abstractmethod
+    def _hear(self, news: m.EngineFellBack) -> None:
+        """Take in what answers nothing."""
+
+    @abstractmethod
     def _while_quiet(self) -> None:
         """Called now and then while an answer stays away."""
 
@@ -181,5 +185,7 @@ class CommandStream(ABC):
                 if isinstance(reply, m.Failed):
                     raise self._exception(reply.error)
                 return reply
-            if reply.request_id == 0 and isinstance(reply, m.Failed):
+            if isinstance(reply, m.EngineFellBack):
+                self._hear(reply)
+            elif reply.request_id == 0 and isinstance(reply, m.Failed):
                 raise self._exception(reply.error)

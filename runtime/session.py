@@ -7,6 +7,7 @@ refused, never used.
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from collections.abc import Sequence
 import torch
 import zmq
 
+from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import (
+    EngineWarning,
     GenieError,
     ProtocolError,
     SessionLost,
@@ -64,7 +67,7 @@ class Session(WeightStream):
         self._bulk_socket = bulk
         self._pid = os.getpid()
         self._lost: GenieError | None = None
-        self._programs: dict[bytes, int] = {}
+        self._programs: dict[tuple[bytes, str], int] = {}
         self._lines: dict[int, tuple[str | None, ...]] = {}
 
     @classmethod
@@ -149,9 +152,10 @@ class Session(WeightStream):
         self._wait(self._last_request, timeout_s)
         self._bulk.attach(attach)
 
-    def register(self, digest: bytes, encoded: bytes, lines: tuple[str | None, ...]) -> int:
-        """Return this session's number of a program, sending it when it is new."""
-        number = self._programs.get(digest)
+    def register(self, digest: bytes, encoded: bytes, lines: tuple[str | None, ...], engine: str = AUTO) -> int:
+        """Return this session's number of a program that `engine` shall run, sending it when it is new."""
+        key = (digest, engine)
+        number = self._programs.get(key)
         if number is not None:
             return number
         upload = 0
@@ -159,8 +163,8 @@ class Session(WeightStream):
             [upload] = self._bulk.upload([memoryview(encoded)], "control")
             encoded = b""
         number = self.mint()
-        self.post(m.RegisterProgram(number, digest, encoded, upload), len(encoded))
-        self._programs[digest] = number
+        self.post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
+        self._programs[key] = number
         self._lines[number] = lines
         return number
 
@@ -272,6 +276,11 @@ class Session(WeightStream):
 
     def _while_quiet(self) -> None:
         self.links.dismiss_lost_sources()
+
+    def _hear(self, news: m.EngineFellBack) -> None:
+        line = next((line for line in self._lines.get(news.program, ()) if line), None)
+        where = f"the graph that begins at {line}" if line else f"program {news.program}"
+        warnings.warn(f"{where} runs eager in the daemon: {news.reason}", EngineWarning, stacklevel=2)
 
     def _exception(self, error: m.ErrorInfo) -> Exception:
         lines = self._lines.get(error.program, ())

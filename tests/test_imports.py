@@ -44,7 +44,7 @@ ALLOWED = {
 }
 
 # What the sides may import from the top of the package; everything else there is the face.
-LEAVES = {"errors", "options", "quantities"}
+LEAVES = {"engines", "errors", "options", "quantities"}
 SIDES = ("passes", "runtime", "remote_daemon")
 
 

@@ -67,6 +67,8 @@ def render(report: m.DaemonStatus) -> Group:
     parts = [_workers(report)]
     if any(w.sessions for w in report.workers):
         parts.append(_sessions(report))
+    if any(w.engines for w in report.workers):
+        parts.append(_engines(report))
     if any(w.peer_sent or w.peer_received for w in report.workers):
         parts.append(_peers(report))
     return Group(head, *parts)
@@ -92,6 +94,15 @@ def _sessions(report: m.DaemonStatus) -> Table:
             size = nbytes_text(s.resident_nbytes)
             client = Text("".join(c if c.isprintable() else "?" for c in s.client))  # the client chose it
             table.add_row(w.tenant, s.session, client, _duration(s.age_s), str(s.calls), str(s.handles), size)
+    return table
+
+
+def _engines(report: m.DaemonStatus) -> Table:
+    """What runs the programs, and why."""
+    table = _table("tenant", "engine", "programs", "calls", "why")
+    for w in report.workers:
+        for e in w.engines:
+            table.add_row(w.tenant, e.engine, str(e.programs), str(e.calls), Text(e.reason))
     return table
 
 

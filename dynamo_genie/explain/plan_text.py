@@ -76,6 +76,8 @@ def _placement(placement: PlacementReport) -> Iterator[str]:
     if measured is None:
         yield "  not called yet"
         return
+    for use in measured.engines:
+        yield f"  partition {use.partition} is run by engine {use.engine}: {use.reason}"
     yield f"  last of {measured.calls} calls       class       predicted B   measured B"
     for direction, kind, predicted, found in traffic_rows(measured.last):
         yield f"    {direction:20} {kind:10} {predicted:12,} {found:12,}  {error_text(predicted, found)}"

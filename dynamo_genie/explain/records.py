@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dynamo_genie.observe import EngineUse
 from dynamo_genie.passes.plan import Cut, Partition
 
 
@@ -85,6 +86,7 @@ class Measurements:
         measured_nbytes: What they did move.
         median_call_s: From the call until it returned, without waiting for values nobody read yet.
         median_step_s: From one call to the next, whatever the program did in between included.
+        engines: What ran each partition's program in the last call, and why.
     """
 
     calls: int
@@ -93,6 +95,7 @@ class Measurements:
     measured_nbytes: int
     median_call_s: float
     median_step_s: float | None
+    engines: tuple[EngineUse, ...] = ()
 
 
 @dataclass(frozen=True)

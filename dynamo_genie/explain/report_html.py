@@ -65,6 +65,7 @@ def _tiles(report: GraphReport) -> Markup:
         ("resident", nbytes_text(resident)),
         ("KV caches", str(len(report.caches))),
         ("calls", f"{measured.calls:,}" if measured else "0"),
+        ("engine", ", ".join(dict.fromkeys(use.engine for use in measured.engines)) if measured else "-"),
         ("bytes of the last call", f"{measured.last.measured.total:,}" if measured else "-"),
         ("call to call", seconds_text(measured.median_step_s if measured else None)),
     )

@@ -21,7 +21,7 @@ from dynamo_genie.explain.records import (
     Step,
     Traffic,
 )
-from dynamo_genie.observe import CallTraffic
+from dynamo_genie.observe import CallTraffic, EngineUse
 from dynamo_genie.passes.analysis import Analysis
 from dynamo_genie.passes.plan import PlacementPlan
 from dynamo_genie.passes.semantics import facts_of, nbytes_of
@@ -40,6 +40,7 @@ class _Placement:
     predicted: CallTraffic
     calls: int = 0
     last: Step | None = None
+    engines: tuple[EngineUse, ...] = ()
     predicted_nbytes: int = 0
     measured_nbytes: int = 0
     called_at: float | None = None
@@ -83,6 +84,7 @@ class GraphStory:
             known.called_at = now
             known.calls += 1
             known.last = step
+            known.engines = measured.engines
             known.predicted_nbytes += step.predicted.total
             known.measured_nbytes += step.measured.total
             known.calls_s.append(step.call_s)
@@ -150,6 +152,7 @@ def _measurements(known: _Placement) -> Measurements | None:
         measured_nbytes=known.measured_nbytes,
         median_call_s=statistics.median(known.calls_s),
         median_step_s=statistics.median(known.steps_s) if known.steps_s else None,
+        engines=known.engines,
     )
 
 

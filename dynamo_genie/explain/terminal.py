@@ -67,6 +67,8 @@ def _graph(report: GraphReport) -> Iterator[RenderableType]:
     for placement in report.placements:
         yield _devices(placement)
         if placement.measured is not None:
+            for use in placement.measured.engines:
+                yield Text(f"engine {use.engine} runs partition {use.partition}: {use.reason}")
             yield _traffic(placement)
 
 

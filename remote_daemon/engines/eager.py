@@ -18,20 +18,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import CodeType, TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.arena_plan import plan_arenas
 from dynamo_genie.remote_daemon.dtypes import TORCH_DTYPE
+from dynamo_genie.remote_daemon.engines.engine import Executable
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.operators import Operator, resolve_operator
 from dynamo_genie.remote_daemon.program_check import check_program
 from dynamo_genie.runtime.wire import program as p
-
-Executable: TypeAlias = Callable[[list[Any]], tuple[Any, ...]]
-"""Takes the inputs in order, then the results come back; empties the list, so that inputs can die early."""
 
 _FIRST_NODE_LINE = 4
 _FILE_NAME = "<program>"

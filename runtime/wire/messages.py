@@ -130,6 +130,15 @@ class SessionStatus(Message, frozen=True):
     resident_nbytes: Extent
 
 
+class EngineStatus(Message, frozen=True):
+    """Programs of one worker that the same engine runs for the same reason, and how often they were called."""
+
+    engine: Kind
+    reason: Text
+    programs: Extent
+    calls: Extent
+
+
 class WorkerStatus(Message, frozen=True):
     """One worker: `tenant` is "default" without keys, else the short form of the client's public key.
 
@@ -148,6 +157,7 @@ class WorkerStatus(Message, frozen=True):
     sessions: Annotated[tuple[SessionStatus, ...], msgspec.Meta(max_length=MAX_ITEMS)]
     peer_sent: Tally = ()
     peer_received: Tally = ()
+    engines: Annotated[tuple[EngineStatus, ...], msgspec.Meta(max_length=MAX_ITEMS)] = ()
 
 
 class DaemonStatus(Message, frozen=True):
@@ -221,12 +231,16 @@ WorkerToSupervisor: TypeAlias = WorkerReady | WorkerFailed | WorkerStatusReport
 
 
 class RegisterProgram(Message, frozen=True, tag="P"):
-    """Names a program by `program` from now on. `encoded` is empty when it was uploaded (`upload`)."""
+    """Names a program by `program` from now on. `encoded` is empty when it was uploaded (`upload`).
+
+    `engine` is a name in `dynamo_genie.engines.ENGINES`.
+    """
 
     program: Id
     digest: Digest
     encoded: Blob
     upload: Id = 0
+    engine: Kind = "auto"
 
 
 class BindWeights(Message, frozen=True, tag="B"):
@@ -428,6 +442,7 @@ class Inspection(Message, frozen=True, tag="i"):
         peer_sent, peer_received: Bytes of tensors that this session sent to and got from other workers, by class.
         counts: What the worker counted, by name.
         spans: (program, started, ended) of this session's last calls since it was last asked, in ns since 1970.
+        engines: (program, engine, reason) of this session's programs: what runs each of them now, and why.
     """
 
     request_id: Id
@@ -438,6 +453,15 @@ class Inspection(Message, frozen=True, tag="i"):
     peer_received: Tally
     counts: Tally
     spans: Annotated[tuple[tuple[Id, Extent, Extent], ...], msgspec.Meta(max_length=MAX_SPANS)]
+    engines: Annotated[tuple[tuple[Id, Kind, Text], ...], msgspec.Meta(max_length=MAX_ITEMS)] = ()
+
+
+class EngineFellBack(Message, frozen=True, tag="n"):
+    """Answers nothing: says once that a program runs eager, though another engine was wanted, and why."""
+
+    program: Id
+    reason: Text
+    request_id: Id = 0
 
 
 class Failed(Message, frozen=True, tag="x"):
@@ -447,4 +471,6 @@ class Failed(Message, frozen=True, tag="x"):
     error: ErrorInfo
 
 
-WorkerToClient: TypeAlias = Attached | Done | RngAdvanced | WeightsMissing | Fetched | Described | Inspection | Failed
+WorkerToClient: TypeAlias = (
+    Attached | Done | RngAdvanced | WeightsMissing | Fetched | Described | Inspection | EngineFellBack | Failed
+)

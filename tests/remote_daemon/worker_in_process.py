@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +14,11 @@ from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.pipeline import run_passes
 from dynamo_genie.remote_daemon.arrivals import Arrivals
-from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.engines.build import EngineRoom
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.programs import Executable, ProgramCache
+from dynamo_genie.remote_daemon.programs import Build, ProgramCache
 from dynamo_genie.remote_daemon.session_peers import PeerPort
 from dynamo_genie.remote_daemon.sessions import Services, WorkerSession
 from dynamo_genie.remote_daemon.staging import Staging
@@ -30,17 +29,15 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from tests.captured import capture
 
-CPU = torch.device("cpu")
-
 
 class WorkerInProcess:
     """One session of a worker on the CPU."""
 
-    def __init__(self, memory_limit: int = 1 << 40) -> None:
+    def __init__(self, memory_limit: int = 1 << 40, build: Build | None = None) -> None:
         self.budget = MemoryBudget(memory_limit)
         self.arenas = KVArenas(self.budget)
         buffers = HostBufferStore()
-        programs = ProgramCache(partial(self._compile, buffers))
+        programs = self.programs = ProgramCache(build or EngineRoom(buffers, self.arenas).build)
         services = Services(buffers, WeightStore(buffers, self.budget), programs, self.budget, self.arenas)
         staging, traffic = Staging(self.budget), PeerTraffic()
         port = PeerPort(Arrivals(staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
@@ -48,10 +45,6 @@ class WorkerInProcess:
         self._sequence = 0
         self._last = 0
         self._numbers: dict[p.Program, int] = {}
-
-    def _compile(self, buffers: HostBufferStore, program: p.Program) -> Executable:
-        constants = [buffers.from_bytes(constant.spec, constant.data) for constant in program.constants]
-        return compile_program(program, CPU, constants, self.arenas)
 
     def send(self, *commands: m.Command) -> list[m.WorkerToClient]:
         """Run commands; a failure of one that is not answered shows in the next answer."""

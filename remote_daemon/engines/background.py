@@ -1,0 +1,41 @@
+"""One thread that does long work in the background and is never waited for when the worker ends."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Background:
+    """Does jobs one after the other. Its thread starts with the first, and ends with the process.
+
+    `concurrent.futures` has the same in its executors, but the interpreter waits for their threads: a worker that is
+    told to end would first finish compiling.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Callable[[], T]) -> Future[T]:
+        """Have a job done; the future has its result, or what it raised. Called from one thread."""
+        future: Future[T] = Future()
+        self._jobs.put((future, job))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, job = self._jobs.get()
+            try:
+                future.set_result(job())
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the result
+                future.set_exception(error)

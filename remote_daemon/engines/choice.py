@@ -1,0 +1,90 @@
+"""Which engine runs a program, and why. Pure: from what was asked for, the program's traits and the device's kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynamo_genie.engines import AUTO, CUDAGRAPHS, EAGER, INDUCTOR, TENSORRT
+from dynamo_genie.remote_daemon.engines.traits import Traits
+
+DECODE = "decode"
+WORTH_RECORDING_NODES = 8
+"""Programs of fewer operators gain less from a recorded graph than copying their results out of it costs."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and the reason for it; `refused` says that another one was asked for and cannot be had."""
+
+    engine: str
+    reason: str
+    refused: bool = False
+
+
+def choose(wanted: str, traits: Traits, device_type: str, tensorrt_missing: str = "") -> Choice:
+    """Return the engine for a program.
+
+    Args:
+        wanted: A name in `dynamo_genie.engines.ENGINES`.
+        traits: Of the program.
+        device_type: "cpu" or "cuda".
+        tensorrt_missing: Why torch-tensorrt cannot be used here; empty where it can.
+    """
+    if wanted == AUTO:
+        return _automatic(traits, device_type)
+    if wanted == EAGER:
+        return Choice(EAGER, "asked for")
+    obstacle = {
+        INDUCTOR: _no_inductor(traits),
+        CUDAGRAPHS: _no_cudagraphs(traits, device_type),
+        TENSORRT: _no_tensorrt(traits, device_type, tensorrt_missing),
+    }[wanted]
+    return Choice(EAGER, f"{wanted} was asked for, but {obstacle}", refused=True) if obstacle else _asked(wanted)
+
+
+def _asked(wanted: str) -> Choice:
+    return Choice(wanted, "asked for")
+
+
+def _automatic(traits: Traits, device_type: str) -> Choice:
+    if device_type != "cuda":
+        return Choice(EAGER, "on a CPU operators one by one give eager PyTorch's bits, and launching them is cheap")
+    if traits.phase != DECODE:
+        what = traits.phase or "no phase is known, so the program"
+        return Choice(EAGER, f"{what} keeps the device busy longer than launching takes")
+    obstacle = _no_cudagraphs(traits, device_type)
+    if obstacle:
+        return Choice(EAGER, f"decode, but {obstacle}")
+    return Choice(CUDAGRAPHS, "decode with static shapes: launching the operators would take longer than they do")
+
+
+def _no_cudagraphs(traits: Traits, device_type: str) -> str:
+    if device_type != "cuda":
+        return f"CUDA graphs need a CUDA device, and this one is {device_type}"
+    if traits.grows:
+        return "its caches grow by `cat`, so shapes change at every call; a Static cache keeps them"
+    if traits.random:
+        return "it draws random numbers, which the CPU's generator makes"
+    if traits.reads_data:
+        return f"{traits.reads_data} waits for the device in the middle of it"
+    if traits.nodes < WORTH_RECORDING_NODES:
+        return f"it has only {traits.nodes} operators"
+    return ""
+
+
+def _no_inductor(traits: Traits) -> str:
+    if traits.grows:
+        return "its caches grow by `cat`, so every call would need a compilation; a Static cache keeps shapes"
+    if traits.random:
+        return "it draws random numbers, which would be others than eager PyTorch draws"
+    return ""
+
+
+def _no_tensorrt(traits: Traits, device_type: str, missing: str) -> str:
+    if missing:
+        return missing
+    if device_type != "cuda":
+        return f"TensorRT needs a CUDA device, and this one is {device_type}"
+    if traits.mutated:
+        return "it writes into its inputs, which TensorRT engines cannot"
+    return _no_inductor(traits)

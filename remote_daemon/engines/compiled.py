@@ -1,0 +1,102 @@
+"""Runs a program through a compiler that takes its time: calls run eager until what they need is compiled.
+
+Compilers specialise, so there is a compiled form for each signature: the layouts of the tensors and the values of the
+numbers. One thread compiles them one after the other, for tensors without data, and never holds a call up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+
+from dynamo_genie.remote_daemon.engines.background import Background
+from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
+from dynamo_genie.remote_daemon.engines.program_graph import program_graph
+from dynamo_genie.remote_daemon.engines.signature import Signature, signature_of
+from dynamo_genie.runtime.wire import program as p
+
+MAX_FORMS = 8
+"""Compiled forms of one program; calls of other signatures run eager."""
+
+Compile: TypeAlias = Callable[[GraphModule, Sequence[torch.Tensor]], Callable[..., Any]]
+"""Compiles a graph for inputs like the given ones, which hold no data; returns a function of the inputs."""
+
+
+class CompiledInBackground:
+    """An engine: the compiled forms of one program."""
+
+    def __init__(
+        self,
+        program: p.Program,
+        device: torch.device,
+        constants: Sequence[torch.Tensor],
+        eager: Executable,
+        compile_graph: Compile,
+        background: Background,
+    ) -> None:
+        self._program = program
+        self._device = device
+        self._constants = tuple(constants)
+        self._eager = eager
+        self._compile_graph = compile_graph
+        self._background = background
+        self._forms: dict[Signature, Future[Callable[..., Any]]] = {}
+
+    def __call__(self, inputs: list[Any]) -> tuple[Any, ...]:
+        """Run the program; empties `inputs`.
+
+        Raises:
+            Unfit: It could not be compiled.
+        """
+        signature = signature_of(inputs, range(len(inputs)))
+        form = self._forms.get(signature)
+        if form is None and len(self._forms) < MAX_FORMS:
+            form = self._forms[signature] = self._background.submit(partial(self._compile, _without_data(inputs)))
+        if form is None or not form.done():
+            return self._eager(inputs)
+        error = form.exception()
+        if error is not None:
+            message = str(error).splitlines() or [""]
+            raise Unfit(f"it could not be compiled: {type(error).__name__}: {message[0]}") from error
+        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
+        inputs.clear()
+        return tuple(form.result()(*tensors, *self._constants))
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until what was asked for is compiled.
+
+        Raises:
+            TimeoutError: It takes longer than `timeout_s`.
+        """
+        for form in list(self._forms.values()):
+            form.exception(timeout_s)
+
+    def _compile(self, inputs: Sequence[Any]) -> Callable[..., Any]:
+        scalars = [None if isinstance(value, _Spec) else value for value in inputs]
+        graph = program_graph(self._program, self._device, scalars)
+        tensors = [value for value in inputs if isinstance(value, _Spec)]
+        specs = [*tensors, *map(_Spec.of, self._constants)]
+        with FakeTensorMode():
+            fakes = [torch.empty_strided(s.shape, s.stride, dtype=s.dtype, device=self._device) for s in specs]
+        return self._compile_graph(graph, fakes)
+
+
+class _Spec:
+    """A tensor's layout, without the tensor."""
+
+    def __init__(self, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.shape, self.stride, self.dtype = shape, stride, dtype
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Spec:
+        return cls(tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _without_data(inputs: Sequence[Any]) -> list[Any]:
+    return [_Spec.of(value) if isinstance(value, torch.Tensor) else value for value in inputs]

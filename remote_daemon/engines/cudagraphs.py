@@ -1,0 +1,265 @@
+"""Runs a program as a CUDA graph: its kernels are recorded once, on the buffers that stay, and then replayed at once.
+
+A recorded graph reads and writes fixed addresses. Inputs that stay where they are from call to call (weights, caches,
+all that the program writes to) are recorded where they lie; a call whose inputs lie elsewhere needs a recording of its
+own, so a recording is found by those addresses and can never touch another session's tensors. The other inputs, tokens
+and positions, are copied to where the recording expects them, and results are copied out before the next replay.
+
+    call 1            runs eager: libraries set themselves up, and nobody knows whether there will be a second one
+    call 2            is recorded, then replayed
+    call 3...         copy the few inputs in, replay, copy the results out
+
+How a recording is made is a `Recorder`'s business, so that all of this runs without a GPU too.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import is_
+from typing import Any, Protocol
+
+import torch
+
+from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
+from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
+from dynamo_genie.remote_daemon.engines.traits import Traits
+
+MAX_COPIED_NBYTES = 256 << 10
+"""Inputs up to this size are copied before each replay unless they are known to stay; larger ones must stay."""
+
+MAX_RECORDINGS = 32
+"""Recordings of one program; the least recently used one goes."""
+
+MAX_ONCE_SEEN = 64
+"""So many kinds of calls may be seen without one of them coming back; then the program is left to eager."""
+
+
+class Recorder(Protocol):
+    """Records what a function does on the device."""
+
+    def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        """Record `run` without executing it; return what replays it, and its results, which each replay overwrites."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs. All recordings of a worker share one pool of memory, for they never run at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+
+    def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        """See `Recorder`."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self._device):
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            # the transfer thread may allocate and copy meanwhile: only this thread must not
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                results = run()
+        return graph.replay, results
+
+
+@dataclass(frozen=True)
+class _Result:
+    """How one result of a replay is given out: a view of an input, a copy, or a plain value.
+
+    Attributes:
+        value: The recording's result: overwritten by each replay.
+        input: The position of the input whose memory it shares, -1 for none.
+        offset: Elements from that input's beginning to its own.
+        storage: Its memory, by a number that results share that share memory; -1 for a view of an input.
+    """
+
+    value: Any
+    input: int = -1
+    offset: int = 0
+    storage: int = -1
+
+
+class _Recording:
+    """One recorded graph, the addresses it is made for, and where the other inputs go."""
+
+    def __init__(self, replay: Callable[[], None], slots: dict[int, torch.Tensor], results: list[_Result]) -> None:
+        self._replay = replay
+        self._positions = tuple(slots)
+        self._slots = list(slots.values())
+        self._results = results
+        self._storages = _storages_of(results)
+        self._known: tuple[weakref.ref[torch.Tensor], ...] = ()
+
+    def is_for(self, residents: Sequence[torch.Tensor]) -> bool:
+        """Whether these are the very tensors of the last call: quicker than looking at their addresses."""
+        return all(map(is_, [known() for known in self._known], residents))
+
+    def remember(self, residents: Sequence[torch.Tensor]) -> None:
+        """Note the tensors that lie at this recording's addresses; holds none of them alive."""
+        self._known = tuple(weakref.ref(tensor) for tensor in residents)
+
+    def run(self, inputs: list[Any]) -> tuple[Any, ...]:
+        """Copy in, replay, copy out."""
+        if self._slots:
+            torch._foreach_copy_(self._slots, [inputs[i] for i in self._positions])
+        self._replay()
+        copies = {number: storage.clone() for number, storage in self._storages.items()}
+        return tuple(self._give_out(result, inputs, copies) for result in self._results)
+
+    @staticmethod
+    def _give_out(result: _Result, inputs: Sequence[Any], copies: dict[int, torch.Tensor]) -> Any:
+        value = result.value
+        if not isinstance(value, torch.Tensor):
+            return value
+        shape, stride = value.shape, value.stride()
+        if result.input >= 0:
+            of = inputs[result.input]
+            return of.as_strided(shape, stride, of.storage_offset() + result.offset)
+        flat = copies[result.storage].view(value.dtype)
+        return flat.as_strided(shape, stride, value.storage_offset())
+
+
+class CudaGraphs:
+    """An engine: the recordings of one program."""
+
+    def __init__(self, eager: Executable, traits: Traits, recorder: Recorder) -> None:
+        self._eager = eager
+        self._recorder = recorder
+        self._resident = traits.resident
+        self._mutated = traits.mutated
+        self._recordings: OrderedDict[Signature, _Recording] = OrderedDict()
+        self._seen_once: set[Signature] = set()
+        self._free: tuple[int, ...] | None = None
+        self._divided: dict[Signature, tuple[int, ...]] = {}
+
+    @property
+    def recordings(self) -> int:
+        """How many recordings there are."""
+        return len(self._recordings)
+
+    def __call__(self, inputs: list[Any]) -> tuple[Any, ...]:
+        """Run the program; empties `inputs`.
+
+        Raises:
+            Unfit: Its calls differ too much, or it cannot be recorded.
+        """
+        recording = self._last(inputs)
+        if recording is None:
+            resident, copied = self._divide(inputs)
+            key = self._key(inputs, resident)
+            recording = self._recordings.get(key)
+            if recording is None:
+                if key not in self._seen_once:
+                    return self._first_time(key, inputs)
+                recording = self._record(inputs, resident, copied)
+                self._keep(key, recording)
+            self._recordings.move_to_end(key)
+            recording.remember([inputs[i] for i in resident])
+        results = recording.run(inputs)
+        inputs.clear()
+        return results
+
+    def _last(self, inputs: Sequence[Any]) -> _Recording | None:
+        """Return the recording of a call with the very same resident tensors, which most calls are."""
+        shape = self._shape_of(inputs)
+        resident = self._divided.get(shape)
+        if resident is None:
+            return None
+        tensors = [inputs[i] for i in resident]
+        for key in reversed(self._recordings):
+            if key[:2] == (shape, resident) and self._recordings[key].is_for(tensors):
+                return self._recordings[key]
+        return None
+
+    def _shape_of(self, inputs: Sequence[Any]) -> Signature:
+        """Return what a call looks like apart from the tensors that are known to stay."""
+        if self._free is None:
+            self._free = tuple(i for i in range(len(inputs)) if i not in self._resident)
+        return signature_of(inputs, self._free)
+
+    def _divide(self, inputs: Sequence[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the positions of tensors that stay, and of those that are copied before each replay."""
+        written = {inputs[i].untyped_storage()._cdata for i in self._mutated}
+        resident: list[int] = []
+        copied: list[int] = []
+        for position, value in enumerate(inputs):
+            if isinstance(value, torch.Tensor):
+                stays = (
+                    position in self._resident
+                    or value.nbytes > MAX_COPIED_NBYTES
+                    or value.untyped_storage()._cdata in written  # its copy would not see what is written
+                )
+                (resident if stays else copied).append(position)
+        return tuple(resident), tuple(copied)
+
+    def _key(self, inputs: Sequence[Any], resident: tuple[int, ...]) -> Signature:
+        """Return what a recording depends on: all layouts and numbers, and the addresses of what stays."""
+        shape = self._shape_of(inputs)
+        self._divided[shape] = resident
+        addresses = tuple((layout_of(inputs[i]), inputs[i].data_ptr()) for i in resident)
+        return (shape, resident, addresses)
+
+    def _first_time(self, key: Signature, inputs: list[Any]) -> tuple[Any, ...]:
+        if len(self._seen_once) >= MAX_ONCE_SEEN and not self._recordings:
+            raise Unfit(f"{MAX_ONCE_SEEN} calls differed in shapes, numbers or addresses, and none came back")
+        if len(self._seen_once) >= MAX_ONCE_SEEN:
+            self._seen_once.clear()
+            self._divided.clear()
+        self._seen_once.add(key)
+        return self._eager(inputs)
+
+    def _keep(self, key: Signature, recording: _Recording) -> None:
+        self._recordings[key] = recording
+        self._seen_once.discard(key)
+        if len(self._recordings) > MAX_RECORDINGS:
+            self._recordings.popitem(last=False)
+
+    def _record(self, inputs: Sequence[Any], resident: tuple[int, ...], copied: tuple[int, ...]) -> _Recording:
+        slots = {i: _slot_for(inputs[i]) for i in copied}
+        fixed = [slots.get(i, value) for i, value in enumerate(inputs)]
+        try:
+            replay, values = self._recorder.record(lambda: self._eager(list(fixed)))
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise Unfit(f"it cannot be recorded: {type(cause).__name__}: {str(cause).splitlines()[0]}") from error
+        return _Recording(replay, slots, _results_of(values, fixed))
+
+
+def _slot_for(tensor: torch.Tensor) -> torch.Tensor:
+    slot = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return slot.copy_(tensor)
+
+
+def _results_of(values: Sequence[Any], fixed: Sequence[Any]) -> list[_Result]:
+    """Say for each result of a recording how to give it out."""
+    inputs: dict[int, int] = {}
+    for position, value in enumerate(fixed):
+        if isinstance(value, torch.Tensor):
+            inputs.setdefault(value.untyped_storage()._cdata, position)
+    numbers: dict[int, int] = {}
+    results = []
+    for value in values:
+        if not isinstance(value, torch.Tensor):
+            results.append(_Result(value))
+            continue
+        key = value.untyped_storage()._cdata
+        position = inputs.get(key, -1)
+        if position >= 0 and value.dtype == fixed[position].dtype:
+            results.append(_Result(value, position, value.storage_offset() - fixed[position].storage_offset()))
+        elif position >= 0:
+            raise Unfit("a result views an input as another dtype")
+        else:
+            results.append(_Result(value, storage=numbers.setdefault(key, len(numbers))))
+    return results
+
+
+def _storages_of(results: Sequence[_Result]) -> dict[int, torch.Tensor]:
+    """Return the memory of the results that are copied out, as bytes, by its number."""
+    found: dict[int, torch.Tensor] = {}
+    for result in results:
+        if result.storage >= 0 and result.storage not in found:
+            storage = result.value.untyped_storage()
+            found[result.storage] = torch.empty(0, dtype=torch.uint8, device=result.value.device).set_(storage)
+    return found

@@ -1,0 +1,68 @@
+"""A Program as a torch.fx graph: what compilers take. Sizes and numbers of one call become part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from dynamo_genie.remote_daemon.operators import Operator, resolve_operator
+from dynamo_genie.runtime.wire import program as p
+
+
+def program_graph(program: p.Program, device: torch.device, scalars: Sequence[Any]) -> GraphModule:
+    """Return `program` as a graph that takes its tensor inputs, then its constants, in order.
+
+    Args:
+        program: A checked program.
+        device: Where factory operators make their tensors.
+        scalars: For each input None for a tensor, the number for a scalar, which is written into the graph.
+
+    Returns:
+        A module whose result is a tuple. Operators are those of this torch, so any compiler of ATen graphs can read it.
+    """
+    graph = Graph()
+    values: list[Any] = []
+    for number, item in enumerate(program.inputs):
+        is_tensor = isinstance(item, p.TensorInput)
+        values.append(graph.placeholder(f"input_{number}") if is_tensor else scalars[number])
+    values += [graph.placeholder(f"constant_{number}") for number in range(len(program.constants))]
+    for node in program.nodes:
+        operator = resolve_operator(node.op, device)
+        args = [_argument(argument, values) for argument in node.args]
+        kwargs = {name: _argument(argument, values) for name, argument in node.kwargs}
+        if operator.needs_device:
+            kwargs["device"] = device
+        values.append(_call(graph, operator, args, kwargs))
+    graph.output(tuple(_argument(output, values) for output in program.outputs))
+    graph.lint()
+    return GraphModule(torch.nn.Module(), graph)
+
+
+def _call(graph: Graph, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Add a call to the graph; what is a plain number for this call is computed at once."""
+    if operator.schema is None and not _has_node(args):
+        return operator.run(*args, **kwargs)
+    return graph.call_function(operator.overload or operator.run, tuple(args), kwargs)
+
+
+def _has_node(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_node, value))
+    return isinstance(value, Node)
+
+
+def _argument(argument: p.Argument, values: Sequence[Any]) -> Any:
+    match argument:
+        case p.Ref(index=index):
+            return values[index]
+        case p.Items(items=items):
+            return [_argument(item, values) for item in items]
+        case p.ComplexNumber(real=real, imag=imag):
+            return complex(real, imag)
+        case p.DtypeName() | p.LayoutName() | p.MemoryFormatName():
+            return getattr(torch, argument.name)
+        case _:
+            return argument

@@ -1,0 +1,26 @@
+"""What a call looks like to an engine that specialises: the layouts of tensors and the values of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+Layout: TypeAlias = "tuple[torch.Size, tuple[int, ...], torch.dtype]"
+Signature: TypeAlias = tuple[Any, ...]
+
+
+def layout_of(tensor: torch.Tensor) -> Layout:
+    """Return shape, strides and dtype."""
+    return tensor.shape, tensor.stride(), tensor.dtype
+
+
+def signature_of(inputs: Sequence[Any], positions: Iterable[int]) -> Signature:
+    """Return what inputs look like: equal for calls that one compiled form serves."""
+    return tuple(_look(inputs[position]) for position in positions)
+
+
+def _look(value: Any) -> Any:
+    # 1, 1.0 and True are equal, and programs tell them apart
+    return layout_of(value) if isinstance(value, torch.Tensor) else (type(value), value)

@@ -1,0 +1,61 @@
+"""What engines ask of a program before they take it on. Pure; decided once, at load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from dynamo_genie.remote_daemon.arena_plan import plan_arenas
+from dynamo_genie.remote_daemon.operators import resolve_operator
+from dynamo_genie.runtime.wire import program as p
+
+RESIDENT_ROLES = frozenset({"weight", "buffer", "constant", "kv_cache"})
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is known of a program without running it.
+
+    Attributes:
+        phase: The phase that most of its values are said to belong to; empty where nothing is said.
+        grows: Whether caches grow by `cat`, so that shapes change from call to call.
+        sizes: How many plain numbers each call passes: sizes that may change.
+        reads_data: The first operator that must wait for the device; empty where there is none.
+        random: Whether it draws random numbers.
+        mutated: Positions of the inputs that it writes to.
+        resident: Positions of the inputs that, by the facts, stay where they are from call to call, or must.
+        nodes: How many operators it has.
+    """
+
+    phase: str
+    grows: bool
+    sizes: int
+    reads_data: str
+    random: bool
+    mutated: frozenset[int]
+    resident: frozenset[int]
+    nodes: int
+
+
+def traits_of(program: p.Program, device: torch.device) -> Traits:
+    """Return what a checked program's text and facts say."""
+    phases = Counter(program.facts[i].phase for i in program.fact_of if program.facts[i].phase)
+    held = {i for i in range(len(program.inputs)) if _role(program, i) in RESIDENT_ROLES}
+    tensors = {i for i, item in enumerate(program.inputs) if isinstance(item, p.TensorInput)}
+    mutated = frozenset(program.mutated_inputs)
+    return Traits(
+        phase=phases.most_common(1)[0][0] if phases else "",
+        grows=bool(plan_arenas(program).appends),
+        sizes=len(program.inputs) - len(tensors),
+        reads_data=next((node.op for node in program.nodes if resolve_operator(node.op, device).reads_data), ""),
+        random=program.random,
+        mutated=mutated,
+        resident=frozenset(held & tensors) | mutated,
+        nodes=len(program.nodes),
+    )
+
+
+def _role(program: p.Program, value: int) -> str:
+    return program.facts[program.fact_of[value]].role if program.fact_of else ""
