@@ -11,6 +11,7 @@ half of a connection has the round trip of one machine.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -40,7 +41,9 @@ class _Pipe:
     @classmethod
     def make(cls) -> _Pipe:
         read, write = os.pipe()
-        fcntl.fcntl(write, _F_SETPIPE_SZ, CHUNK)
+        # beyond a limit for all pipes of a user (64 MiB) they stay small: more of them then hold the same bytes
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(write, _F_SETPIPE_SZ, CHUNK)
         return cls(read, write)
 
 
