@@ -1,7 +1,7 @@
 """The resident tensors of one worker, behind a small interface. Knows nothing of sessions or sockets.
 
-`BufferStore` is what an executor needs of a device's memory: make a tensor from bytes, take over a finished
-upload, read a tensor's bytes back. `HostBufferStore` keeps them in host memory; device memory is another
+`BufferStore` is what an executor needs of a device's memory: make a tensor from bytes, or room for one, take over a
+finished upload, read a tensor's bytes back. `HostBufferStore` keeps them in host memory; device memory is another
 implementation of the same interface.
 """
 
@@ -28,6 +28,18 @@ class BufferStore(Protocol):
 
     def adopt(self, spec: TensorSpec, staged: torch.Tensor) -> torch.Tensor:
         """Return a tensor made of a finished upload (host, uint8), taking its memory over where possible."""
+        ...
+
+    def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """Return an uninitialised contiguous tensor that will stay: a cache with room to grow, say."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until what was launched so far is through; raises what it failed with."""
+        ...
+
+    def reclaim(self) -> None:
+        """Give idle memory of what stays to those that compute; called when they found too little."""
         ...
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:

@@ -1,40 +1,73 @@
-"""Buffers in a device's memory, filled from and read back through host memory.
-
-Torch's allocator owns the memory for now. A CuPy-owned store takes this class's place behind `BufferStore`.
-"""
+"""Buffers in a device's memory: what stays comes from one pool, and is filled and read back through pinned buffers."""
 
 from __future__ import annotations
 
 import torch
 
-from dynamo_genie.remote_daemon.host_buffers import HostBufferStore, dense_bytes
+from dynamo_genie.remote_daemon.device_memory import DeviceMemory
+from dynamo_genie.remote_daemon.dtypes import TORCH_DTYPE
+from dynamo_genie.remote_daemon.host_buffers import HostBufferStore, check_dense, check_patch, dense_bytes
+from dynamo_genie.remote_daemon.host_memory import allocate_host
+from dynamo_genie.remote_daemon.pinned_ring import PinnedRing
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+
+DIRECT_NBYTES = 64 << 10
+"""Up to this size the driver itself copies ordinary memory through a buffer of its own, and returns at once."""
 
 
 class DeviceBufferStore:
-    """`BufferStore` in the memory of `device`."""
+    """`BufferStore` in the memory of `device`; used by the executor's thread.
 
-    def __init__(self, device: torch.device) -> None:
+    A tensor is bytes of the pool seen as its dtype, so every dtype that torch has can stay, whatever the pool's library
+    knows of it.
+    """
+
+    def __init__(self, device: torch.device, memory: DeviceMemory, ring: PinnedRing) -> None:
         self.device = device
+        self._memory = memory
+        self._ring = ring
         self._host = HostBufferStore()
 
     def from_bytes(self, spec: TensorSpec, data: bytes) -> torch.Tensor:
         """See `BufferStore`."""
-        return self._move(self._host.from_bytes(spec, data))
+        return self.adopt(spec, self._host.bytes_of(data))
 
     def adopt(self, spec: TensorSpec, staged: torch.Tensor) -> torch.Tensor:
         """See `BufferStore`. The staged host memory is given back once the device has its copy."""
-        return self._move(self._host.adopt(spec, staged))
+        check_dense(spec, staged.numel())
+        flat = self._memory.allocate(staged.numel())
+        self._fill(flat, staged)
+        return flat.view(TORCH_DTYPE[spec.dtype]).as_strided(spec.shape, spec.stride)
+
+    def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """See `BufferStore`."""
+        flat = self._memory.allocate(shape.numel() * dtype.itemsize)
+        return flat.view(dtype).view(shape)
+
+    def synchronize(self) -> None:
+        """See `BufferStore`."""
+        torch.cuda.current_stream(self.device).synchronize()
+
+    def reclaim(self) -> None:
+        """See `BufferStore`."""
+        self._memory.make_room_for_temporaries()
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
         """See `BufferStore`."""
         spec, flat = dense_bytes(tensor)
-        return spec, flat.cpu().numpy().data
+        if flat.numel() <= DIRECT_NBYTES:
+            return spec, flat.cpu().numpy().data
+        host = allocate_host(flat.numel())
+        self._ring.download(host, flat)
+        return spec, host.numpy().data
 
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""
-        self._host.patch(tensor, offset, staged)
+        flat = check_patch(tensor, offset, staged)
+        self._fill(flat[offset : offset + staged.numel()], staged)
 
-    def _move(self, host: torch.Tensor) -> torch.Tensor:
-        moved = torch.empty_strided(host.shape, host.stride(), dtype=host.dtype, device=self.device)
-        return moved.copy_(host)
+    def _fill(self, flat: torch.Tensor, host: torch.Tensor) -> None:
+        if host.numel() <= DIRECT_NBYTES:
+            flat.copy_(host)
+        else:
+            self._ring.upload(flat, host)

@@ -16,6 +16,7 @@ import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
+from dynamo_genie.remote_daemon.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.sessions import WorkerSession
 from dynamo_genie.remote_daemon.wakeup import Wakeup
@@ -41,8 +42,14 @@ class Executor:
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], admissions: Admissions, open_session: OpenSession, wakeup: Wakeup
+        self,
+        socket: zmq.Socket[bytes],
+        admissions: Admissions,
+        open_session: OpenSession,
+        wakeup: Wakeup,
+        synchronize: Callable[[], None],
     ) -> None:
+        """Serve on `socket`; `synchronize` waits until what was launched on the device is through."""
         self._socket = socket
         self._wakeup = wakeup
         self._poller = zmq.Poller()
@@ -51,6 +58,8 @@ class Executor:
         self._suspended: dict[WorkerSession, bytes] = {}
         self._admissions = admissions
         self._open_session = open_session
+        self._synchronize = synchronize
+        self._launched: tuple[WorkerSession, bytes] | None = None
         self._news = False
         self._draining = False
         self._by_identity: dict[bytes, WorkerSession] = {}
@@ -66,7 +75,11 @@ class Executor:
         self._draining = True
 
     def serve(self) -> None:
-        """Run until drained."""
+        """Run until drained.
+
+        Raises:
+            DeviceLost: A session's command made the device unusable; that session has been told.
+        """
         self._socket.rcvtimeo = LOOK_AROUND_MS
         while not self._draining:
             if self._news:
@@ -88,6 +101,7 @@ class Executor:
         except zmq.Again:
             return
         identity = frames[0]
+        session: WorkerSession | None = None
         try:
             if len(frames) != 2:
                 raise ProtocolError(f"a control message has one frame, not {len(frames) - 1}")
@@ -96,6 +110,7 @@ class Executor:
                 session = self._by_identity.get(identity)
                 if session is None:
                     raise SessionLost("the connection to the worker was cut, and what was on the way is lost")
+                self._take_turn(session, identity)
                 replies = session.run(message, len(frames[1]), time.monotonic())
                 if session.due is not None:
                     self._suspended[session] = identity
@@ -105,12 +120,33 @@ class Executor:
             replies = [m.Failed(0, describe_failure(error))]
         for reply in replies:
             self._send(identity, reply)
+        if session is not None:
+            self._check_device(session)
+
+    def _take_turn(self, session: WorkerSession, identity: bytes) -> None:
+        """Let another session launch only after what the last one launched is through: a failure is its own."""
+        if self._launched is not None and self._launched[0] is not session:
+            last, whose = self._launched
+            try:
+                self._synchronize()
+            except RuntimeError as error:
+                failure = describe_failure(error)
+                self._send(whose, m.Failed(0, failure))
+                last.lost_device = failure.message.splitlines()[0]
+                self._check_device(last)
+        self._launched = (session, identity)
+
+    def _check_device(self, session: WorkerSession) -> None:
+        if session.lost_device:
+            raise DeviceLost(f"a program of one of its sessions made the device unusable: {session.lost_device}")
 
     def _resume_suspended(self) -> None:
         """Give each suspended session the chance to go on, with one batch at most."""
         for session, identity in list(self._suspended.items()):
+            self._take_turn(session, identity)
             for reply in session.resume(time.monotonic()):
                 self._send(identity, reply)
+            self._check_device(session)
             if session.due is None:
                 del self._suspended[session]
 
@@ -148,6 +184,8 @@ class Executor:
             session = self.sessions.pop(session_id, None)
             if session is not None:
                 session.close()
+                if self._launched is not None and self._launched[0] is session:
+                    self._launched = None
                 self._suspended.pop(session, None)
                 self._by_identity = {i: s for i, s in self._by_identity.items() if s is not session}
 

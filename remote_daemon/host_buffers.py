@@ -41,13 +41,25 @@ def dense_bytes(tensor: torch.Tensor) -> tuple[TensorSpec, torch.Tensor]:
         tensor = tensor.contiguous()
     spec = TensorSpec(DTYPE_NAME[tensor.dtype], tuple(tensor.shape), tuple(tensor.stride()))
     if tensor.numel() == 0:
-        return spec, torch.empty(0, dtype=torch.uint8)
+        return spec, torch.empty(0, dtype=torch.uint8, device=tensor.device)
     return spec, tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
 def is_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements fill their span of memory without gaps or overlap."""
     return bool(tensor.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense.default(tensor))
+
+
+def check_patch(tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of a dense tensor, of which some are to be overwritten.
+
+    Raises:
+        ProtocolError: There are not so many.
+    """
+    _, flat = dense_bytes(tensor)
+    if offset + staged.numel() > flat.numel():
+        raise ProtocolError(f"patch of {staged.numel()} bytes at {offset} exceeds {flat.numel()} bytes")
+    return flat
 
 
 class HostBufferStore:
@@ -58,14 +70,29 @@ class HostBufferStore:
 
     def from_bytes(self, spec: TensorSpec, data: bytes) -> torch.Tensor:
         """See `BufferStore`. Copies, because the message's memory is read-only and unaligned."""
+        return from_staged(spec, self.bytes_of(data))
+
+    @staticmethod
+    def bytes_of(data: bytes) -> torch.Tensor:
+        """Return a private copy of bytes as a flat uint8 tensor, aligned for any dtype."""
         staged = torch.empty(len(data), dtype=torch.uint8)
         if data:
             staged.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        return from_staged(spec, staged)
+        return staged
 
     def adopt(self, spec: TensorSpec, staged: torch.Tensor) -> torch.Tensor:
         """See `BufferStore`. The upload's memory becomes the tensor's."""
         return from_staged(spec, staged)
+
+    def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """See `BufferStore`."""
+        return torch.empty(shape, dtype=dtype)
+
+    def synchronize(self) -> None:
+        """See `BufferStore`. Nothing is launched: operators are through when they return."""
+
+    def reclaim(self) -> None:
+        """See `BufferStore`. Host memory has one allocator."""
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
         """See `BufferStore`."""
@@ -76,7 +103,5 @@ class HostBufferStore:
 
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""
-        _, flat = dense_bytes(tensor)
-        if offset + staged.numel() > flat.numel():
-            raise ProtocolError(f"patch of {staged.numel()} bytes at {offset} exceeds {flat.numel()} bytes")
+        flat = check_patch(tensor, offset, staged)
         flat[offset : offset + staged.numel()].copy_(staged)

@@ -16,8 +16,9 @@ one) is copied into an arena of its own, as is a plain tensor and a cache whose 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -34,6 +35,15 @@ MKL's products sum in another order where rows are aligned otherwise, and room m
 first: attentions with heads of 5, 6, 7, 9, ... floats differed from eager in their last bits, those with a multiple
 of 4 never (`tests/remote_daemon/test_arena_bits.py`).
 """
+
+
+Empty: TypeAlias = Callable[[torch.Size, torch.dtype], torch.Tensor]
+"""Makes an uninitialised contiguous tensor where the worker's tensors live."""
+
+
+def empty_on_host(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """Return an uninitialised contiguous tensor in host memory."""
+    return torch.empty(shape, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -113,8 +123,10 @@ class Arena:
 class KVArenas:
     """The arenas of one worker, known by their storages; holds none of them alive."""
 
-    def __init__(self, budget: MemoryBudget) -> None:
+    def __init__(self, budget: MemoryBudget, empty: Empty = empty_on_host) -> None:
+        """Make no arena yet; `empty` returns memory for one, given its shape and dtype."""
         self._budget = budget
+        self._empty = empty
         self._arenas: dict[int, tuple[StorageWeakRef, Arena]] = {}  # a weak reference keeps an address from reuse
         self.counts = ArenaCounts()
 
@@ -166,7 +178,7 @@ class KVArenas:
         shape = (*first.shape[:axis], length + max(MIN_ROOM, length // 2), *first.shape[axis + 1 :])
         if not self._budget.has_room(torch.Size(shape).numel() * first.itemsize):
             return self._plain(tensors, axis)
-        whole = first.new_empty(shape)
+        whole = self._empty(torch.Size(shape), first.dtype)
         self._forget_dead()
         arena = Arena(whole.shape, whole.stride(), axis, 0)
         storage = whole.untyped_storage()

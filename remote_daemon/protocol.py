@@ -189,6 +189,9 @@ class SupervisorProtocol:
             case m.WorkerFailed():
                 tenant.failure = message
                 return [_refuse(w.peer, w.hello, message.code, message.message) for w in tenant.take_waiting()]
+            case m.WorkerEnding(reason):
+                tenant.last_words = reason
+                return []
             case m.WorkerStatusReport(request_id, status):
                 query = self._queries.get(request_id)
                 if query is not None:
@@ -208,7 +211,7 @@ class SupervisorProtocol:
         if tenant is None:
             return []
         tenant.exited(how, now)
-        actions = self._end_sessions(self._leases.end_tenant(tenant.key), self._why_ended(how))
+        actions = self._end_sessions(self._leases.end_tenant(tenant.key), self._why_ended(tenant.last_words or how))
         for query in self._queries.values():
             query.awaited.discard(worker)
         actions += self._answer_queries(now)

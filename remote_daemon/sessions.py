@@ -21,6 +21,7 @@ import torch
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.command_stream import CommandStream, Outcome
+from dynamo_genie.remote_daemon.device_loss import device_is_lost
 from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
@@ -68,7 +69,11 @@ class Binding:
 
 
 class WorkerSession:
-    """State of one session: handles, programs, bindings, the latched error."""
+    """State of one session: handles, programs, bindings, the latched error.
+
+    Attributes:
+        lost_device: What a command of this session did to the device, where the worker cannot go on after it.
+    """
 
     def __init__(self, services: Services, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
         self._services = services
@@ -86,6 +91,7 @@ class WorkerSession:
         self._latched: m.ErrorInfo | None = None
         self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
         self.calls = 0
+        self.lost_device = ""
         self._run: dict[type, Callable[[Any], Outcome]] = {
             m.Call: self._call,
             m.Free: self._free,
@@ -142,7 +148,12 @@ class WorkerSession:
             return self._run[type(command)](command)
         except Exception as error:  # noqa: BLE001 - every failure becomes a record for the client
             failure = describe_failure(error, type(command).__name__, getattr(command, "program", -1))
+            if device_is_lost(error):
+                self.lost_device = failure.message.splitlines()[0]
+                return m.Failed(request_id, failure)  # answered even where nothing is asked: there is no later answer
             self._poison_results(command, failure)
+            if failure.kind == "OutOfMemoryError":
+                self._services.buffers.reclaim()
             if request_id:
                 return m.Failed(request_id, failure)
             if self._latched is None and not isinstance(error, PoisonedInput):

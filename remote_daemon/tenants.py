@@ -33,6 +33,7 @@ class Tenant:
     failures: int = 0
     failure: m.WorkerFailed | None = None
     restart_at: float | None = None
+    last_words: str = ""
 
     @property
     def state(self) -> str:
@@ -43,7 +44,7 @@ class Tenant:
 
     def starting(self, worker: WorkerId) -> None:
         """Note that a process is being started."""
-        self.worker, self.pid, self.ready, self.restart_at = worker, 0, None, None
+        self.worker, self.pid, self.ready, self.restart_at, self.last_words = worker, 0, None, None, ""
 
     def became_ready(self, ready: m.WorkerReady, now: float) -> None:
         """Note that the worker can serve."""

@@ -21,6 +21,7 @@ import zmq
 from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
 from dynamo_genie.remote_daemon.auth import BULK_ZAP_DOMAIN, Authenticator
+from dynamo_genie.remote_daemon.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.engines.build import EngineRoom
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
 from dynamo_genie.remote_daemon.executor import Executor
@@ -39,9 +40,11 @@ from dynamo_genie.remote_daemon.weight_store import WeightStore
 from dynamo_genie.remote_daemon.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.worker_device import choose_device, device_info, open_buffers
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
+from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_STRING
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS_MS = 500
 
 
 class Worker:
@@ -53,8 +56,8 @@ class Worker:
         device = choose_device(config.device)
         self._info = device_info(device, config.memory_limit)
         budget = MemoryBudget(self._info.memory_limit)
-        buffers = open_buffers(device)
-        arenas = KVArenas(budget)
+        buffers = open_buffers(device, self._info.memory_limit)
+        arenas = KVArenas(budget, buffers.empty)
         programs = ProgramCache(EngineRoom(buffers, arenas).build)
         self._services = Services(buffers, WeightStore(buffers, budget), programs, budget, arenas)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
@@ -64,23 +67,34 @@ class Worker:
             self._authenticator = Authenticator(
                 self._context, lambda: {config.client_public_key}, lambda: links.public_keys
             )
-        control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
+        self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
         self._admissions = Admissions(budget, wakeup.set)
         bulk, self._bulk_endpoint = self._bind(
             "b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER, zap_domain=BULK_ZAP_DOMAIN
         )
         self._transfers = Transfers(self._context, bulk, self._admissions, links, config.client_public_key)
-        self._executor = Executor(control, self._admissions, self._open_session, wakeup)
+        self._executor = Executor(self._control, self._admissions, self._open_session, wakeup, buffers.synchronize)
 
     def serve(self) -> None:
         """Say that the worker is ready and run until the supervisor drains it or goes away."""
         self._transfers.watch(self._link.fileno(), self._on_link)
         self._link.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
         threading.Thread(target=self._transfer, name="genie-transfers", daemon=True).start()
-        with torch.inference_mode():
-            self._executor.serve()
+        try:
+            with torch.inference_mode():
+                self._executor.serve()
+        except DeviceLost as error:
+            self._end(str(error))
         self._transfers.stop()
+
+    def _end(self, reason: str) -> None:
+        """Give the reason and exit, without what would wait for a device that never answers."""
+        log.error("the worker ends: %s", reason)
+        self._link.send(m.WorkerEnding(reason[:MAX_STRING]))
+        self._control.close(linger=LAST_WORDS_MS)
+        time.sleep(LAST_WORDS_MS / 1000)  # ZeroMQ does not say when its thread has sent the last answer
+        os._exit(1)
 
     def _transfer(self) -> None:
         try:

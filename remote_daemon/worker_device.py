@@ -8,13 +8,14 @@ import torch
 
 from dynamo_genie.errors import OptionError
 from dynamo_genie.remote_daemon.buffers import BufferStore
+from dynamo_genie.remote_daemon.cupy_memory import open_cuda_memory
 from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.device_speed import measure_speed
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
 from dynamo_genie.runtime.wire.messages import DeviceInfo
 
 USABLE_SHARE = 0.9
-"""The part of a device's memory that resident tensors may fill by default; the rest is for intermediates."""
+"""The part of a device's memory that a worker may use by default; the driver and the libraries need some themselves."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,9 +38,15 @@ def choose_device(name: str) -> torch.device:
     raise OptionError(f"--device {name!r} is unknown; use auto, cpu or cuda:N")
 
 
-def open_buffers(device: torch.device) -> BufferStore:
-    """Return the store for a device's memory."""
-    return HostBufferStore() if device.type == "cpu" else DeviceBufferStore(device)
+def open_buffers(device: torch.device, limit: int) -> BufferStore:
+    """Return the store for a device's memory, of which this worker may use `limit` bytes.
+
+    Raises:
+        OptionError: What a GPU needs is not installed.
+    """
+    if device.type == "cpu":
+        return HostBufferStore()
+    return DeviceBufferStore(device, *open_cuda_memory(device, limit))
 
 
 def device_info(device: torch.device, memory_limit: int) -> DeviceInfo:

@@ -218,13 +218,19 @@ class WorkerFailed(Message, frozen=True):
     message: Text
 
 
+class WorkerEnding(Message, frozen=True):
+    """A worker that served cannot go on and exits after this: why, for all of its sessions."""
+
+    reason: Text
+
+
 class WorkerStatusReport(Message, frozen=True):
     request_id: Id
     status: WorkerStatus
 
 
 SupervisorToWorker: TypeAlias = AdmitSession | DropSession | WorkerStatusRequest | Drain
-WorkerToSupervisor: TypeAlias = WorkerReady | WorkerFailed | WorkerStatusReport
+WorkerToSupervisor: TypeAlias = WorkerReady | WorkerFailed | WorkerEnding | WorkerStatusReport
 
 
 # --- client -> worker, control ---------------------------------------------------------------------------

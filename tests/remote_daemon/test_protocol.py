@@ -117,6 +117,17 @@ def test_a_dead_worker_is_told_to_its_sessions_and_replaced_at_once() -> None:
     assert start == StartWorker(WorkerId(2), "")
 
 
+def test_a_worker_that_ends_itself_is_quoted_to_its_sessions_and_replaced() -> None:
+    daemon = ready_supervisor()
+    admit(daemon)
+    assert daemon.handle(WorkerSaid(ONE, m.WorkerEnding("the device is lost")), 20.0) == []
+    ended, start = daemon.handle(WorkerExited(ONE, "exit code 1"), 20.1)
+    assert isinstance(ended, TellClient)
+    assert isinstance(ended.message, m.SessionEnded)
+    assert "the worker died (the device is lost), and all that was resident in it is gone" in ended.message.message
+    assert start == StartWorker(WorkerId(2), "")
+
+
 def test_workers_that_keep_dying_are_restarted_ever_more_slowly() -> None:
     daemon = ready_supervisor()
     delays, now, worker = [], 100.0, 1

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from functools import partial
 
 import pytest
 import torch
 
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.remote_daemon.arrivals import Arrivals
-from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.engines.build import EngineRoom
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
@@ -42,8 +41,9 @@ class Bench:
         self.budget = MemoryBudget(limit)
         buffers = HostBufferStore()
         weights = WeightStore(buffers, self.budget)
-        programs = ProgramCache(partial(compile_program, device=torch.device("cpu"), constants=()))
-        self.services = Services(buffers, weights, programs, self.budget, KVArenas(self.budget))
+        arenas = KVArenas(self.budget)
+        programs = ProgramCache(EngineRoom(buffers, arenas).build)
+        self.services = Services(buffers, weights, programs, self.budget, arenas)
         self.sent: list[tuple[int, Outgoing]] = []
         self.link_failures: dict[int, str] = {}
         traffic, staging = PeerTraffic(), Staging(self.budget)

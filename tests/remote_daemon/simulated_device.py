@@ -1,0 +1,136 @@
+"""A device whose copies are late: nothing is copied before somebody waits for it, in an order of the test's choosing.
+
+What a real device may do and seldom does, this one does every time: a buffer that is filled again too early, memory
+that is used again while a kernel still reads it, and a kernel that reads what is not there yet all give wrong bytes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+
+import torch
+
+from dynamo_genie.remote_daemon.pinned_ring import Event
+
+Work = Callable[[], object]
+
+
+class _Stream:
+    def __init__(self) -> None:
+        self.waiting: deque[Work | _Point] = deque()
+        self.launched = 0
+        self.done = 0
+
+    def launch(self, work: Work | _Point) -> None:
+        self.waiting.append(work)
+        self.launched += 1
+
+    def can_step(self) -> bool:
+        """Whether there is something to do, and what it waits for on the other stream has been reached."""
+        return bool(self.waiting) and not (isinstance(self.waiting[0], _Point) and not self.waiting[0].passed())
+
+    def step(self) -> None:
+        work = self.waiting.popleft()
+        if not isinstance(work, _Point):
+            work()
+        self.done += 1
+
+
+class _Point(Event):
+    """A point on a stream: so many launches of it."""
+
+    def __init__(self, device: SimulatedDevice, stream: _Stream) -> None:
+        self._device = device
+        self._stream = stream
+        self._at = stream.launched
+
+    def passed(self) -> bool:
+        return self._stream.done >= self._at
+
+    def synchronize(self) -> None:
+        self._device.run_until(self.passed)
+
+
+class SimulatedDevice:
+    """`Streams` of a device in host memory; `compute` launches a kernel."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._compute = _Stream()
+        self._copies = _Stream()
+        self.most_in_flight = 0
+
+    def compute(self, kernel: Work) -> None:
+        """Launch a kernel on the compute stream."""
+        self._compute.launch(kernel)
+
+    def copies_wait(self) -> None:
+        self._wait(self._copies, self._compute)
+
+    def compute_waits(self) -> None:
+        self._wait(self._compute, self._copies)
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Event:
+        self._copies.launch(lambda: target.copy_(source))
+        self.most_in_flight = max(self.most_in_flight, len(self._copies.waiting))
+        while self._random.random() < 0.3 and self._copies.can_step():  # now and then the device is quick
+            self._copies.step()
+        return _Point(self, self._copies)
+
+    def synchronize(self) -> None:
+        """Wait for everything."""
+        self.run_until(lambda: not (self._compute.waiting or self._copies.waiting))
+
+    def run_until(self, reached: Callable[[], bool]) -> None:
+        """Let both streams run, in any order that their waits allow, until something is reached."""
+        while not reached():
+            able = [one for one in (self._compute, self._copies) if one.can_step()]
+            self._random.choice(able).step()
+
+    def _wait(self, waiter: _Stream, awaited: _Stream) -> None:
+        waiter.launch(_Point(self, awaited))
+
+
+class FakePool:
+    """A pool in host memory that hands out what was given back, as a real one does, with what lay there before."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.trims = 0
+        self.used = 0
+        self.fails = 0
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        if self.fails:
+            self.fails -= 1
+            raise MemoryError("in pieces")
+        self.used += nbytes
+        self.held = max(self.held, self.used)
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def free(self, nbytes: int) -> None:
+        self.used -= nbytes
+
+    def trim(self) -> None:
+        self.trims += 1
+        self.held = self.used
+
+
+class FakeTemporaries:
+    """torch's allocator, as far as it is counted."""
+
+    def __init__(self, held: int = 0, idle: int = 0) -> None:
+        self.held = held
+        self.idle = idle
+        self.allowed = -1
+        self.trims = 0
+
+    def allow(self, nbytes: int) -> None:
+        self.allowed = nbytes
+
+    def trim(self) -> None:
+        self.trims += 1
+        self.held -= self.idle
+        self.idle = 0
