@@ -55,6 +55,36 @@ def test_generate_gives_the_tokens_of_local_cuda_eager(options: dict[str, str], 
     assert generate(model, ids, **cache) == expected
 
 
+@pytest.mark.parametrize("engine", ["eager", "cudagraphs", "inductor"])
+def test_every_engine_generates_the_tokens_of_local_cuda_eager(options: dict[str, str], engine: str) -> None:
+    model = make_model("gpt2")
+    ids = token_prompt(batch=1).inputs["input_ids"]
+    expected = generate(copy.deepcopy(model).to("cuda"), ids.to("cuda"), cache_implementation="static")
+    model.compile(backend=genie, options={**options, "engine": engine})
+    for _ in range(3):  # new caches each time, elsewhere or where the last ones were
+        assert generate(model, ids, cache_implementation="static") == expected
+
+
+def test_what_stays_is_in_the_pool_and_survives_being_used_again(options: dict[str, str]) -> None:
+    values = [torch.randn(n) for n in (1 << 10, 1 << 16, 3 << 20)]
+    double = torch.compile(lambda x: x * 2, backend=genie, options=options, dynamic=False)
+    for _ in range(3):
+        for value in values:
+            assert torch.equal(double(value).clone(), value * 2)
+
+
+def test_a_device_side_assert_is_told_to_its_session_and_a_new_worker_starts(options: dict[str, str]) -> None:
+    @torch.compile(backend=genie, options=options, dynamic=False)
+    def pick(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return table[index] + 1
+
+    assert pick(torch.ones(4), torch.tensor([1, 2])).tolist() == [2.0, 2.0]
+    with pytest.raises(Exception, match=r"assert|index|out of bounds"):
+        pick(torch.ones(4), torch.tensor([1, 1 << 20])).tolist()
+    fresh = torch.compile(lambda x: x + 1, backend=genie, options=options)
+    assert fresh(torch.ones(2)).tolist() == [2.0, 2.0]
+
+
 def test_the_daemon_says_that_it_runs_on_cuda(options: dict[str, str]) -> None:
     assert dynamo_genie.connect(**options)["device"].startswith("cuda")
 
