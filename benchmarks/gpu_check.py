@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check`: a daemon on the real GPU against local CUDA eager, then the GPU tests.
+"""`python -m benchmarks.gpu_check`: a daemon on the real GPU against local CUDA eager, its engines, then the GPU tests.
 
 Says that it was skipped, and exits with 0, where there is no NVIDIA GPU.
 """
@@ -24,6 +24,7 @@ from dynamo_genie.bench.report import Figure, at_most, make_console, show, write
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 TESTS_LIMIT_S = 900
+ENGINES_LIMIT_S = 600
 STEP_BYTES = 3000
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -45,8 +46,9 @@ def gpu_check(
     write_json(results / "gpu_check.json", "gpu_check", details, figures)
     _write_table(results / "gpu_check.txt", figures, equal)
     show(make_console(), _title(equal), figures)
+    engines = _run_engines(results)
     passed = _run_tests() if tests else True
-    raise typer.Exit(0 if equal and passed else 1)
+    raise typer.Exit(0 if equal and engines and passed else 1)
 
 
 def _exact_float32() -> None:
@@ -101,6 +103,13 @@ def _title(equal: bool) -> str:
 def _write_table(path: Path, figures: list[Figure], equal: bool) -> None:
     with path.open("w", encoding="utf-8") as file:
         show(make_console(file), _title(equal), figures)
+
+
+def _run_engines(results: Path) -> bool:
+    """Run the quick form of `genie bench gpu` on GPT-2."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--model", "gpt2", "--engines", "eager,cudagraphs,inductor"]
+    command += ["--steps", "20", "--json", str(results / "gpu.json")]
+    return subprocess.run(command, cwd=ROOT, timeout=ENGINES_LIMIT_S, check=False).returncode == 0
 
 
 def _run_tests() -> bool:

@@ -46,6 +46,7 @@ _add_lazy(app, "demo", "dynamo_genie.cli.demo", "Generate text with a small mode
 _add_lazy(app, "explain", "dynamo_genie.cli.explain", "Run a script and print the plan of each graph it compiles.")
 _add_lazy(bench, "transport", "dynamo_genie.cli.bench_transport", "Round trips and bulk bandwidth to a daemon.")
 _add_lazy(bench, "decode", "dynamo_genie.cli.bench_decode", "Time of a decode step, local and remote.")
+_add_lazy(bench, "gpu", "dynamo_genie.cli.bench_gpu", "Decode steps against the floor of the memory, by engine.")
 _add_lazy(bench, "arenas", "dynamo_genie.cli.bench_arenas", "Appending to caches in place, against copying them.")
 _add_lazy(bench, "modes", "dynamo_genie.cli.bench_modes", "What understanding is worth, mode against mode.")
 _add_lazy(bench, "kv-length", "dynamo_genie.cli.bench_kv_length", "What the length of the KV cache costs in each mode.")

@@ -1,0 +1,284 @@
+"""A decode step against what the device's memory allows: locally, compiled locally, and through a daemon's engines.
+
+A step at batch 1 reads every weight and all of the cache once, so the *floor* is their bytes over the rate at which
+the device copies (bytes read and written, as STREAM counts them: McCalpin 1995), measured in the same run. Prefill is
+held against the measured rate of a matrix product: 2 operations a parameter and token (Kaplan et al., 2020, 2.1).
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dynamo_genie
+from dynamo_genie.backend import genie
+from dynamo_genie.bench.alternate import in_turns
+from dynamo_genie.bench.daemon import running_daemon
+from dynamo_genie.bench.report import Figure
+from dynamo_genie.bench.study.gpu import Gpu, Samples
+from dynamo_genie.bench.study.workloads import build_model
+from dynamo_genie.errors import OptionError
+
+LOCAL, REDUCE_OVERHEAD = "local eager", "local reduce-overhead"
+WARM_STEPS = 6
+ROOM = 16
+SOURCE_NBYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
+MATRIX_WIDTH = {"cuda": 8192, "cpu": 512}
+ROUNDS = 5
+UPLOAD_NBYTES = 256 << 20
+
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: a name in `workloads.WORKLOADS`, a dtype, tokens, steps, engines, "cpu" or "cuda"."""
+
+    model: str
+    dtype: str
+    prompt: int
+    steps: int
+    engines: tuple[str, ...]
+    device: str
+
+
+@dataclass
+class Decoder:
+    """One way to decode: a Static cache, and a token that each step makes of the last one."""
+
+    forward: Forward
+    prefill: Forward
+    prompt: Tensor
+    config: Any
+    length: int
+    tokens: list[int] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Feed the prompt into a new cache."""
+        from transformers import StaticCache
+
+        self._cache = StaticCache(config=self.config, max_cache_len=self.length)
+        self.tokens, self.gaps = [], []
+        self._read(self.prefill, self.prompt, torch.arange(self.prompt.shape[1], device=self.prompt.device))
+
+    def step(self) -> None:
+        """Feed the last token and read the next one."""
+        position = self.prompt.shape[1] + len(self.tokens) - 1
+        device = self.prompt.device
+        self._read(
+            self.forward, torch.tensor([[self.tokens[-1]]], device=device), torch.tensor([position], device=device)
+        )
+
+    def _read(self, forward: Forward, ids: Tensor, position: Tensor) -> None:
+        with torch.no_grad():
+            logits = forward(ids, past_key_values=self._cache, cache_position=position, use_cache=True).logits[0, -1]
+            best = logits.float().topk(2)
+        values, indices = best.values.tolist(), best.indices.tolist()
+        self.tokens.append(indices[0])
+        self.gaps.append((values[0] - values[1]) / max(abs(values[0]), 1e-30))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the device can do: bytes copied and operations of a matrix product, in a second."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+
+def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[Figure], dict[str, Any]]:
+    """Measure all ways in turns, in one run; tokens are compared with local eager's first.
+
+    Returns:
+        Figures, and details: seconds of every step, the first token that differs and the gap of logits there.
+
+    Raises:
+        OptionError: There is no such device.
+    """
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device cuda: torch finds no CUDA device on this machine; --device cpu shows how it works")
+    device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
+    length = plan.prompt + 2 * WARM_STEPS + plan.steps + ROOM
+    say("building the model")
+    model = build_model(plan.model, dtype=dtype, device="cpu", seed=0, longest=length)
+    rates = measure_rates(device, dtype)
+    with running_daemon(device=plan.device) as daemon:
+        try:
+            ways = _ways(plan, model, device, length, daemon.endpoint)
+            taken, prefill_s, busy = _measure(plan, ways, say)
+            upload = _upload_rate(daemon.endpoint)
+        finally:
+            dynamo_genie.shutdown()
+    weights = sum(p.nbytes for p in dict.fromkeys(model.parameters()))
+    cache = _cache_nbytes(model.config, length, dtype)
+    parameters = sum(p.numel() for p in dict.fromkeys(model.parameters()))
+    floor_s = (weights + cache) / rates.bytes_per_s
+    figures = [
+        Figure(f"{name}: a decode step", statistics.median(seconds) * 1e3, "ms", floor_s * 1e3,
+               statistics.median(seconds) / floor_s)
+        for name, seconds in taken.items()
+    ]  # fmt: skip
+    compute_floor_s = 2 * parameters * plan.prompt / rates.flops_per_s
+    figures += [
+        Figure(f"{name}: prefill", s * 1e3, "ms", compute_floor_s * 1e3, s / compute_floor_s)
+        for name, s in prefill_s.items()
+    ]
+    pinned = pinned_rate(device)
+    figures.append(Figure("upload of a tensor, floor a copy of host memory", upload / 1e9, "GB/s", pinned / 1e9,
+                          upload / pinned))  # fmt: skip
+    figures += [Figure(f"{name}: device busy (NVML)", share * 100, "%") for name, share in busy.items()]
+    return figures, {
+        "plan": {"model": plan.model, "dtype": plan.dtype, "prompt": plan.prompt, "device": plan.device},
+        "weight_nbytes": weights,
+        "cache_nbytes": cache,
+        "copy_bytes_per_s": rates.bytes_per_s,
+        "flops_per_s": rates.flops_per_s,
+        "seconds": taken,
+        "differences": {name: first_difference(ways[LOCAL], way, torch.finfo(dtype).eps) for name, way in ways.items()},
+    }
+
+
+def first_difference(right: Decoder, other: Decoder, rounding: float) -> dict[str, float | bool] | None:
+    """Return the first step whose token differs, and the relative gap of local eager's two best logits there.
+
+    A gap below `rounding`, the dtype's, explains a difference: another order of the same additions may swap the two.
+    """
+    for step, (theirs, own) in enumerate(zip(right.tokens, other.tokens, strict=True)):
+        if theirs != own:
+            gap = right.gaps[step]
+            return {"step": step, "logit_gap": gap, "explained": gap <= rounding}
+    return None
+
+
+def _ways(plan: Plan, model: Any, device: torch.device, length: int, endpoint: str) -> dict[str, Decoder]:
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randint(1, model.config.vocab_size, (1, plan.prompt), generator=generator)
+    local = model if device.type == "cpu" else copy.deepcopy(model).to(device)
+    there = prompt.to(device)
+
+    def way(forward: Forward, prefill: Forward, ids: Tensor) -> Decoder:
+        return Decoder(forward, prefill, ids, model.config, length)
+
+    ways = {
+        LOCAL: way(local, local, there),
+        REDUCE_OVERHEAD: way(torch.compile(local, mode="reduce-overhead"), local, there),
+    }
+    for engine in plan.engines:
+        compiled = torch.compile(
+            model, backend=genie, options={"daemons": endpoint, "engine": engine, "progress": False}
+        )
+        ways[f"genie {engine}"] = way(compiled, compiled, prompt)
+    return ways
+
+
+def _measure(
+    plan: Plan, ways: dict[str, Decoder], say: Callable[[str], None]
+) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
+    for name, way in ways.items():
+        say(f"warming {name} up")
+        for _ in range(2):
+            way.begin()
+            for _ in range(WARM_STEPS):
+                way.step()
+    say("measuring")
+    prefill = in_turns({name: way.begin for name, way in ways.items()}, 3)
+    for way in ways.values():
+        for _ in range(WARM_STEPS):
+            way.step()
+    steps = in_turns({name: way.step for name, way in ways.items()}, plan.steps)
+    busy = {name: share for name, way in ways.items() if (share := _busy(way)) is not None}
+    return steps, {name: statistics.median(seconds) for name, seconds in prefill.items()}, busy
+
+
+def _busy(way: Decoder) -> float | None:
+    """Return how busy NVML says the device is while this way decodes alone."""
+    samples, began = Samples(), time.monotonic()
+    with Gpu().sampled(samples):
+        for _ in range(WARM_STEPS):
+            way.step()
+    return samples.mean_over([(began, time.monotonic())])
+
+
+def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Measure how fast a device copies its own memory and multiplies matrices of a dtype; the best of five rounds."""
+    source = torch.ones(SOURCE_NBYTES[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    width = MATRIX_WIDTH[device.type]
+    left = torch.ones(width, width, dtype=dtype, device=device)
+    product = torch.empty_like(left)
+    return Rates(
+        2 * source.nbytes / _best_s(lambda: target.copy_(source), device),
+        2 * width**3 / _best_s(lambda: torch.mm(left, left, out=product), device),
+    )
+
+
+def pinned_rate(device: torch.device) -> float:
+    """Return bytes a second from host memory to the device: pinned memory where the device has its own."""
+    host = torch.ones(SOURCE_NBYTES["cpu"], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    target = torch.empty_like(host, device=device)
+    return host.nbytes / _best_s(lambda: target.copy_(host, non_blocking=True), device)
+
+
+def _best_s(action: Callable[[], object], device: torch.device) -> float:
+    with _finished(device):
+        action()
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        with _finished(device):
+            action()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+@contextmanager
+def _finished(device: torch.device) -> Any:
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _upload_rate(endpoint: str) -> float:
+    """Return bytes a second of one large tensor from this process into the daemon's device memory."""
+    from dynamo_genie.connections import CONNECTIONS
+    from dynamo_genie.options import Options
+
+    session = CONNECTIONS.get(Options(daemons=(endpoint,))).session
+    data = torch.ones(UPLOAD_NBYTES, dtype=torch.uint8)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        handle = session.put(data)
+        session.sync()
+        seconds.append(time.perf_counter() - started)
+        del handle
+    return UPLOAD_NBYTES / min(seconds)
+
+
+def _cache_nbytes(config: Any, length: int, dtype: torch.dtype) -> int:
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * length * dtype.itemsize
+
+
+def engines_of(text: str) -> tuple[str, ...]:
+    """Read engines from text.
+
+    Raises:
+        OptionError: One is unknown.
+    """
+    from dynamo_genie.engines import ENGINES
+
+    names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or any(name not in ENGINES for name in names):
+        raise OptionError(f"--engines {text!r}: write names of {', '.join(ENGINES)}, separated by commas")
+    return tuple(names)
