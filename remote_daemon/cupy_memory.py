@@ -48,6 +48,8 @@ class CupyPool:
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         """See `Pool`. In order with torch's compute stream, on which freed memory is used again."""
+        if nbytes == 0:
+            return torch.empty(0, dtype=torch.uint8, device=self._device)
         cupy = self._cupy
         stream = torch.cuda.current_stream(self._device).cuda_stream
         with cupy.cuda.Device(self._device.index), cupy.cuda.ExternalStream(stream):
