@@ -29,6 +29,7 @@ MOST_CHUNKS = 256
 """Chunks on their way in one direction: at a megabyte each more than any delay here holds."""
 
 _F_SETPIPE_SZ = 1031
+FIRST_PIPE = 1024
 _SO_ORIGINAL_DST = 80
 _PR_SET_TIMERSLACK = 29
 
@@ -40,11 +41,21 @@ class _Pipe:
 
     @classmethod
     def make(cls) -> _Pipe:
-        read, write = os.pipe()
+        read, write = map(_out_of_the_way, os.pipe())
         # beyond a limit for all pipes of a user (64 MiB) they stay small: more of them then hold the same bytes
         with contextlib.suppress(OSError):
             fcntl.fcntl(write, _F_SETPIPE_SZ, CHUNK)
         return cls(read, write)
+
+
+def _out_of_the_way(descriptor: int) -> int:
+    """Give a pipe's end a high number, where that is allowed: `select` takes low ones only, and sockets need those."""
+    try:
+        moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_PIPE)
+    except OSError:
+        return descriptor
+    os.close(descriptor)
+    return moved
 
 
 class _Direction:
