@@ -42,6 +42,29 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as co
         answer += piece
 print(hashlib.sha256(data).hexdigest(), hashlib.sha256(answer[::-1]).hexdigest())
 """
+ECHO_TO_ALL = """
+import socket, threading
+def serve(connection):
+    while piece := connection.recv(1 << 16):
+        connection.sendall(piece)
+with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+    print("ready", listener.getsockname()[1], flush=True)
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+ASK_AT_ONCE = """
+import socket, sys
+connections = [socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) for _ in range(int(sys.argv[3]))]
+for number, connection in enumerate(connections):
+    connection.sendall(bytes([number % 256]) * 70_000)
+answered = 0
+for number, connection in enumerate(connections):
+    missing = 70_000
+    while missing and (piece := connection.recv(1 << 16)):
+        missing -= len(piece)
+    answered += missing == 0
+print(answered)
+"""
 OWNER = """
 import sys, time
 from dynamo_genie.bench.network import open_network, parse_network
@@ -107,6 +130,25 @@ def test_hosts_reach_one_another_and_every_byte_is_counted_once(text: str) -> No
         with pytest.raises(OptionError, match="no host 'moon' in this network; there are client, daemon0, daemon1"):
             net.address("moon")
     assert left() == []
+
+
+@pytest.mark.usefixtures("root")
+def test_hundreds_of_connections_are_carried_at_once() -> None:
+    """`select` takes descriptors below 1,024 only, and each connection has pipes as well."""
+    with open_network(parse_network("1ms"), HOSTS[:2]) as net:
+        server = subprocess.Popen(
+            net.command("daemon0", [sys.executable, "-c", ECHO_TO_ALL]), stdout=subprocess.PIPE, env=environment()
+        )
+        try:
+            port = first_line(server, LIMIT_S).split()[1]
+            ask = [sys.executable, "-c", ASK_AT_ONCE, net.address("daemon0"), port, "300"]
+            done = subprocess.run(
+                net.command("client", ask), capture_output=True, text=True, timeout=LIMIT_S, check=True
+            )
+        finally:
+            server.kill()
+            server.communicate()
+    assert int(done.stdout) == 300
 
 
 @pytest.mark.usefixtures("root")
