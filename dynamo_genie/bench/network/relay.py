@@ -11,7 +11,6 @@ half of a connection has the round trip of one machine.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import os
@@ -42,9 +41,7 @@ class _Pipe:
     @classmethod
     def make(cls) -> _Pipe:
         read, write = map(_out_of_the_way, os.pipe())
-        # beyond a limit for all pipes of a user (64 MiB) they stay small: more of them then hold the same bytes
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(write, _F_SETPIPE_SZ, CHUNK)
+        fcntl.fcntl(write, _F_SETPIPE_SZ, CHUNK)
         return cls(read, write)
 
 
