@@ -102,7 +102,7 @@ def place_on_one(gm: GraphModule, connection: Connection) -> tuple[PlacementPlan
 def engines_of(bound: Sequence[BoundProgram]) -> tuple[EngineUse, ...]:
     """Ask what runs the program of each partition; waits until the daemons are through with the call."""
     known = {
-        session: {program: (engine, reason) for program, engine, reason in session.inspect().engines}
+        session: {program: (engine, reason) for program, engine, reason in session.inspect(engines=True).engines}
         for session in dict.fromkeys(part.session for part in bound)
     }
     return tuple(EngineUse(i, *known[part.session].get(part.program, ("", ""))) for i, part in enumerate(bound))

@@ -332,7 +332,7 @@ class WorkerSession:
         self._spans.clear()
         engines = tuple(
             (number, program.executable.engine, program.executable.reason[:MAX_STRING])
-            for number, program in islice(self._programs.items(), MAX_ITEMS)
+            for number, program in islice(self._programs.items(), MAX_ITEMS if command.engines else 0)
         )
         return m.Inspection(
             command.request_id, services.budget.limit, services.budget.used, services.weights.unused_nbytes,

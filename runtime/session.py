@@ -262,11 +262,11 @@ class Session(WeightStream):
         [upload] = self._bulk.upload([data], "control")
         self._bulk.discard(upload)
 
-    def inspect(self) -> m.Inspection:
-        """Ask for the worker's memory, and what this session did since it was last asked."""
+    def inspect(self, *, engines: bool = False) -> m.Inspection:
+        """Ask for the worker's memory, what this session did since it was last asked, and what runs its programs."""
         with self.lock:
             request_id = self.request_id()
-            self.post(m.Inspect(request_id))
+            self.post(m.Inspect(request_id, engines))
             reply = self.wait(request_id)
             if not isinstance(reply, m.Inspection):
                 raise ProtocolError(f"expected Inspection, got {type(reply).__name__}")

@@ -367,9 +367,13 @@ class ReceiveTensor(Message, frozen=True, tag="R"):
 
 
 class Inspect(Message, frozen=True, tag="V"):
-    """Asks what the session did and what memory there is, answered by `Inspection`."""
+    """Asks what the session did and what memory there is, and what runs its programs where `engines` is set.
+
+    Answered by `Inspection`.
+    """
 
     request_id: Id
+    engines: bool = False
 
 
 Command: TypeAlias = (
@@ -448,7 +452,7 @@ class Inspection(Message, frozen=True, tag="i"):
         peer_sent, peer_received: Bytes of tensors that this session sent to and got from other workers, by class.
         counts: What the worker counted, by name.
         spans: (program, started, ended) of this session's last calls since it was last asked, in ns since 1970.
-        engines: (program, engine, reason) of this session's programs: what runs each of them now, and why.
+        engines: (program, engine, reason) of this session's programs, if asked for: what runs each now, and why.
     """
 
     request_id: Id

@@ -31,7 +31,9 @@ def layer() -> Any:
 
 
 def engine_in_use() -> set[str]:
-    return {engine for connection in CONNECTIONS.all() for _, engine, _ in connection.session.inspect().engines}
+    return {
+        engine for connection in CONNECTIONS.all() for _, engine, _ in connection.session.inspect(engines=True).engines
+    }
 
 
 @pytest.mark.parametrize("engine", ["cudagraphs", "tensorrt"])

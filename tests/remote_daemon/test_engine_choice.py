@@ -129,7 +129,7 @@ def test_inspection_and_status_say_what_runs_each_program_and_why() -> None:
     register(worker, 2, CUDAGRAPHS)
     x = worker.put(torch.ones(2))
     worker.send(m.Call(1, 0, (x,), (50,)), m.Call(1, 0, (x,), (51,)))
-    [found] = worker.send(m.Inspect(1))
+    [found] = worker.send(m.Inspect(1, engines=True))
     assert isinstance(found, m.Inspection)
     assert [(number, engine) for number, engine, _ in found.engines] == [(1, EAGER), (2, EAGER)]
     assert "CUDA graphs need a CUDA device" in found.engines[1][2]
