@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from dynamo_genie.passes.portable import PORTABLE_KEYS
+from dynamo_genie.remote_daemon.engines.program_graph import graph_argument
 from dynamo_genie.remote_daemon.operators import resolve_operator
 from dynamo_genie.runtime.wire import program as p
 
@@ -25,10 +26,10 @@ def raise_program(program: p.Program, constants: Sequence[torch.Tensor] = ()) ->
     values = [graph.placeholder(f"input_{number}") for number in range(len(program.inputs))]
     values += [graph.get_attr(f"constant_{number}") for number in range(len(constants))]
     for node in program.nodes:
-        args = tuple(_raise_argument(argument, values) for argument in node.args)
-        kwargs = {name: _raise_argument(argument, values) for name, argument in node.kwargs}
+        args = tuple(graph_argument(argument, values) for argument in node.args)
+        kwargs = {name: graph_argument(argument, values) for name, argument in node.kwargs}
         values.append(graph.call_function(_target(node.op), args, kwargs))
-    graph.output(tuple(_raise_argument(output, values) for output in program.outputs))
+    graph.output(tuple(graph_argument(output, values) for output in program.outputs))
     root = torch.nn.Module()
     for number, tensor in enumerate(constants):
         root.register_buffer(f"constant_{number}", tensor)
@@ -47,17 +48,3 @@ def _target(key: str) -> Callable[..., Any]:
     _, packet, overload = key.split(".")
     target: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
     return target
-
-
-def _raise_argument(argument: p.Argument, values: Sequence[fx.Node]) -> Any:
-    match argument:
-        case p.Ref(index=index):
-            return values[index]
-        case p.Items(items=items):
-            return [_raise_argument(item, values) for item in items]
-        case p.ComplexNumber(real=real, imag=imag):
-            return complex(real, imag)
-        case p.DtypeName() | p.LayoutName() | p.MemoryFormatName():
-            return getattr(torch, argument.name)
-        case _:
-            return argument

@@ -43,16 +43,17 @@ def measure_speed(device: torch.device) -> DeviceSpeed:
 
 
 def _best_s(action: Callable[[], object], device: torch.device) -> float:
-    _elapsed_s(action, device)  # loads kernels, touches fresh pages
+    elapsed_s(action, device)  # loads kernels, touches fresh pages
     started, best = time.perf_counter(), float("inf")
     for _ in range(ROUNDS):
-        best = min(best, _elapsed_s(action, device))
+        best = min(best, elapsed_s(action, device))
         if time.perf_counter() - started > MAX_SECONDS:
             break
     return best
 
 
-def _elapsed_s(action: Callable[[], object], device: torch.device) -> float:
+def elapsed_s(action: Callable[[], object], device: torch.device) -> float:
+    """Return how long an action takes until the device is through with it."""
     started = time.perf_counter()
     action()
     if device.type == "cuda":

@@ -16,8 +16,8 @@ MAX_PROGRAMS = 4096
 """Programs kept when no session names them; single eager operators are programs too, and small."""
 
 
-Build: TypeAlias = Callable[[Program, str], RunningProgram]
-"""Makes a program run, with the engine of this name."""
+Build: TypeAlias = Callable[[Program, str, str], RunningProgram]
+"""Makes a program run, given the engine that is wanted and the program's name for the log."""
 
 _SCALARS = {"int": int, "float": float, "bool": bool}
 
@@ -69,7 +69,7 @@ class ProgramCache:
         if program_digest(encoded) != digest:
             raise ProtocolError("a program does not match its digest")
         program = decode_program(encoded)
-        loaded = LoadedProgram(program, self._build(program, engine))
+        loaded = LoadedProgram(program, self._build(program, engine, digest.hex()[:12]))
         self._loaded[key] = loaded
         if len(self._loaded) > MAX_PROGRAMS:
             self._loaded.popitem(last=False)

@@ -11,7 +11,6 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +25,7 @@ from dynamo_genie.bench.report import Figure
 from dynamo_genie.bench.study.gpu import Gpu, Samples
 from dynamo_genie.bench.study.workloads import build_model
 from dynamo_genie.errors import OptionError
+from dynamo_genie.remote_daemon.device_speed import elapsed_s
 
 LOCAL, REDUCE_OVERHEAD = "local eager", "local reduce-overhead"
 WARM_STEPS = 6
@@ -229,22 +229,8 @@ def pinned_rate(device: torch.device) -> float:
 
 
 def _best_s(action: Callable[[], object], device: torch.device) -> float:
-    with _finished(device):
-        action()
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        with _finished(device):
-            action()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-@contextmanager
-def _finished(device: torch.device) -> Any:
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    elapsed_s(action, device)  # loads kernels, touches fresh pages
+    return min(elapsed_s(action, device) for _ in range(ROUNDS))
 
 
 def _upload_rate(endpoint: str) -> float:

@@ -19,7 +19,7 @@ from dynamo_genie.remote_daemon.engines.inductor import compile_with_inductor
 from dynamo_genie.remote_daemon.engines.tensorrt import compile_with_tensorrt, tensorrt_missing
 from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
-from dynamo_genie.runtime.wire.program import Program, encode_program, program_digest
+from dynamo_genie.runtime.wire.program import Program
 
 COMPILERS: dict[str, Compile] = {INDUCTOR: compile_with_inductor, TENSORRT: compile_with_tensorrt}
 
@@ -35,8 +35,8 @@ class EngineRoom:
         self._recorder = recorder(buffers.device)
         self._background = Background("genie-compile")
 
-    def build(self, program: Program, wanted: str) -> RunningProgram:
-        """Return `program` with the engine that was asked for, or the one that fits.
+    def build(self, program: Program, wanted: str, name: str) -> RunningProgram:
+        """Return `program`, called `name` in the log, with the engine that was asked for, or the one that fits.
 
         Raises:
             ProtocolError: The program is malformed, or there is no such engine.
@@ -55,5 +55,4 @@ class EngineRoom:
         elif choice.engine in COMPILERS:
             compiler = COMPILERS[choice.engine]
             fast = CompiledInBackground(program, device, constants, eager, compiler, self._background)
-        name = program_digest(encode_program(program)).hex()[:12]
         return RunningProgram(name, eager, choice.engine, choice.reason, fast, fell_back=choice.refused)

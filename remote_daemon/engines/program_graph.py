@@ -31,12 +31,12 @@ def program_graph(program: p.Program, device: torch.device, scalars: Sequence[An
     values += [graph.placeholder(f"constant_{number}") for number in range(len(program.constants))]
     for node in program.nodes:
         operator = resolve_operator(node.op, device)
-        args = [_argument(argument, values) for argument in node.args]
-        kwargs = {name: _argument(argument, values) for name, argument in node.kwargs}
+        args = [graph_argument(argument, values) for argument in node.args]
+        kwargs = {name: graph_argument(argument, values) for name, argument in node.kwargs}
         if operator.needs_device:
             kwargs["device"] = device
         values.append(_call(graph, operator, args, kwargs))
-    graph.output(tuple(_argument(output, values) for output in program.outputs))
+    graph.output(tuple(graph_argument(output, values) for output in program.outputs))
     graph.lint()
     return GraphModule(torch.nn.Module(), graph)
 
@@ -54,12 +54,13 @@ def _has_node(value: Any) -> bool:
     return isinstance(value, Node)
 
 
-def _argument(argument: p.Argument, values: Sequence[Any]) -> Any:
+def graph_argument(argument: p.Argument, values: Sequence[Any]) -> Any:
+    """Return what stands for an argument in a graph, where `values` stand for the program's values so far."""
     match argument:
         case p.Ref(index=index):
             return values[index]
         case p.Items(items=items):
-            return [_argument(item, values) for item in items]
+            return [graph_argument(item, values) for item in items]
         case p.ComplexNumber(real=real, imag=imag):
             return complex(real, imag)
         case p.DtypeName() | p.LayoutName() | p.MemoryFormatName():

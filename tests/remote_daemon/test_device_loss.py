@@ -72,8 +72,8 @@ class Device:
         self.late = ""
         self.runs = 0
 
-    def build(self, program: p.Program, engine: str) -> RunningProgram:
-        return RunningProgram("p", self._run, "eager", "", None, fell_back=False)
+    def build(self, program: p.Program, engine: str, name: str) -> RunningProgram:
+        return RunningProgram(name, self._run, "eager", "", None, fell_back=False)
 
     def _run(self, inputs: list[Any]) -> tuple[Any, ...]:
         self.runs += 1
