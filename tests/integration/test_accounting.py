@@ -103,11 +103,13 @@ class Meter:
     """Compares the kernel's count with `stats()` over a stretch of work."""
 
     def __init__(self) -> None:
+        session().sync()  # `generate` does not wait for its last token: that batch is counted, and may not have left
         dynamo_genie.reset_stats()
         self._wire, self._time = read_wire(), time.monotonic()
         self._batches = session()._sequence
 
     def check(self, *, bulk_frames: int = 0) -> None:
+        session().sync()
         stats = dynamo_genie.stats()["total"]
         moved = read_wire() - self._wire
         beats = 2 * HEARTBEAT_NBYTES * ((time.monotonic() - self._time) / HEARTBEAT_S + 2)
