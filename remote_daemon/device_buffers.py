@@ -24,7 +24,7 @@ class DeviceBufferStore:
 
     def __init__(self, device: torch.device, memory: DeviceMemory, ring: PinnedRing) -> None:
         self.device = device
-        self._memory = memory
+        self.memory = memory
         self._ring = ring
         self._host = HostBufferStore()
 
@@ -35,13 +35,13 @@ class DeviceBufferStore:
     def adopt(self, spec: TensorSpec, staged: torch.Tensor) -> torch.Tensor:
         """See `BufferStore`. The staged host memory is given back once the device has its copy."""
         check_dense(spec, staged.numel())
-        flat = self._memory.allocate(staged.numel())
+        flat = self.memory.allocate(staged.numel())
         self._fill(flat, staged)
         return flat.view(TORCH_DTYPE[spec.dtype]).as_strided(spec.shape, spec.stride)
 
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         """See `BufferStore`."""
-        flat = self._memory.allocate(shape.numel() * dtype.itemsize)
+        flat = self.memory.allocate(shape.numel() * dtype.itemsize)
         return flat.view(dtype).view(shape)
 
     def synchronize(self) -> None:
@@ -50,7 +50,19 @@ class DeviceBufferStore:
 
     def reclaim(self) -> None:
         """See `BufferStore`."""
-        self._memory.make_room_for_temporaries()
+        self.memory.make_room_for_temporaries()
+
+    def evict(self, flat: torch.Tensor) -> torch.Tensor:
+        """See `Evictable`."""
+        host = allocate_host(flat.numel())
+        self._ring.download(host, flat)
+        return host
+
+    def restore(self, host: torch.Tensor) -> torch.Tensor:
+        """See `Evictable`."""
+        flat = self.memory.allocate(host.numel())
+        self._fill(flat, host)
+        return flat
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
         """See `BufferStore`."""

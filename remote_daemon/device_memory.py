@@ -7,6 +7,7 @@ other one is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -56,10 +57,15 @@ class Temporaries(Protocol):
 
 
 class DeviceMemory:
-    """Memory of one device within a limit."""
+    """Memory of one device within a limit.
+
+    Attributes:
+        evict: Called, where idle memory is not enough, with the bytes that are lacking; frees as much as it can.
+    """
 
     def __init__(self, limit: int, pool: Pool, temporaries: Temporaries) -> None:
         self.limit = limit
+        self.evict: Callable[[int], object] | None = None
         self._pool = pool
         self._temporaries = temporaries
         self._share_out()
@@ -92,12 +98,20 @@ class DeviceMemory:
         self._share_out()
 
     def _make_room(self, nbytes: int) -> None:
+        if self._fits_once_trimmed(nbytes):
+            return
+        if self.evict is not None:
+            self.evict(self.held + nbytes - self.limit)
+            if self._fits_once_trimmed(nbytes):
+                return
+        raise self._too_little(nbytes)
+
+    def _fits_once_trimmed(self, nbytes: int) -> bool:
         for trim in (self._temporaries.trim, self._pool.trim):
             if self.held + nbytes <= self.limit:
-                return
+                return True
             trim()
-        if self.held + nbytes > self.limit:
-            raise self._too_little(nbytes)
+        return self.held + nbytes <= self.limit
 
     def _allocate_once_more(self, nbytes: int) -> torch.Tensor:
         self._temporaries.trim()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 
+import torch
+
 from dynamo_genie.remote_daemon.engines.eager import NodeError
 from dynamo_genie.remote_daemon.handle_table import PoisonedInput
 from dynamo_genie.runtime.wire.limits import MAX_STRING
@@ -21,7 +23,7 @@ def describe_failure(error: BaseException, operator: str = "", program: int = -1
         node, operator, error = error.node, error.operator, error.__cause__
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return ErrorInfo(
-        kind="OutOfMemoryError" if _is_out_of_memory(error) else type(error).__name__,
+        kind="OutOfMemoryError" if is_out_of_memory(error) else type(error).__name__,
         message=str(error)[:MAX_TRACEBACK],
         operator=operator[:MAX_STRING],
         program=program,
@@ -30,6 +32,10 @@ def describe_failure(error: BaseException, operator: str = "", program: int = -1
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether memory was lacking: on the CPU, PyTorch says so in a plain `RuntimeError`."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    if isinstance(error, NodeError):
+        return is_out_of_memory(error.__cause__)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

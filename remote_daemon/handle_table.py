@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.spilled import HostSpace, Layout, SpilledStorage
 from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
@@ -30,23 +34,34 @@ class PoisonedInput(Exception):
         self.error = error
 
 
+Value: TypeAlias = torch.Tensor | Poison | SpilledStorage | ResidentWeight
+"""What a handle names: a tensor, why there is none, or where its bytes are while it is not in the device's memory."""
+
+
 class HandleTable:
     """Handles of one session: plain tensors counted per storage, and weights shared by content.
 
     Attributes:
+        resident_nbytes: Bytes of own tensors in the device's memory.
+        spilled_nbytes: Bytes of own tensors in host memory, where they wait to be used.
         windows: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
         bound: Handles that bindings name.
         epoch: Rises whenever a bound handle comes to name another tensor, or none.
     """
 
-    def __init__(self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas) -> None:
+    def __init__(
+        self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas, host: HostSpace | None = None
+    ) -> None:
+        """Name nothing yet; `host` is where tensors may lie while the session is idle."""
         self._budget = budget
         self._weights = weights
         self._arenas = arenas
-        self._values: dict[int, torch.Tensor | Poison] = {}
+        self._host = host
+        self._values: dict[int, Value] = {}
         self._shared: dict[int, ResidentWeight] = {}
         self._storages: dict[int, list[int]] = {}
         self.resident_nbytes = 0
+        self.spilled_nbytes = 0
         self.windows: set[int] = set()
         self.bound: set[int] = set()
         self.epoch = 0
@@ -55,17 +70,24 @@ class HandleTable:
         return len(self._values)
 
     def tensor(self, handle: int) -> torch.Tensor:
-        """Return the tensor a handle names.
+        """Return the tensor a handle names, bringing it back to the device's memory first if it is not there.
 
         Raises:
             PoisonedInput: The call that should have made it failed.
             ProtocolError: There is no such handle.
+            QuotaExceeded, torch.OutOfMemoryError: It does not fit in the device's memory; it stays where it is.
         """
         value = self._values.get(handle)
         if type(value) is torch.Tensor:
             return value
         if isinstance(value, Poison):
             raise PoisonedInput(value.error)
+        if isinstance(value, SpilledStorage):
+            self._bring_back(value)
+            return self.tensor(handle)
+        if isinstance(value, ResidentWeight):
+            tensor = self._values[handle] = self._weights.bring_back(value)
+            return tensor
         if value is None:
             raise ProtocolError(f"handle {handle} names nothing in this session")
         return value
@@ -103,7 +125,7 @@ class HandleTable:
     def adopt(self, handle: int, weight: ResidentWeight) -> None:
         """Name a shared weight that has been acquired for this handle."""
         self._require_fresh(handle)
-        self._values[handle] = weight.tensor
+        self._values[handle] = weight if weight.tensor is None else weight.tensor
         self._shared[handle] = weight
 
     def writable(self, handle: int) -> torch.Tensor:
@@ -157,6 +179,9 @@ class HandleTable:
         elif isinstance(value, torch.Tensor):
             self.windows.discard(handle)
             self._release_storage(value)
+        elif isinstance(value, SpilledStorage):
+            self.windows.discard(handle)
+            self._release_spilled(value, handle)
 
     def _release_storage(self, tensor: torch.Tensor) -> None:
         key = tensor.untyped_storage()._cdata
@@ -166,6 +191,69 @@ class HandleTable:
             del self._storages[key]
             self.resident_nbytes -= entry[1]
             self._budget.release(entry[1])
+
+    # --- while the session is idle -----------------------------------------------------------------------------
+
+    def evict(self, enough: Callable[[], bool]) -> None:
+        """Move own storages to host memory, the largest first, until there is enough room or none may go."""
+        if self._host is None:
+            return
+        lying: defaultdict[int, dict[int, torch.Tensor]] = defaultdict(dict)
+        for handle, value in self._values.items():
+            if isinstance(value, torch.Tensor) and handle not in self._shared:
+                lying[value.untyped_storage()._cdata][handle] = value
+        for key in sorted(lying, key=lambda key: self._storages[key][1], reverse=True):
+            if enough():
+                return
+            self._spill(key, lying.pop(key))
+
+    def weights(self) -> list[ResidentWeight]:
+        """Return the weights that handles name, one item a handle."""
+        return list(self._shared.values())
+
+    def unload(self, weight: ResidentWeight) -> None:
+        """Let go of the tensor of a weight that was moved to host memory."""
+        for handle in [handle for handle, shared in self._shared.items() if shared is weight]:
+            self._values[handle] = weight
+            self.epoch += 1
+
+    def _spill(self, key: int, tensors: dict[int, torch.Tensor]) -> None:
+        assert self._host is not None
+        host = self._host.take(next(iter(tensors.values())).untyped_storage())
+        if host is None:
+            return
+        layouts = {handle: Layout.of(tensor) for handle, tensor in tensors.items()}
+        spilled = SpilledStorage(host, layouts, self._arenas.take(key))
+        self._values.update(dict.fromkeys(tensors, spilled))
+        nbytes = self._storages.pop(key)[1]
+        self.resident_nbytes -= nbytes
+        self.spilled_nbytes += nbytes
+        self._budget.release(nbytes)
+        self.epoch += 1
+
+    def _bring_back(self, spilled: SpilledStorage) -> None:
+        assert self._host is not None
+        nbytes = spilled.host.numel()
+        self._budget.reserve(nbytes, f"a tensor of {nbytes:,} bytes that was moved to host memory")
+        try:
+            storage = self._host.give_back(spilled.host)
+        except BaseException:
+            self._budget.release(nbytes)
+            raise
+        for handle, layout in spilled.layouts.items():
+            self._values[handle] = layout.on(storage)
+        self._storages[storage._cdata] = [len(spilled.layouts), nbytes]
+        if spilled.arena is not None:
+            self._arenas.put(storage, spilled.arena)
+        self.resident_nbytes += nbytes
+        self.spilled_nbytes -= nbytes
+
+    def _release_spilled(self, spilled: SpilledStorage, handle: int) -> None:
+        assert self._host is not None
+        del spilled.layouts[handle]
+        if not spilled.layouts:
+            self.spilled_nbytes -= spilled.host.numel()
+            self._host.drop(spilled.host)
 
     def clear(self) -> None:
         """Forget everything."""

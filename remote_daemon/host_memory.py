@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 
 import torch
 
@@ -19,3 +20,8 @@ def allocate_host(nbytes: int) -> torch.Tensor:
     with contextlib.suppress(OSError):  # a kernel built without them
         region.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(region, dtype=torch.uint8)
+
+
+def machine_nbytes() -> int:
+    """Return how much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

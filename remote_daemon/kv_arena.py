@@ -154,6 +154,16 @@ class KVArenas:
         """Whether a storage (by its address) is an arena."""
         return storage_key in self._arenas
 
+    def take(self, storage_key: int) -> Arena | None:
+        """Forget a storage that goes and return how far it was filled, None if it is no arena."""
+        entry = self._arenas.pop(storage_key, None)
+        return None if entry is None else entry[1]
+
+    def put(self, storage: torch.UntypedStorage, arena: Arena) -> None:
+        """Know a storage as an arena."""
+        self._forget_dead()
+        self._arenas[storage._cdata] = (StorageWeakRef(storage), arena)
+
     def private_copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a window's values as eager PyTorch would hold them: a contiguous `cat`, or the end of one."""
         arena = self._arena(tensor)
@@ -179,10 +189,8 @@ class KVArenas:
         if not self._budget.has_room(torch.Size(shape).numel() * first.itemsize):
             return self._plain(tensors, axis)
         whole = self._empty(torch.Size(shape), first.dtype)
-        self._forget_dead()
         arena = Arena(whole.shape, whole.stride(), axis, 0)
-        storage = whole.untyped_storage()
-        self._arenas[storage._cdata] = (StorageWeakRef(storage), arena)
+        self.put(whole.untyped_storage(), arena)
         *past, new = parts
         self._count(ArenaCounts(1, new.nbytes, int(bool(past)), sum(part.nbytes for part in past)))
         return arena.append(whole, parts, 0)

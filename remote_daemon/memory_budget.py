@@ -15,10 +15,12 @@ class MemoryBudget:
     it allocates it.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, option: str = "--memory-limit") -> None:
+        """Allow `limit` bytes; `option` of the daemon is what raises the limit."""
         self.limit = limit
+        self._option = option
         self.used = 0
-        self.reclaim: Callable[[int], None] | None = None  # gives back what may go, until so many bytes more would fit
+        self.make_room: Callable[[int], object] | None = None  # gives back what may go, until so many bytes more fit
         self._lock = threading.Lock()
 
     def reserve(self, nbytes: int, what: str) -> None:
@@ -32,14 +34,14 @@ class MemoryBudget:
             if self.used + nbytes > self.limit:
                 raise QuotaExceeded(
                     f"{what} needs {nbytes:,} bytes but {self.used:,} of {self.limit:,} are in use; "
-                    "free tensors or start the daemon with a larger --memory-limit"
+                    f"free tensors or start the daemon with a larger {self._option}"
                 )
             self.used += nbytes
 
     def has_room(self, nbytes: int) -> bool:
         """Whether `nbytes` more would fit, after giving back what nobody needs where that helps; takes nothing."""
-        if self.used + nbytes > self.limit and self.reclaim is not None:
-            self.reclaim(nbytes)
+        if self.used + nbytes > self.limit and self.make_room is not None:
+            self.make_room(nbytes)
         return self.used + nbytes <= self.limit
 
     def release(self, nbytes: int) -> None:

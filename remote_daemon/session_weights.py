@@ -12,14 +12,14 @@ from dynamo_genie.runtime.wire import messages as m
 class SessionWeights:
     """Executes `QueryWeights`, `StoreWeight` and `AdoptWeight` of one session.
 
-    What a session asked for or stored is held until it has had the time to name it.
+    What a session asked for or stored is `held` until it has had the time to name it.
     """
 
     def __init__(self, weights: WeightStore, staging: Staging, handles: HandleTable) -> None:
         self._weights = weights
         self._staging = staging
         self._handles = handles
-        self._held: list[ResidentWeight] = []
+        self.held: list[ResidentWeight] = []
 
     def query(self, command: m.QueryWeights) -> m.WeightsMissing:
         """Answer which contents are lacking; the others, and what is stored now, stay until the next query."""
@@ -30,7 +30,7 @@ class SessionWeights:
             if weight is None:
                 missing.append(position)
             else:
-                self._held.append(weight)
+                self.held.append(weight)
         return m.WeightsMissing(command.request_id, tuple(missing))
 
     def store(self, command: m.StoreWeight) -> None:
@@ -38,7 +38,7 @@ class SessionWeights:
         self._weights.store(command.digest, command.spec, self._staging.claim(command.upload))
         weight = self._weights.hold(command.digest)
         assert weight is not None
-        self._held.append(weight)
+        self.held.append(weight)
 
     def adopt(self, command: m.AdoptWeight) -> None:
         """Let a handle name a weight."""
@@ -51,6 +51,6 @@ class SessionWeights:
 
     def let_go(self) -> None:
         """Hold what was asked for or stored no longer."""
-        for weight in self._held:
+        for weight in self.held:
             self._weights.release(weight)
-        self._held.clear()
+        self.held.clear()

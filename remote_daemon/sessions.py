@@ -19,19 +19,18 @@ from typing import Any
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.command_stream import CommandStream, Outcome
 from dynamo_genie.remote_daemon.device_loss import device_is_lost
 from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
-from dynamo_genie.remote_daemon.failures import describe_failure
+from dynamo_genie.remote_daemon.failures import describe_failure, is_out_of_memory
 from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
-from dynamo_genie.remote_daemon.kv_arena import ArenaCounts, KVArenas
-from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.programs import LoadedProgram, ProgramCache
+from dynamo_genie.remote_daemon.kv_arena import ArenaCounts
+from dynamo_genie.remote_daemon.programs import LoadedProgram
+from dynamo_genie.remote_daemon.services import Services
 from dynamo_genie.remote_daemon.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.staging import Staging
-from dynamo_genie.remote_daemon.weight_store import WeightStore
+from dynamo_genie.remote_daemon.weight_store import ResidentWeight
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_ITEMS, MAX_SPANS, MAX_STRING
 from dynamo_genie.runtime.wire.tensor import InlineTensor
@@ -39,19 +38,11 @@ from dynamo_genie.runtime.wire.tensor import InlineTensor
 MAX_REFUSED = 4096
 """Refused programs whose reason is kept for those who call them."""
 
+EVICTED_SHARE = 8
+"""Where a program lacks memory, an eighth of all that may be used is evicted at a time."""
+
 Send = Callable[[memoryview], int]
 """Hands bytes to the bulk thread and returns the number of the download."""
-
-
-@dataclass(frozen=True)
-class Services:
-    """What all sessions of a worker share. `counts` is reported by `Inspect`: count there what users may ask for."""
-
-    buffers: BufferStore
-    weights: WeightStore
-    programs: ProgramCache
-    budget: MemoryBudget
-    arenas: KVArenas
 
 
 @dataclass
@@ -72,6 +63,8 @@ class WorkerSession:
     """State of one session: handles, programs, bindings, the latched error.
 
     Attributes:
+        running: Whether a command of this session runs: it keeps all its tensors meanwhile.
+        last_used: When one did last, on the clock of those who call `run`.
         lost_device: What a command of this session did to the device, where the worker cannot go on after it.
     """
 
@@ -79,18 +72,21 @@ class WorkerSession:
         self._services = services
         self.staging = staging
         self._send_bulk = send_bulk
-        self.handles = HandleTable(services.budget, services.weights, services.arenas)
+        self.handles = HandleTable(services.budget, services.weights, services.arenas, services.host)
         self.arena_counts = ArenaCounts()
         self._weights = SessionWeights(services.weights, staging, self.handles)
-        self._peers = SessionPeers(port, self.handles, services.buffers, services.budget)
+        self._peers = SessionPeers(port, self.handles, services.buffers, services.host_budget)
         self._stream = CommandStream(self._answer)
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, m.ErrorInfo] = {}
         self._bindings: dict[int, Binding] = {}
         self._told_of: set[int] = set()
         self._latched: m.ErrorInfo | None = None
+        self._emptied = 0
         self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
         self.calls = 0
+        self.running = False
+        self.last_used = 0.0
         self.lost_device = ""
         self._run: dict[type, Callable[[Any], Outcome]] = {
             m.Call: self._call,
@@ -122,11 +118,33 @@ class WorkerSession:
         Raises:
             SessionLost: A batch is missing, or too many wait.
         """
-        return self._stream.take(batch, nbytes, now)
+        self.running, self.last_used = True, now
+        try:
+            return self._stream.take(batch, nbytes, now)
+        finally:
+            self.running = False
 
     def resume(self, now: float) -> list[m.WorkerToClient]:
         """Go on where the session was suspended, if what it waits for is there or takes too long."""
-        return self._stream.resume(now)
+        self.running, self.last_used = True, now
+        try:
+            return self._stream.resume(now)
+        finally:
+            self.running = False
+
+    def evict(self, enough: Callable[[], bool]) -> None:
+        """Move own tensors to host memory, the largest first, until there is enough room or none may go."""
+        self.handles.evict(enough)
+        self._empty_templates()
+
+    def weights(self) -> list[ResidentWeight]:
+        """Return the weights in use, one item for each use."""
+        return [*self.handles.weights(), *self._weights.held]
+
+    def unload(self, weight: ResidentWeight) -> None:
+        """Let go of the tensor of a weight that was moved to host memory."""
+        self.handles.unload(weight)
+        self._empty_templates()
 
     def close(self) -> None:
         """Free everything the session holds."""
@@ -193,10 +211,23 @@ class WorkerSession:
         if program.random:
             reply: m.WorkerToClient | None = self._call_random(program, inputs, call)
         else:
-            self._name_outputs(call.outputs, program.executable(inputs))
+            self._name_outputs(call.outputs, self._execute(program, inputs, call))
             reply = m.Done(call.request_id) if call.request_id else self._news_of(call.program, program)
         self._spans.append((call.program, started, time.time_ns()))
         return reply
+
+    def _execute(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> tuple[Any, ...]:
+        """Run a program; where memory is lacking and it writes to no input, evict and run it again."""
+        services = self._services
+        while True:
+            try:
+                return program.executable(inputs)
+            except Exception as error:
+                share = services.budget.limit // EVICTED_SHARE
+                if program.mutated or not is_out_of_memory(error) or not services.evictions.free(share):
+                    raise
+            services.buffers.reclaim()
+            inputs = self._inputs(program, call)
 
     def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
         """Return what the client should hear of a program's engine, once."""
@@ -213,6 +244,15 @@ class WorkerSession:
         generator.set_state(torch.frombuffer(bytearray(call.rng), dtype=torch.uint8))
         self._name_outputs(call.outputs, program.executable(inputs))
         return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
+
+    def _empty_templates(self) -> None:
+        """Hold no tensor that its handle does not name any more."""
+        epoch = self.handles.epoch
+        if epoch != self._emptied:
+            self._emptied = epoch
+            for binding in self._bindings.values():
+                if binding.epoch != epoch:
+                    binding.template[:] = [None] * len(binding.template)
 
     def _inputs(self, program: LoadedProgram, call: m.Call) -> list[Any]:
         tensor, writable = self.handles.tensor, self.handles.writable
@@ -273,6 +313,7 @@ class WorkerSession:
     def _free(self, command: m.Free) -> None:
         for handle in command.handles:
             self.handles.free(handle)
+        self._empty_templates()
 
     def _put(self, command: m.Put) -> None:
         self.handles.add(command.handle, self._inline(command.tensor))

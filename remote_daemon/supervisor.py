@@ -58,6 +58,7 @@ class SupervisorConfig:
     listen: str
     device: str = "auto"
     memory_limit: int = 0
+    host_memory_limit: int = 0
     keys: ServerKeys | None = None
     worker_ports: tuple[int, int] | None = None
     parent_pid: int | None = None
@@ -254,6 +255,7 @@ class Supervisor:
             tenant=self._tenant_name(tenant),
             device=self._config.device,
             memory_limit=self._config.memory_limit,
+            host_memory_limit=self._config.host_memory_limit,
             bind=self._bind_policy(worker),
             keys=self._config.keys.pair if self._config.keys else None,
             client_public_key=tenant,

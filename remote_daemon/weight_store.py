@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.spilled import HostSpace, Layout
 from dynamo_genie.remote_daemon.staging import Upload
 from dynamo_genie.runtime.wire.content import content_digest
 from dynamo_genie.runtime.wire.tensor import TensorSpec
@@ -18,13 +20,19 @@ from dynamo_genie.runtime.wire.tensor import TensorSpec
 
 @dataclass
 class ResidentWeight:
-    """A tensor with a known content. `users` counts the handles that name it."""
+    """A tensor with a known content. `users` counts the handles that name it.
+
+    Attributes:
+        tensor: None while the bytes lie in host memory; `WeightStore.bring_back` returns it then.
+        host: Those bytes.
+    """
 
     digest: bytes
     spec: TensorSpec
-    tensor: torch.Tensor
+    tensor: torch.Tensor | None
     nbytes: int
     users: int = 0
+    host: torch.Tensor | None = None
 
 
 class WeightStore:
@@ -34,14 +42,15 @@ class WeightStore:
     least recently used ones make room when memory is wanted.
     """
 
-    def __init__(self, buffers: BufferStore, budget: MemoryBudget) -> None:
+    def __init__(self, buffers: BufferStore, budget: MemoryBudget, host: HostSpace | None = None) -> None:
+        """Hold nothing yet; `host` is where weights lie whose users are idle."""
         self._buffers = buffers
         self._budget = budget
         self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
         self._storages: set[int] = set()
         self._lock = threading.Lock()  # the transfer thread makes room for uploads
+        self._host = host
         self.nbytes = 0
-        budget.reclaim = self.make_room
 
     def owns(self, storage_key: int) -> bool:
         """Whether a storage (by its address) belongs to a resident weight."""
@@ -49,7 +58,7 @@ class WeightStore:
 
     @property
     def unused_nbytes(self) -> int:
-        """Bytes that `make_room` could give back."""
+        """Bytes that `drop_unused` could give back."""
         with self._lock:
             return sum(weight.nbytes for weight in self._by_digest.values() if weight.users == 0)
 
@@ -101,16 +110,53 @@ class WeightStore:
         """Count one user less; the content stays until memory is wanted."""
         with self._lock:
             weight.users -= 1
+            if weight.users == 0 and weight.host is not None:
+                self._forget(weight)  # nothing in the device's memory to keep
 
-    def make_room(self, nbytes: int) -> None:
-        """Drop unused weights, oldest first, until `nbytes` more would fit or none is left."""
+    def drop_unused(self, enough: Callable[[], bool]) -> None:
+        """Drop unused weights, oldest first, until there is enough room or none is left."""
         with self._lock:
-            if nbytes > self._budget.limit:
-                return  # it will never fit: keep what there is
-            for digest in [d for d, weight in self._by_digest.items() if weight.users == 0]:
-                if self._budget.used + nbytes <= self._budget.limit:
+            for weight in [weight for weight in self._by_digest.values() if weight.users == 0]:
+                if enough():
                     return
-                self._forget(digest)
+                self._forget(weight)
+
+    def spill(self, weight: ResidentWeight) -> bool:
+        """Move a weight to host memory if there is room; those who hold its tensor must let go of it."""
+        with self._lock:
+            if weight.tensor is None or self._host is None:
+                return False
+            storage = weight.tensor.untyped_storage()
+            weight.host = self._host.take(storage)
+            if weight.host is None:
+                return False
+            self._storages.discard(storage._cdata)
+            weight.tensor = None
+            self._budget.release(weight.nbytes)
+            self.nbytes -= weight.nbytes
+            return True
+
+    def bring_back(self, weight: ResidentWeight) -> torch.Tensor:
+        """Return a weight's tensor, bringing it back to the device's memory first if it is not there.
+
+        Raises:
+            QuotaExceeded: It does not fit; it stays where it is.
+        """
+        if weight.tensor is not None:
+            return weight.tensor
+        assert weight.host is not None and self._host is not None
+        self._budget.reserve(weight.nbytes, "a weight that was moved to host memory")
+        try:
+            storage = self._host.give_back(weight.host)
+        except BaseException:
+            self._budget.release(weight.nbytes)
+            raise
+        with self._lock:
+            weight.tensor = Layout.described(weight.spec).on(storage)
+            weight.host = None
+            self._storages.add(storage._cdata)
+            self.nbytes += weight.nbytes
+        return weight.tensor
 
     def private_copy(self, weight: ResidentWeight) -> torch.Tensor:
         """Return what one session may change instead; the caller accounts for it and releases the original.
@@ -121,20 +167,24 @@ class WeightStore:
         Raises:
             QuotaExceeded: The copy does not fit.
         """
-        self.make_room(weight.nbytes)
-        if self._budget.used + weight.nbytes <= self._budget.limit:
-            return weight.tensor.clone(memory_format=torch.preserve_format)
+        tensor = self.bring_back(weight)
+        if self._budget.has_room(weight.nbytes):
+            return tensor.clone(memory_format=torch.preserve_format)
         with self._lock:
             if weight.users > 1:
                 raise QuotaExceeded(
                     f"no room to copy a weight of {weight.nbytes:,} bytes before changing it, and others use it too; "
                     "free tensors or start the daemon with a larger --memory-limit"
                 )
-            self._forget(weight.digest)
-        return weight.tensor
+            self._forget(weight)
+        return tensor
 
-    def _forget(self, digest: bytes) -> None:
-        weight = self._by_digest.pop(digest)
+    def _forget(self, weight: ResidentWeight) -> None:
+        del self._by_digest[weight.digest]
+        if weight.tensor is None:
+            assert weight.host is not None and self._host is not None
+            self._host.drop(weight.host)
+            return
         self._storages.discard(weight.tensor.untyped_storage()._cdata)
         self._budget.release(weight.nbytes)
         self.nbytes -= weight.nbytes

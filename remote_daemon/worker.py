@@ -22,21 +22,17 @@ from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.admissions import Admission, Admissions
 from dynamo_genie.remote_daemon.auth import BULK_ZAP_DOMAIN, Authenticator
 from dynamo_genie.remote_daemon.device_loss import DeviceLost
-from dynamo_genie.remote_daemon.engines.build import EngineRoom
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
 from dynamo_genie.remote_daemon.executor import Executor
 from dynamo_genie.remote_daemon.inbound_links import InboundLinks
-from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.link import WorkerLink, open_worker_link
-from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.parent import die_with_parent
-from dynamo_genie.remote_daemon.programs import ProgramCache
+from dynamo_genie.remote_daemon.services import open_services
 from dynamo_genie.remote_daemon.session_peers import PeerPort
-from dynamo_genie.remote_daemon.sessions import Services, WorkerSession
+from dynamo_genie.remote_daemon.sessions import WorkerSession
 from dynamo_genie.remote_daemon.sockets import BULK_HIGH_WATER, bind_router
 from dynamo_genie.remote_daemon.transfers import Transfers
 from dynamo_genie.remote_daemon.wakeup import Wakeup
-from dynamo_genie.remote_daemon.weight_store import WeightStore
 from dynamo_genie.remote_daemon.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.worker_device import choose_device, device_info, open_buffers
 from dynamo_genie.runtime.wire import messages as m
@@ -55,11 +51,13 @@ class Worker:
         self._config = config
         device = choose_device(config.device)
         self._info = device_info(device, config.memory_limit)
-        budget = MemoryBudget(self._info.memory_limit)
         buffers = open_buffers(device, self._info.memory_limit)
-        arenas = KVArenas(budget, buffers.empty)
-        programs = ProgramCache(EngineRoom(buffers, arenas).build)
-        self._services = Services(buffers, WeightStore(buffers, budget), programs, budget, arenas)
+        self._services = open_services(
+            buffers,
+            self._info.memory_limit,
+            host_limit=config.host_memory_limit,
+            sessions=lambda: self._executor.sessions.values(),
+        )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
         self._authenticator = None
@@ -69,7 +67,7 @@ class Worker:
             )
         self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
-        self._admissions = Admissions(budget, wakeup.set)
+        self._admissions = Admissions(self._services.host_budget, wakeup.set)
         bulk, self._bulk_endpoint = self._bind(
             "b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER, zap_domain=BULK_ZAP_DOMAIN
         )
@@ -155,6 +153,7 @@ class Worker:
                     calls=session.calls if session else 0,
                     handles=len(session.handles) if session else 0,
                     resident_nbytes=session.handles.resident_nbytes if session else 0,
+                    spilled_nbytes=session.handles.spilled_nbytes if session else 0,
                 )
             )
         return m.WorkerStatus(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from dynamo_genie.errors import OptionError
@@ -12,6 +10,7 @@ from dynamo_genie.remote_daemon.cupy_memory import open_cuda_memory
 from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.device_speed import measure_speed
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
+from dynamo_genie.remote_daemon.host_memory import machine_nbytes
 from dynamo_genie.runtime.wire.messages import DeviceInfo
 
 USABLE_SHARE = 0.9
@@ -54,7 +53,7 @@ def device_info(device: torch.device, memory_limit: int) -> DeviceInfo:
     if device.type == "cuda":
         total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
     else:
-        total, name = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "cpu"
+        total, name = machine_nbytes(), "cpu"
     speed = measure_speed(device)
     limit = memory_limit or int(total * USABLE_SHARE)
     return DeviceInfo(device.type, name, limit, str(torch.__version__), speed.flops_per_s, speed.bytes_per_s)

@@ -35,7 +35,10 @@ class RunningDaemon:
 
 @contextlib.contextmanager
 def running_daemon(
-    listen: str = TCP, device: str = "cpu", on_host: Callable[[Sequence[str]], list[str]] = list
+    listen: str = TCP,
+    device: str = "cpu",
+    on_host: Callable[[Sequence[str]], list[str]] = list,
+    memory_limit: str = "0",
 ) -> Iterator[RunningDaemon]:
     """Start a daemon without keys and end it afterwards.
 
@@ -43,12 +46,14 @@ def running_daemon(
         listen: Where; its loopback address, whatever host it runs on.
         device: auto, cpu or cuda:N.
         on_host: Returns the command line that runs one on the daemon's host; this machine when not given.
+        memory_limit: As the daemon's option; 0 lets it choose.
 
     Raises:
         DaemonUnavailable: It did not come up; the message ends with its log.
     """
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", listen, "--device", device]
+        command += ["--memory-limit", memory_limit]
         process = subprocess.Popen(
             on_host([*command, "--parent-pid", str(os.getpid())]),
             stdin=subprocess.DEVNULL,

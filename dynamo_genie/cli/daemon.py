@@ -28,6 +28,10 @@ def daemon(
     ] = "tcp://127.0.0.1:7777",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N")] = "auto",
     memory_limit: Annotated[str, typer.Option(help="Most bytes to keep resident, e.g. 8GiB; 0 lets it choose")] = "0",
+    host_memory_limit: Annotated[
+        str,
+        typer.Option(help="With a GPU: most bytes of host memory for uploads and evicted tensors"),
+    ] = "0",
     keys: Annotated[Path | None, typer.Option(help="Directory made by `genie keygen`; needed off loopback")] = None,
     worker_ports: Annotated[str, typer.Option(help="Ports for workers, A-B; any free ones by default")] = "",
     lease_s: Annotated[float, typer.Option(help="Drop a session whose client is silent so long", min=1.0)] = 15.0,
@@ -44,6 +48,7 @@ def daemon(
         listen=listen,
         device=device,
         memory_limit=parse_nbytes(memory_limit),
+        host_memory_limit=parse_nbytes(host_memory_limit),
         keys=load_server_keys(keys) if keys is not None else None,
         worker_ports=parse_ports(worker_ports) if worker_ports else None,
         parent_pid=parent_pid,

@@ -88,12 +88,12 @@ def _workers(report: m.DaemonStatus) -> Table:
 
 
 def _sessions(report: m.DaemonStatus) -> Table:
-    table = _table("tenant", "session", "client", "age", "calls", "handles", "resident")
+    table = _table("tenant", "session", "client", "age", "calls", "handles", "resident", "in host memory")
     for w in report.workers:
         for s in w.sessions:
-            size = nbytes_text(s.resident_nbytes)
+            sizes = (nbytes_text(n) for n in (s.resident_nbytes, s.spilled_nbytes))
             client = Text("".join(c if c.isprintable() else "?" for c in s.client))  # the client chose it
-            table.add_row(w.tenant, s.session, client, _duration(s.age_s), str(s.calls), str(s.handles), size)
+            table.add_row(w.tenant, s.session, client, _duration(s.age_s), str(s.calls), str(s.handles), *sizes)
     return table
 
 

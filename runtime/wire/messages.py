@@ -122,12 +122,15 @@ class StatusRequest(Message, frozen=True):
 
 
 class SessionStatus(Message, frozen=True):
+    """One session: `resident_nbytes` of it lie in the device's memory, `spilled_nbytes` wait in the host's."""
+
     session: Text
     client: Text
     age_s: float
     calls: Extent
     handles: Extent
     resident_nbytes: Extent
+    spilled_nbytes: Extent = 0
 
 
 class EngineStatus(Message, frozen=True):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
+import zmq
 from torch.nn import functional as F
 
 import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.daemon import running_daemon
+from dynamo_genie.runtime.session import Session
 from tests.integration.models import make_model, token_prompt
 
 pytestmark = [
@@ -71,6 +74,23 @@ def test_what_stays_is_in_the_pool_and_survives_being_used_again(options: dict[s
     for _ in range(3):
         for value in values:
             assert torch.equal(double(value).clone(), value * 2)
+
+
+def test_what_idle_sessions_hold_leaves_a_full_gpu_and_comes_back() -> None:
+    with running_daemon(device="cuda", memory_limit="300MiB") as daemon, ExitStack() as stack:
+        sessions = []
+        for _ in range(3):
+            session = Session.open(
+                zmq.Context.instance(), daemon.endpoint, keys=None, connect_timeout_s=60, request_timeout_s=60
+            )
+            stack.callback(session.close)
+            sessions.append(session)
+        values = [torch.randn(32 << 20) for _ in sessions]  # 128 MiB each: two fit, beside nothing else
+        handles = [session.put(value) for session, value in zip(sessions, values, strict=True)]
+        for _ in range(2):
+            for session, handle, value in zip(sessions, handles, values, strict=True):
+                [found] = session.fetch([handle.id], ["output"])
+                assert torch.equal(found, value)
 
 
 def test_a_device_side_assert_is_told_to_its_session_and_a_new_worker_starts(options: dict[str, str]) -> None:

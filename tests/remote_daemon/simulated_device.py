@@ -7,6 +7,7 @@ that is used again while a kernel still reads it, and a kernel that reads what i
 from __future__ import annotations
 
 import random
+import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -116,6 +117,16 @@ class FakePool:
     def trim(self) -> None:
         self.trims += 1
         self.held = self.used
+
+
+class LivePool(FakePool):
+    """A pool whose memory comes back when the last tensor in it dies, as CuPy's does."""
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        memory = super().allocate(nbytes)
+        if nbytes:
+            weakref.finalize(memory.untyped_storage(), self.free, nbytes)
+        return memory
 
 
 class FakeTemporaries:

@@ -10,18 +10,14 @@ import torch
 
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.remote_daemon.arrivals import Arrivals
-from dynamo_genie.remote_daemon.engines.build import EngineRoom
 from dynamo_genie.remote_daemon.failures import describe_failure
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
-from dynamo_genie.remote_daemon.kv_arena import KVArenas
-from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.outgoing import Outgoing
-from dynamo_genie.remote_daemon.programs import ProgramCache
+from dynamo_genie.remote_daemon.services import open_services
 from dynamo_genie.remote_daemon.session_peers import PeerPort
-from dynamo_genie.remote_daemon.sessions import Services, WorkerSession
+from dynamo_genie.remote_daemon.sessions import WorkerSession
 from dynamo_genie.remote_daemon.staging import Staging
 from dynamo_genie.remote_daemon.traffic import PeerTraffic
-from dynamo_genie.remote_daemon.weight_store import WeightStore
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -38,12 +34,8 @@ class Bench:
     """A session with everything around it."""
 
     def __init__(self, limit: int = 1 << 30) -> None:
-        self.budget = MemoryBudget(limit)
-        buffers = HostBufferStore()
-        weights = WeightStore(buffers, self.budget)
-        arenas = KVArenas(self.budget)
-        programs = ProgramCache(EngineRoom(buffers, arenas).build)
-        self.services = Services(buffers, weights, programs, self.budget, arenas)
+        self.services = open_services(HostBufferStore(), limit)
+        self.budget = self.services.budget
         self.sent: list[tuple[int, Outgoing]] = []
         self.link_failures: dict[int, str] = {}
         traffic, staging = PeerTraffic(), Staging(self.budget)

@@ -14,16 +14,13 @@ from dynamo_genie.passes.analysis import analyse
 from dynamo_genie.passes.origins import Origins
 from dynamo_genie.passes.pipeline import run_passes
 from dynamo_genie.remote_daemon.arrivals import Arrivals
-from dynamo_genie.remote_daemon.engines.build import EngineRoom
 from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
-from dynamo_genie.remote_daemon.kv_arena import KVArenas
-from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.programs import Build, ProgramCache
+from dynamo_genie.remote_daemon.programs import Build
+from dynamo_genie.remote_daemon.services import Services, open_services
 from dynamo_genie.remote_daemon.session_peers import PeerPort
-from dynamo_genie.remote_daemon.sessions import Services, WorkerSession
+from dynamo_genie.remote_daemon.sessions import WorkerSession
 from dynamo_genie.remote_daemon.staging import Staging
 from dynamo_genie.remote_daemon.traffic import PeerTraffic
-from dynamo_genie.remote_daemon.weight_store import WeightStore
 from dynamo_genie.rewrites import LAYOUT_REWRITES, REWRITES
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -33,15 +30,17 @@ from tests.captured import capture
 class WorkerInProcess:
     """One session of a worker on the CPU."""
 
-    def __init__(self, memory_limit: int = 1 << 40, build: Build | None = None) -> None:
-        self.budget = MemoryBudget(memory_limit)
-        self.arenas = KVArenas(self.budget)
-        buffers = HostBufferStore()
-        programs = self.programs = ProgramCache(build or EngineRoom(buffers, self.arenas).build)
-        services = Services(buffers, WeightStore(buffers, self.budget), programs, self.budget, self.arenas)
-        staging, traffic = Staging(self.budget), PeerTraffic()
+    def __init__(
+        self, memory_limit: int = 1 << 40, build: Build | None = None, services: Services | None = None
+    ) -> None:
+        """Open a session of a worker of its own, or of the one whose `services` are given."""
+        self.services = services or open_services(HostBufferStore(), memory_limit, build=build)
+        services = self.services
+        self.budget, self.arenas, self.programs = services.budget, services.arenas, services.programs
+        staging, traffic = Staging(services.host_budget), PeerTraffic()
         port = PeerPort(Arrivals(staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
         self.session = WorkerSession(services, staging, lambda view: 0, port)
+        self.now = 0.0
         self._sequence = 0
         self._last = 0
         self._numbers: dict[p.Program, int] = {}
@@ -50,7 +49,7 @@ class WorkerInProcess:
         """Run commands; a failure of one that is not answered shows in the next answer."""
         self._sequence += 1
         with torch.inference_mode():
-            return list(self.session.run(m.Batch(self._sequence, tuple(commands)), 0, 0.0))
+            return list(self.session.run(m.Batch(self._sequence, tuple(commands)), 0, self.now))
 
     def put(self, tensor: torch.Tensor) -> int:
         """Name a copy of a tensor."""

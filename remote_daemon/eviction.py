@@ -1,0 +1,87 @@
+"""Makes room in a device's memory: what goes, and in which order.
+
+1. Weights that no session uses, the least recently used first: they come back by their content.
+2. What idle sessions hold, the longest idle session first, its largest tensors first: moved to host memory, and back
+   when it is used.
+3. Weights that only idle sessions use, in the same order of sessions: moved likewise.
+
+The session whose command asks for room keeps all it has. Where device and host share their memory there is nowhere to
+move to, and only unused weights go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias
+
+from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
+
+Enough: TypeAlias = Callable[[], bool]
+"""Says whether there is room by now."""
+
+
+class Holder(Protocol):
+    """A session, as far as memory goes."""
+
+    running: bool
+    last_used: float
+
+    def evict(self, enough: Enough) -> None:
+        """Move own tensors to host memory, the largest first, until there is enough room."""
+        ...
+
+    def weights(self) -> Sequence[ResidentWeight]:
+        """Return the weights in use, one item for each use."""
+        ...
+
+    def unload(self, weight: ResidentWeight) -> None:
+        """Let go of the tensor of a weight that was moved; the next use brings it back."""
+        ...
+
+
+def longest_idle_first(sessions: Iterable[Holder]) -> list[Holder]:
+    """Return the sessions whose memory may be taken, in the order in which it is."""
+    return sorted((session for session in sessions if not session.running), key=lambda session: session.last_used)
+
+
+class Evictions:
+    """Gives memory of one worker's device back; used by the executor's thread."""
+
+    def __init__(
+        self,
+        budget: MemoryBudget,
+        weights: WeightStore,
+        sessions: Callable[[], Iterable[Holder]],
+    ) -> None:
+        self._budget = budget
+        self._weights = weights
+        self._sessions = sessions
+
+    def make_room(self, nbytes: int) -> None:
+        """Evict until `nbytes` more would fit in the budget, or nothing is left that may go."""
+        if nbytes <= self._budget.limit:  # else it will never fit: keep what there is
+            self._evict(lambda: self._budget.used + nbytes <= self._budget.limit)
+
+    def free(self, nbytes: int) -> bool:
+        """Evict `nbytes`, whatever the budget says, or all that may go; return whether anything went."""
+        before = self._budget.used
+        self._evict(lambda: self._budget.used <= before - nbytes)
+        return self._budget.used < before
+
+    def _evict(self, enough: Enough) -> None:
+        self._weights.drop_unused(enough)
+        idle = longest_idle_first(self._sessions())
+        for session in idle:
+            if enough():
+                return
+            session.evict(enough)
+        uses = Counter(id(weight) for session in idle for weight in session.weights())
+        for session in idle:
+            for weight in {id(weight): weight for weight in session.weights()}.values():
+                if enough():
+                    return
+                if weight.users == uses[id(weight)] and self._weights.spill(weight):
+                    for holder in idle:
+                        holder.unload(weight)

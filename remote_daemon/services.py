@@ -1,0 +1,73 @@
+"""What all sessions of a worker share: memory, weights, programs, and who makes room for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from dynamo_genie.remote_daemon.buffers import BufferStore
+from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
+from dynamo_genie.remote_daemon.engines.build import EngineRoom
+from dynamo_genie.remote_daemon.eviction import Evictions, Holder
+from dynamo_genie.remote_daemon.host_memory import machine_nbytes
+from dynamo_genie.remote_daemon.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.programs import Build, ProgramCache
+from dynamo_genie.remote_daemon.spilled import HostSpace
+from dynamo_genie.remote_daemon.weight_store import WeightStore
+
+HOST_SHARE = 0.5
+"""The part of the machine's memory that a worker of a GPU may use by default, for uploads and for what was evicted."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all sessions of a worker share.
+
+    Attributes:
+        budget: Of the device's memory.
+        host_budget: Of memory for bytes on their way; the same one where the device's memory is the host's.
+        host: Where idle sessions' tensors go when memory is short, None where there is no such place.
+    """
+
+    buffers: BufferStore
+    weights: WeightStore
+    programs: ProgramCache
+    budget: MemoryBudget
+    arenas: KVArenas
+    host_budget: MemoryBudget
+    evictions: Evictions
+    host: HostSpace | None
+
+
+def open_services(
+    buffers: BufferStore,
+    limit: int,
+    *,
+    host_limit: int = 0,
+    sessions: Callable[[], Iterable[Holder]] = tuple,
+    build: Build | None = None,
+) -> Services:
+    """Put together what a worker's sessions share.
+
+    Args:
+        limit: Bytes of the device's memory for what stays.
+        host_limit: Bytes of host memory beside a device's; 0 for a share of the machine's.
+        sessions: The sessions there are at the moment.
+        build: Makes programs run; by default with the engines of the buffers' device.
+    """
+    budget = MemoryBudget(limit)
+    arenas = KVArenas(budget, buffers.empty)
+    programs = ProgramCache(build or EngineRoom(buffers, arenas).build)
+    if not isinstance(buffers, DeviceBufferStore):
+        weights = WeightStore(buffers, budget)
+        evictions = Evictions(budget, weights, tuple)  # of another thread too: there is nowhere to move sessions to
+        budget.make_room = evictions.make_room
+        return Services(buffers, weights, programs, budget, arenas, budget, evictions, None)
+    host_budget = MemoryBudget(host_limit or int(HOST_SHARE * machine_nbytes()), "--host-memory-limit")
+    host = HostSpace(buffers, host_budget)
+    weights = WeightStore(buffers, budget, host)
+    evictions = Evictions(budget, weights, sessions)
+    budget.make_room = evictions.make_room
+    buffers.memory.evict = evictions.free
+    return Services(buffers, weights, programs, budget, arenas, host_budget, evictions, host)
