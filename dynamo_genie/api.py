@@ -33,7 +33,7 @@ def connect(daemons: str | list[str] | None = None, **options: object) -> dict[s
     """
     given = options if daemons is None else {"daemons": daemons, **options}
     resolved = resolve_options(given, os.environ)
-    if len(resolved.daemons) < 2:
+    if not resolved.several:
         return _describe(CONNECTIONS.get(resolved))
     fleet = CONNECTIONS.fleet(resolved)
     found = [_describe(connection) for connection in fleet.connections]

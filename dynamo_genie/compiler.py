@@ -118,7 +118,7 @@ class _Capture:
         mode = self._options.mode
         if not mode.remote:
             return LocalGraph(gm)
-        several = len(self._options.daemons) > 1
+        several = self._options.several
         if not several:  # the parts of a spread graph get their layout once they are apart
             gm = _rewrite(gm, LAYOUT_REWRITES, observer)
         lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs

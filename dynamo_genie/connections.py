@@ -13,7 +13,7 @@ import zmq
 
 from dynamo_genie.connection import Connection
 from dynamo_genie.fleet import Fleet
-from dynamo_genie.options import LinkSpeed, Options
+from dynamo_genie.options import ALL_DEVICES, LinkSpeed, Options
 from dynamo_genie.runtime.embedded import EmbeddedDaemon
 from dynamo_genie.runtime.keys import load_client_keys
 from dynamo_genie.runtime.peer_mesh import PeerMesh
@@ -64,9 +64,19 @@ class Connections:
             key = (options.daemons, options.key_file, options.links)
             fleet = self._fleets.get(key)
             if fleet is None or not fleet.alive:
-                connections = [self.get(replace(options, daemons=(daemon,))) for daemon in options.daemons]
+                named = [device for daemon in options.daemons for device in self._devices(daemon, options)]
+                connections = [self.get(replace(options, daemons=(device,))) for device in dict.fromkeys(named)]
                 fleet = self._fleets[key] = Fleet(connections, self.mesh, options.links)
             return fleet
+
+    def _devices(self, daemon: str, options: Options) -> list[str]:
+        """Return the endpoints of the devices that an item of `daemons` stands for."""
+        if not daemon.endswith(ALL_DEVICES):
+            return [daemon]
+        address = daemon.removesuffix(ALL_DEVICES)
+        first = self.get(replace(options, daemons=(address,)))
+        others = range(1, first.session.admission.welcome.devices)
+        return [address, *(f"{address}#{device}" for device in others)]
 
     def all(self) -> list[Connection]:
         """Every open connection."""

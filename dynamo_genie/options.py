@@ -18,6 +18,9 @@ ENVIRONMENT_PREFIX = "GENIE_"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
+ALL_DEVICES = "#*"
+"""Behind an endpoint: all devices of that daemon."""
+
 
 @dataclass(frozen=True)
 class LinkSpeed:
@@ -36,7 +39,8 @@ class Options:
     """What a user may choose; each field is also an environment variable `GENIE_<NAME>`.
 
     Attributes:
-        daemons: Endpoints of the daemons to use; none starts an embedded daemon for this process.
+        daemons: Endpoints of the daemons to use; none starts an embedded daemon for this process. `ENDPOINT#N` is a
+            daemon's device N, counted from 0, `ENDPOINT#*` all that it has; without either it is the first.
         key_file: The client key file made by `genie keygen`, where the daemon wants one.
         connect_timeout_s: How long to wait for a daemon to let us in.
         request_timeout_s: How long to wait for an answer once we are in.
@@ -61,6 +65,11 @@ class Options:
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
     debug_dir: str | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether a graph may be spread over several devices."""
+        return len(self.daemons) > 1 or any(daemon.endswith(ALL_DEVICES) for daemon in self.daemons)
 
 
 def resolve_options(given: Mapping[str, object] | None, environ: Mapping[str, str]) -> Options:
@@ -94,8 +103,13 @@ def _endpoints(source: str, value: object) -> tuple[str, ...]:
     else:
         raise OptionError(f"{source} must be an endpoint or a list of endpoints, not {value!r}")
     for endpoint in found:
-        if not endpoint.startswith(("tcp://", "ipc://")):
-            raise OptionError(f"{source} names {endpoint!r}; write tcp://HOST:PORT or ipc:///PATH")
+        device = endpoint.rpartition("#")[2] if "#" in endpoint else "0"
+        if not endpoint.startswith(("tcp://", "ipc://")) or not (device == "*" or device.isdecimal()):
+            raise OptionError(
+                f"{source} names {endpoint!r}; write tcp://HOST:PORT or ipc:///PATH, with #N behind it for the "
+                "daemon's device N, or #* for all of them"
+            )
+    found = [endpoint.removesuffix("#0") for endpoint in found]
     if len(set(found)) < len(found):
         raise OptionError(f"{source} names a daemon twice: {', '.join(found)}")
     return tuple(found)

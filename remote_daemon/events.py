@@ -68,6 +68,7 @@ class TellWorker:
 class StartWorker:
     worker: WorkerId
     tenant: str
+    device: int
 
 
 @dataclass(frozen=True)

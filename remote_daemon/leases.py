@@ -8,25 +8,26 @@ from dataclasses import dataclass
 
 @dataclass
 class Lease:
-    """One admitted session: whose it is, where its client is heard from, until when it lasts."""
+    """One admitted session: whose it is, on which device, where its client is heard from, until when it lasts."""
 
     session: bytes
     tenant: str
+    device: int
     client: str
     peer: bytes
     expires: float
 
 
 class Leases:
-    """The sessions of all tenants, found by session, tenant or expiry."""
+    """The sessions of all tenants, found by session, tenant and device, or expiry."""
 
     def __init__(self, duration_s: float) -> None:
         self.duration_s = duration_s
         self._leases: dict[bytes, Lease] = {}
 
-    def grant(self, session: bytes, tenant: str, client: str, peer: bytes, now: float) -> None:
+    def grant(self, session: bytes, tenant: str, device: int, client: str, peer: bytes, now: float) -> None:
         """Start the lease of a new session."""
-        self._leases[session] = Lease(session, tenant, client, peer, now + self.duration_s)
+        self._leases[session] = Lease(session, tenant, device, client, peer, now + self.duration_s)
 
     def renew(self, session: bytes, tenant: str, peer: bytes, now: float) -> bool:
         """Extend a lease; false if there is none of this tenant. Remembers where the client is now."""
@@ -41,18 +42,18 @@ class Leases:
         lease = self._leases.get(session)
         return self._leases.pop(session) if lease is not None and lease.tenant == tenant else None
 
-    def end_tenant(self, tenant: str) -> list[Lease]:
-        """End all leases of a tenant and return them."""
-        return [self._leases.pop(lease.session) for lease in self._of(tenant)]
+    def end_all(self, tenant: str, device: int) -> list[Lease]:
+        """End all leases of a tenant on a device and return them."""
+        return [self._leases.pop(lease.session) for lease in self._of(tenant, device)]
 
     def end_expired(self, now: float) -> list[Lease]:
         """End the leases that were not renewed in time and return them."""
         expired = [lease for lease in self._leases.values() if lease.expires <= now]
         return [self._leases.pop(lease.session) for lease in expired]
 
-    def count(self, tenant: str) -> int:
-        """Return how many sessions a tenant has."""
-        return len(self._of(tenant))
+    def count(self, tenant: str, device: int) -> int:
+        """Return how many sessions a tenant has on a device."""
+        return len(self._of(tenant, device))
 
     def next_expiry(self) -> float | None:
         """Return when the next lease ends unless it is renewed."""
@@ -61,5 +62,5 @@ class Leases:
     def __iter__(self) -> Iterator[Lease]:
         return iter(tuple(self._leases.values()))
 
-    def _of(self, tenant: str) -> list[Lease]:
-        return [lease for lease in self._leases.values() if lease.tenant == tenant]
+    def _of(self, tenant: str, device: int) -> list[Lease]:
+        return [lease for lease in self._leases.values() if (lease.tenant, lease.device) == (tenant, device)]

@@ -38,11 +38,12 @@ SHUTTING_DOWN = "the daemon is shutting down"
 
 @dataclass(frozen=True)
 class Rules:
-    """The limits that a supervisor keeps. `keyed` says whether clients prove a key."""
+    """The limits that a supervisor keeps. `keyed` says whether clients prove a key, `devices` how many there are."""
 
     endpoint: str
     pid: int
     keyed: bool
+    devices: int = 1
     heartbeat_s: float = 1.0
     lease_s: float = 15.0
     drain_s: float = 10.0
@@ -57,7 +58,7 @@ class SupervisorProtocol:
         self._rules = rules
         self._started = now
         self._leases = Leases(rules.lease_s)
-        self._tenants: dict[str, Tenant] = {} if rules.keyed else {"": Tenant("")}
+        self._tenants: dict[tuple[str, int], Tenant] = {}
         self._queries: dict[int, StatusQuery] = {}
         self._numbers = 0
         self._announced = False
@@ -70,11 +71,12 @@ class SupervisorProtocol:
         return self._drain_deadline is not None
 
     def start(self, now: float) -> list[Action]:
-        """Return the first actions: without keys, the one worker starts before anybody asks."""
+        """Return the first actions: without keys, the one tenant's workers start before anybody asks."""
         if self._rules.keyed:
             self._announced = True
             return [AnnounceReady()]
-        return self._start_worker(self._tenants[""])
+        tenants = [self._tenant("", device) for device in range(self._rules.devices)]
+        return [action for tenant in tenants for action in self._start_worker(tenant)]
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in what happened and return what to do about it, in order."""
@@ -104,7 +106,9 @@ class SupervisorProtocol:
     def _client_said(self, peer: bytes, tenant: str, message: m.ClientToSupervisor, now: float) -> list[Action]:
         match message:
             case m.Hello():
-                return self._hello(peer, tenant, message, now)
+                return self._hello(peer, tenant, message, 0, now)
+            case m.OpenDevice():
+                return self._hello(peer, tenant, message, message.device, now)
             case m.Heartbeat(request_id, session):
                 if self._leases.renew(session, tenant, peer, now):
                     return [TellClient(peer, m.HeartbeatReply(request_id))]
@@ -116,12 +120,15 @@ class SupervisorProtocol:
             case m.StatusRequest(request_id):
                 return self._status_request(peer, tenant, request_id, now)
 
-    def _hello(self, peer: bytes, key: str, hello: m.Hello, now: float) -> list[Action]:
+    def _hello(self, peer: bytes, key: str, hello: m.Hello | m.OpenDevice, device: int, now: float) -> list[Action]:
         if negotiate(hello.protocols) is None:
             return [_refuse(peer, hello, "VersionMismatch", _no_common_version(hello))]
         if self.draining:
             return [_refuse(peer, hello, "DaemonUnavailable", SHUTTING_DOWN)]
-        tenant = self._tenants.setdefault(key, Tenant(key))
+        if device >= self._rules.devices:
+            why = f"there is no device {device}: this daemon has {self._rules.devices}, counted from 0"
+            return [_refuse(peer, hello, "OptionError", why)]
+        tenant = self._tenant(key, device)
         if tenant.ready is not None and tenant.worker is not None:
             return self._admit(tenant, tenant.ready, Waiting(peer, hello), now)
         if tenant.failure is not None and tenant.restart_at is not None and tenant.restart_at > now:
@@ -142,16 +149,16 @@ class SupervisorProtocol:
     def _admit(self, tenant: Tenant, ready: m.WorkerReady, client: Waiting, now: float) -> list[Action]:
         assert tenant.worker is not None
         rules, hello = self._rules, client.hello
-        if self._leases.count(tenant.key) >= rules.max_sessions:
+        if self._leases.count(tenant.key, tenant.device) >= rules.max_sessions:
             why = f"{rules.max_sessions} sessions are open already; close one (dynamo_genie.shutdown())"
             return [_refuse(client.peer, hello, "QuotaExceeded", why)]
         protocol = negotiate(hello.protocols)
         assert protocol is not None
         session, token = secrets.token_bytes(16), secrets.token_bytes(32)
-        self._leases.grant(session, tenant.key, hello.client, client.peer, now)
+        self._leases.grant(session, tenant.key, tenant.device, hello.client, client.peer, now)
         welcome = m.Welcome(
             hello.request_id, protocol, session, token, ready.control, ready.bulk, ready.device,
-            rules.heartbeat_s, rules.lease_s,
+            rules.heartbeat_s, rules.lease_s, rules.devices,
         )  # fmt: skip
         # the worker hears first: when the client gets there, the token is waiting on the link
         return [
@@ -160,18 +167,21 @@ class SupervisorProtocol:
         ]
 
     def _drop(self, lease: Lease, reason: str) -> list[Action]:
-        tenant = self._tenants[lease.tenant]
+        tenant = self._tenants[lease.tenant, lease.device]
         if tenant.worker is None or tenant.ready is None:
             return []
         return [TellWorker(tenant.worker, m.DropSession(lease.session, reason))]
 
     # --- workers ---------------------------------------------------------------------------------------
 
+    def _tenant(self, key: str, device: int) -> Tenant:
+        return self._tenants.setdefault((key, device), Tenant(key, device))
+
     def _start_worker(self, tenant: Tenant) -> list[Action]:
         self._numbers += 1
         worker = WorkerId(self._numbers)
         tenant.starting(worker)
-        return [StartWorker(worker, tenant.key)]
+        return [StartWorker(worker, tenant.key, tenant.device)]
 
     def _worker_started(self, worker: WorkerId, pid: int) -> list[Action]:
         tenant = self._tenant_of(worker)
@@ -200,8 +210,10 @@ class SupervisorProtocol:
 
     def _worker_ready(self, tenant: Tenant, ready: m.WorkerReady, now: float) -> list[Action]:
         tenant.became_ready(ready, now)
-        actions: list[Action] = [] if self._announced else [AnnounceReady()]
-        self._announced = True
+        actions: list[Action] = []
+        if not self._announced and all(other.ready is not None for other in self._tenants.values()):
+            self._announced = True
+            actions.append(AnnounceReady())
         for client in tenant.take_waiting():
             actions += self._admit(tenant, ready, client, now)
         return actions
@@ -211,7 +223,9 @@ class SupervisorProtocol:
         if tenant is None:
             return []
         tenant.exited(how, now)
-        actions = self._end_sessions(self._leases.end_tenant(tenant.key), self._why_ended(tenant.last_words or how))
+        actions = self._end_sessions(
+            self._leases.end_all(tenant.key, tenant.device), self._why_ended(tenant.last_words or how)
+        )
         for query in self._queries.values():
             query.awaited.discard(worker)
         actions += self._answer_queries(now)
@@ -246,7 +260,8 @@ class SupervisorProtocol:
     # --- status ----------------------------------------------------------------------------------------
 
     def _status_request(self, peer: bytes, key: str, request_id: int, now: float) -> list[Action]:
-        tenants = tuple(tenant for tenant in self._tenants.values() if tenant.key == key)  # nobody else's business
+        own = (tenant for tenant in self._tenants.values() if tenant.key == key)  # nobody else's business
+        tenants = tuple(sorted(own, key=lambda tenant: tenant.device))
         self._numbers += 1
         query = StatusQuery(peer, request_id, now + STATUS_WAIT_S, tenants, ready_workers(tenants))
         self._queries[self._numbers] = query
@@ -295,7 +310,7 @@ class SupervisorProtocol:
         running = [tenant.worker for tenant in self._tenants.values() if tenant.worker is not None]
         if self._exited or (running and now < self._drain_deadline):
             return []
-        ended = [lease for tenant in self._tenants for lease in self._leases.end_tenant(tenant)]
+        ended = [lease for place in self._tenants for lease in self._leases.end_all(*place)]
         return [*self._end_sessions(ended, "the daemon was shut down"), self._exit(0, "")]
 
     def _exit(self, code: int, message: str) -> Action:
@@ -306,11 +321,11 @@ class SupervisorProtocol:
         return [TellClient(lease.peer, m.SessionEnded(lease.session, "SessionLost", why)) for lease in leases]
 
 
-def _refuse(peer: bytes, hello: m.Hello, code: str, message: str) -> Action:
+def _refuse(peer: bytes, hello: m.Hello | m.OpenDevice, code: str, message: str) -> Action:
     return TellClient(peer, m.Refused(hello.request_id, code, message))
 
 
-def _no_common_version(hello: m.Hello) -> str:
+def _no_common_version(hello: m.Hello | m.OpenDevice) -> str:
     return (
         f"the client speaks protocol versions {list(hello.protocols)} and the daemon {list(PROTOCOLS)}; "
         "install the same release of dynamo_genie on both sides"

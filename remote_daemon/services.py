@@ -17,7 +17,7 @@ from dynamo_genie.remote_daemon.spilled import HostSpace
 from dynamo_genie.remote_daemon.weight_store import WeightStore
 
 HOST_SHARE = 0.5
-"""The part of the machine's memory that a worker of a GPU may use by default, for uploads and for what was evicted."""
+"""The part of the machine's memory that its GPUs' workers use by default, for uploads and for what was evicted."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def open_services(
 
     Args:
         limit: Bytes of the device's memory for what stays.
-        host_limit: Bytes of host memory beside a device's; 0 for a share of the machine's.
+        host_limit: Bytes of host memory beside a device's.
         sessions: The sessions there are at the moment.
         build: Makes programs run; by default with the engines of the buffers' device.
     """
@@ -64,10 +64,15 @@ def open_services(
         evictions = Evictions(budget, weights, tuple)  # of another thread too: there is nowhere to move sessions to
         budget.make_room = evictions.make_room
         return Services(buffers, weights, programs, budget, arenas, budget, evictions, None)
-    host_budget = MemoryBudget(host_limit or int(HOST_SHARE * machine_nbytes()), "--host-memory-limit")
+    host_budget = MemoryBudget(host_limit, "--host-memory-limit")
     host = HostSpace(buffers, host_budget)
     weights = WeightStore(buffers, budget, host)
     evictions = Evictions(budget, weights, sessions)
     budget.make_room = evictions.make_room
     buffers.memory.evict = evictions.free
     return Services(buffers, weights, programs, budget, arenas, host_budget, evictions, host)
+
+
+def default_host_limit(devices: int) -> int:
+    """Return the host memory that each worker may use beside its device, where `devices` share a machine."""
+    return int(HOST_SHARE * machine_nbytes() / devices)

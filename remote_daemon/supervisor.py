@@ -56,7 +56,7 @@ class SupervisorConfig:
     """What `genie daemon` was asked to do."""
 
     listen: str
-    device: str = "auto"
+    devices: tuple[str, ...] = ("auto",)
     memory_limit: int = 0
     host_memory_limit: int = 0
     keys: ServerKeys | None = None
@@ -110,6 +110,7 @@ class Supervisor:
             endpoint=self.endpoint,
             pid=os.getpid(),
             keyed=config.keys is not None,
+            devices=len(config.devices),
             heartbeat_s=config.heartbeat_s,
             lease_s=config.lease_s,
             drain_s=config.drain_s,
@@ -233,8 +234,8 @@ class Supervisor:
                     self._tell_client(peer, message)
                 case TellWorker(worker, to_worker):
                     self._workers[worker].link.send(to_worker)
-                case StartWorker(worker, tenant):
-                    self._start_worker(worker, tenant)
+                case StartWorker(worker, tenant, device):
+                    self._start_worker(worker, tenant, device)
                 case KillWorker(worker):
                     self._workers[worker].kill()
                 case AnnounceReady():
@@ -250,10 +251,11 @@ class Supervisor:
                 raise
             logger.debug("a client that went away is not told %s", type(message).__name__)
 
-    def _start_worker(self, worker: WorkerId, tenant: str) -> None:
+    def _start_worker(self, worker: WorkerId, tenant: str, device: int) -> None:
         config = WorkerConfig(
             tenant=self._tenant_name(tenant),
-            device=self._config.device,
+            device=self._config.devices[device],
+            devices=len(self._config.devices),
             memory_limit=self._config.memory_limit,
             host_memory_limit=self._config.host_memory_limit,
             bind=self._bind_policy(worker),

@@ -1,4 +1,4 @@
-"""The worker of each tenant: none, starting, ready or backing off. Pure bookkeeping; time is passed in."""
+"""The worker of each tenant on each device: none, starting, ready or backing off. Pure; time is passed in."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class Waiting:
     """A client that was promised an answer once the worker is ready."""
 
     peer: bytes
-    hello: m.Hello
+    hello: m.Hello | m.OpenDevice
 
 
 @dataclass
 class Tenant:
-    """One tenant and its worker. `key` is its public key, empty for the one tenant without keys."""
+    """One tenant on one device, and its worker there. `key` is its public key, empty for the one without keys."""
 
     key: str
+    device: int = 0
     worker: WorkerId | None = None
     pid: int = 0
     ready: m.WorkerReady | None = None

@@ -27,7 +27,7 @@ from dynamo_genie.remote_daemon.executor import Executor
 from dynamo_genie.remote_daemon.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.link import WorkerLink, open_worker_link
 from dynamo_genie.remote_daemon.parent import die_with_parent
-from dynamo_genie.remote_daemon.services import open_services
+from dynamo_genie.remote_daemon.services import default_host_limit, open_services
 from dynamo_genie.remote_daemon.session_peers import PeerPort
 from dynamo_genie.remote_daemon.sessions import WorkerSession
 from dynamo_genie.remote_daemon.sockets import BULK_HIGH_WATER, bind_router
@@ -55,7 +55,7 @@ class Worker:
         self._services = open_services(
             buffers,
             self._info.memory_limit,
-            host_limit=config.host_memory_limit,
+            host_limit=config.host_memory_limit or default_host_limit(config.devices),
             sessions=lambda: self._executor.sessions.values(),
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
@@ -160,7 +160,7 @@ class Worker:
             tenant=self._config.tenant,
             pid=os.getpid(),
             state="ready",
-            device=f"{self._info.kind} {self._info.name}",
+            device=f"{self._services.buffers.device} {self._info.name}",
             memory_limit=self._info.memory_limit,
             resident_nbytes=services.budget.used,
             weight_nbytes=services.weights.nbytes,

@@ -31,11 +31,14 @@ class Admission:
         self._finalizer = weakref.finalize(self, keeper.close)
 
     @classmethod
-    def open(cls, endpoint: str, *, keys: ClientKeys | None, connect_timeout_s: float, on_lost: OnLost) -> Admission:
+    def open(
+        cls, endpoint: str, device: int = 0, *, keys: ClientKeys | None, connect_timeout_s: float, on_lost: OnLost
+    ) -> Admission:
         """Ask the daemon at `endpoint` for a session.
 
         Args:
             endpoint: The daemon's public endpoint.
+            device: Which of its devices, counted from 0.
             keys: The client's keys; None for a daemon without keys.
             connect_timeout_s: How long to wait for the answer, a worker that is still starting included.
             on_lost: Called once, from a background thread, if the session ends before `close`.
@@ -45,10 +48,13 @@ class Admission:
             AuthenticationError: The daemon does not admit this key, or wants one.
             VersionMismatch: The two sides share no protocol version.
             QuotaExceeded: Too many sessions are open.
+            OptionError: The daemon has no such device.
         """
         connection = SupervisorConnection(endpoint, keys)
         try:
-            hello = m.Hello(_REQUEST, PROTOCOLS, describe_client())
+            hello: m.Hello | m.OpenDevice = m.Hello(_REQUEST, PROTOCOLS, describe_client())
+            if device:
+                hello = m.OpenDevice(_REQUEST, PROTOCOLS, describe_client(), device)
             welcome = connection.ask(hello, m.Welcome, connect_timeout_s)
             keeper = LeaseKeeper(connection, welcome, on_lost)
         except BaseException:

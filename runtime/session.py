@@ -31,7 +31,7 @@ from dynamo_genie.runtime.keys import ClientKeys
 from dynamo_genie.runtime.link_speed import LinkSpeed, measure_session
 from dynamo_genie.runtime.memory import dense_for_wire, empty_like_spec, spec_of, tensor_bytes
 from dynamo_genie.runtime.session_links import SessionLinks
-from dynamo_genie.runtime.transport import connect_dealer, reached_through
+from dynamo_genie.runtime.transport import connect_dealer, reached_through, split_device
 from dynamo_genie.runtime.weight_stream import WeightStream
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -82,12 +82,18 @@ class Session(WeightStream):
     ) -> Session:
         """Be admitted by the daemon at `endpoint` and attach to the worker it names.
 
+        Args:
+            endpoint: The daemon's public endpoint; `ENDPOINT#N` for its device N, counted from 0.
+
         Raises:
             DaemonUnavailable: Nobody answered within `connect_timeout_s`.
             AuthenticationError, VersionMismatch, QuotaExceeded: The daemon refused.
         """
         lost: deque[GenieError] = deque()
-        admission = Admission.open(endpoint, keys=keys, connect_timeout_s=connect_timeout_s, on_lost=lost.append)
+        endpoint, device = split_device(endpoint)
+        admission = Admission.open(
+            endpoint, device, keys=keys, connect_timeout_s=connect_timeout_s, on_lost=lost.append
+        )
         welcome = admission.welcome
         control = connect_dealer(
             context,

@@ -42,7 +42,7 @@ class SupervisorConnection:
     def _attach(self, socket: Dealer) -> None:
         self._watch = HandshakeWatch(socket, self.endpoint, has_keys=self._keys is not None)
 
-    def ask(self, message: m.Hello | m.StatusRequest, kind: type[R], timeout_s: float) -> R:
+    def ask(self, message: m.Hello | m.OpenDevice | m.StatusRequest, kind: type[R], timeout_s: float) -> R:
         """Send a request and return its answer of type `kind`, or raise what the daemon refused it with."""
         deadline = time.monotonic() + timeout_s
         self.send(message)

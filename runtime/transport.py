@@ -29,6 +29,12 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def split_device(endpoint: str) -> tuple[str, int]:
+    """Return where to connect for `ENDPOINT#N`, and which device of that daemon is meant; without `#N` the first."""
+    address, mark, device = endpoint.rpartition("#")
+    return (address, int(device)) if mark and device.isdecimal() else (endpoint, 0)
+
+
 def connect_dealer(
     context: zmq.Context[Dealer],
     endpoint: str,

@@ -15,8 +15,9 @@ from dynamo_genie.remote_daemon.keys import load_server_keys
 from dynamo_genie.remote_daemon.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.serve import serve
 from dynamo_genie.remote_daemon.supervisor import SupervisorConfig
+from dynamo_genie.runtime.wire.limits import MAX_DEVICES
 
-DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+_DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -26,7 +27,7 @@ def daemon(
     listen: Annotated[
         str, typer.Option(help="tcp://HOST:PORT (PORT may be *) or ipc:///PATH")
     ] = "tcp://127.0.0.1:7777",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N; several: cuda:0,cuda:1")] = "auto",
     memory_limit: Annotated[str, typer.Option(help="Most bytes to keep resident, e.g. 8GiB; 0 lets it choose")] = "0",
     host_memory_limit: Annotated[
         str,
@@ -40,13 +41,11 @@ def daemon(
 ) -> None:
     """Serve this machine's accelerator; prints `ready ENDPOINT` when it can, drains and ends on SIGTERM."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if not DEVICE.fullmatch(device):
-        raise OptionError(f"--device {device!r}: write auto, cpu or cuda:N")
     if owns_directory and not isinstance(parse_endpoint(listen), IpcAddress):
         raise OptionError("--owns-directory is for ipc endpoints")
     config = SupervisorConfig(
         listen=listen,
-        device=device,
+        devices=parse_devices(device),
         memory_limit=parse_nbytes(memory_limit),
         host_memory_limit=parse_nbytes(host_memory_limit),
         keys=load_server_keys(keys) if keys is not None else None,
@@ -56,6 +55,19 @@ def daemon(
         lease_s=lease_s,
     )
     raise typer.Exit(serve(config, owns_directory=owns_directory))
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Read the devices to serve: `auto`, or one or more of `cpu` and `cuda:N`."""
+    if text in ("auto", "cuda"):
+        return (text,)
+    devices = tuple(part.strip() for part in text.split(","))
+    if not all(_DEVICE.fullmatch(device) for device in devices) or len(devices) > MAX_DEVICES:
+        raise OptionError(f"--device {text!r}: write auto, cpu or cuda:N, or several: cuda:0,cuda:1")
+    for device in devices:
+        if device != "cpu" and devices.count(device) > 1:
+            raise OptionError(f"--device {text!r} names {device} twice; its memory would be given away twice")
+    return devices
 
 
 def parse_nbytes(text: str) -> int:

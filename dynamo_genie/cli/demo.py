@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dynamo_genie.cli.daemon import DEVICE
+from dynamo_genie.cli.daemon import parse_devices
 from dynamo_genie.errors import OptionError
 from dynamo_genie.quantities import nbytes_text
 
@@ -54,8 +54,7 @@ def demo(
 def _check(cache: str, device: str, daemon: str) -> None:
     if cache not in ("dynamic", "static"):
         raise OptionError(f"--cache {cache!r}: write dynamic or static")
-    if not DEVICE.fullmatch(device):
-        raise OptionError(f"--device {device!r}: write auto, cpu or cuda:N")
+    parse_devices(device)
     if daemon and device != "auto":
         raise OptionError(f"--device {device!r} is for a daemon that is started here, not for {daemon}")
 

@@ -18,6 +18,7 @@ from dynamo_genie.options import Options, resolve_options
 from dynamo_genie.quantities import nbytes_text
 from dynamo_genie.runtime.admission import request_status
 from dynamo_genie.runtime.keys import load_client_keys
+from dynamo_genie.runtime.transport import split_device
 from dynamo_genie.runtime.wire import messages as m
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:7777"
@@ -46,7 +47,7 @@ def status(
 
 
 def _ask(options: Options) -> m.DaemonStatus:
-    endpoint = options.daemons[0] if options.daemons else DEFAULT_ENDPOINT
+    endpoint = split_device(options.daemons[0])[0] if options.daemons else DEFAULT_ENDPOINT
     keys = load_client_keys(options.key_file) if options.key_file else None
     return request_status(endpoint, keys, min(options.connect_timeout_s, TIMEOUT_S))
 

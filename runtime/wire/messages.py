@@ -40,7 +40,7 @@ from dynamo_genie.runtime.wire.bulk_messages import TensorFailed as TensorFailed
 from dynamo_genie.runtime.wire.bulk_messages import UploadAbort as UploadAbort
 from dynamo_genie.runtime.wire.bulk_messages import UploadBegin as UploadBegin
 from dynamo_genie.runtime.wire.bulk_messages import UploadDone as UploadDone
-from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_SPANS, MAX_WAIT_S
+from dynamo_genie.runtime.wire.limits import MAX_DEVICES, MAX_ITEMS, MAX_SPANS, MAX_WAIT_S
 from dynamo_genie.runtime.wire.record import Blob, Digest, Id, Ids, Kind, Message, Tally, Text, Token
 from dynamo_genie.runtime.wire.record import ErrorInfo as ErrorInfo
 from dynamo_genie.runtime.wire.tensor import Extent, InlineTensor, TensorSpec
@@ -54,6 +54,15 @@ class Hello(Message, frozen=True):
     request_id: Id
     protocols: Annotated[tuple[int, ...], msgspec.Meta(max_length=64)]
     client: Text
+
+
+class OpenDevice(Message, frozen=True):
+    """A `Hello` for another device of a daemon than its first one; `device` counts from 0."""
+
+    request_id: Id
+    protocols: Annotated[tuple[int, ...], msgspec.Meta(max_length=64)]
+    client: Text
+    device: Annotated[int, msgspec.Meta(ge=0, le=MAX_DEVICES)]
 
 
 class DeviceInfo(Message, frozen=True):
@@ -71,7 +80,7 @@ class DeviceInfo(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Where the client's worker is, and the token that opens a session there."""
+    """Where the client's worker is, the token that opens a session there, and how many devices the daemon has."""
 
     request_id: Id
     protocol: int
@@ -82,6 +91,7 @@ class Welcome(Message, frozen=True):
     device: DeviceInfo
     heartbeat_s: float
     lease_s: float
+    devices: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEVICES)] = 1
 
 
 class Refused(Message, frozen=True):
@@ -177,7 +187,7 @@ class StatusReply(Message, frozen=True):
     status: DaemonStatus
 
 
-ClientToSupervisor: TypeAlias = Hello | Heartbeat | Goodbye | StatusRequest
+ClientToSupervisor: TypeAlias = Hello | OpenDevice | Heartbeat | Goodbye | StatusRequest
 SupervisorToClient: TypeAlias = Welcome | Refused | HeartbeatReply | SessionEnded | StatusReply
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_genie.cli.daemon import parse_nbytes, parse_ports
+from dynamo_genie.cli.daemon import parse_devices, parse_nbytes, parse_ports
 from dynamo_genie.cli.status import render
 from dynamo_genie.errors import OptionError
 from dynamo_genie.quantities import nbytes_text
@@ -127,6 +127,17 @@ def test_sizes(text: str, nbytes: int) -> None:
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(OptionError, match="is no size"):
         parse_nbytes(text)
+
+
+def test_devices() -> None:
+    assert parse_devices("auto") == ("auto",)
+    assert parse_devices("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
+    assert parse_devices("cpu,cpu") == ("cpu", "cpu")
+    for text in ("", "tpu", "auto,cpu", "cuda:0,", "cuda:1000"):
+        with pytest.raises(OptionError, match="write auto, cpu or cuda:N, or several"):
+            parse_devices(text)
+    with pytest.raises(OptionError, match="names cuda:0 twice"):
+        parse_devices("cuda:0,cuda:0")
 
 
 def test_ports() -> None:

@@ -74,7 +74,7 @@ def test_static_cache_and_a_daemon_on_a_named_device() -> None:
     ("arguments", "message"),
     [
         (["--cache", "paged"], "--cache 'paged': write dynamic or static"),
-        (["--device", "tpu"], "--device 'tpu': write auto, cpu or cuda:N"),
+        (["--device", "tpu"], "--device 'tpu': write auto, cpu or cuda:N, or several: cuda:0,cuda:1"),
         (["--embd", "30", "--heads", "4"], "--embd 30 must be a multiple of --heads 4"),
     ],
 )

@@ -60,6 +60,8 @@ def test_an_unknown_option_names_the_known_ones_and_the_likely_one() -> None:
         ("connect_timeout_s", True),
         ("request_timeout_s", "soon"),
         ("daemons", ["tcp://a:1", "tcp://a:1"]),
+        ("daemons", ["tcp://a:1", "tcp://a:1#0"]),
+        ("daemons", "tcp://a:1#first"),
         ("placement", "clever"),
         ("placement_seed", "one"),
         ("links", "client~client=0,1"),
@@ -74,6 +76,20 @@ def test_a_bad_value_names_option_and_value(name: str, value: object) -> None:
     with pytest.raises(OptionError, match=name) as caught:
         resolve_options({name: value}, {})
     assert str(value) in str(caught.value) or value[0] in str(caught.value)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("daemons", "several"),
+    [
+        (None, False),
+        ("tcp://a:1", False),
+        ("tcp://a:1#3", False),
+        ("tcp://a:1#*", True),
+        ("tcp://a:1,tcp://a:1#1", True),
+    ],
+)
+def test_a_graph_may_be_spread_over_daemons_and_over_devices_of_one(daemons: str | None, several: int) -> None:
+    assert resolve_options({"daemons": daemons} if daemons else {}, {}).several == several
 
 
 def test_a_bad_variable_is_named_as_such() -> None:

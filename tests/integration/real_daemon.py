@@ -30,9 +30,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 class RealDaemon:
     """A daemon on a free port of this machine; ends with the `with` block, whatever state it is in."""
 
-    def __init__(self, *, memory_limit: str = "0", keys: Path | None = None, lease_s: float = 15.0) -> None:
+    def __init__(
+        self, *, device: str = "cpu", memory_limit: str = "0", keys: Path | None = None, lease_s: float = 15.0
+    ) -> None:
         command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", "tcp://127.0.0.1:*"]
-        command += ["--device", "cpu", "--memory-limit", memory_limit, "--lease-s", str(lease_s)]
+        command += ["--device", device, "--memory-limit", memory_limit, "--lease-s", str(lease_s)]
         command += ["--keys", str(keys)] if keys is not None else []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the daemon
         self.process = subprocess.Popen(
@@ -67,9 +69,13 @@ class RealDaemon:
 
     def status(self, key_file: Path | None = None) -> m.WorkerStatus:
         """Return what the worker of this key holds."""
-        keys = load_client_keys(str(key_file)) if key_file is not None else None
-        (worker,) = request_status(self.endpoint, keys, LIMIT_S).workers
+        (worker,) = self.statuses(key_file)
         return worker
+
+    def statuses(self, key_file: Path | None = None) -> tuple[m.WorkerStatus, ...]:
+        """Return what the workers of this key hold, one a device."""
+        keys = load_client_keys(str(key_file)) if key_file is not None else None
+        return request_status(self.endpoint, keys, LIMIT_S).workers
 
     def stop(self) -> None:
         """End it, also when it is stopped or hangs."""

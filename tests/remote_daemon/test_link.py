@@ -12,7 +12,15 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ServerKeyPair
 
 CONFIG = WorkerConfig(
-    "default", "cpu", 1 << 33, 1 << 32, TcpBind("127.0.0.1", 7800, 7801), ServerKeyPair("a" * 40, "b" * 40), "c" * 40, 1
+    "default",
+    "cpu",
+    1,
+    1 << 33,
+    1 << 32,
+    TcpBind("127.0.0.1", 7800, 7801),
+    ServerKeyPair("a" * 40, "b" * 40),
+    "c" * 40,
+    1,
 )
 
 
@@ -72,7 +80,7 @@ def test_a_supervisor_that_sends_nothing_is_not_awaited_forever() -> None:
 
 
 def test_each_ipc_socket_of_a_worker_has_its_own_path() -> None:
-    config = WorkerConfig("t", "cpu", 0, 0, IpcBind("/tmp/x.1"), None, "", 1)
+    config = WorkerConfig("t", "cpu", 1, 0, 0, IpcBind("/tmp/x.1"), None, "", 1)
     assert config.bind_arguments("c") == ("ipc:///tmp/x.1c", None)
     assert config.bind_arguments("b") == ("ipc:///tmp/x.1b", None)
     assert CONFIG.bind_arguments("b") == ("tcp://127.0.0.1:*", (7800, 7801))

@@ -28,8 +28,8 @@ HELLO = m.Hello(1, PROTOCOLS, "tester")
 ONE = WorkerId(1)
 
 
-def supervisor(*, keyed: bool = False, max_sessions: int = 4) -> SupervisorProtocol:
-    rules = Rules("tcp://h:7", 42, keyed, lease_s=10.0, drain_s=5.0, max_sessions=max_sessions)
+def supervisor(*, keyed: bool = False, max_sessions: int = 4, devices: int = 1) -> SupervisorProtocol:
+    rules = Rules("tcp://h:7", 42, keyed, devices, lease_s=10.0, drain_s=5.0, max_sessions=max_sessions)
     return SupervisorProtocol(rules, now=0.0)
 
 
@@ -53,7 +53,7 @@ def admit(daemon: SupervisorProtocol, peer: bytes = b"p", tenant: str = "", now:
 
 def test_without_keys_the_worker_starts_before_anybody_asks_and_ready_is_said_once() -> None:
     daemon = supervisor()
-    assert daemon.start(0.0) == [StartWorker(ONE, "")]
+    assert daemon.start(0.0) == [StartWorker(ONE, "", 0)]
     assert daemon.handle(WorkerSaid(ONE, READY), 1.0) == [AnnounceReady()]
     daemon.handle(WorkerExited(ONE, "exit code 1"), 50.0)
     assert daemon.handle(WorkerSaid(WorkerId(2), READY), 51.0) == []
@@ -114,7 +114,7 @@ def test_a_dead_worker_is_told_to_its_sessions_and_replaced_at_once() -> None:
     assert isinstance(ended.message, m.SessionEnded)
     assert (ended.peer, ended.message.session, ended.message.code) == (b"p", welcome.session, "SessionLost")
     assert "SIGSEGV" in ended.message.message
-    assert start == StartWorker(WorkerId(2), "")
+    assert start == StartWorker(WorkerId(2), "", 0)
 
 
 def test_a_worker_that_ends_itself_is_quoted_to_its_sessions_and_replaced() -> None:
@@ -125,7 +125,7 @@ def test_a_worker_that_ends_itself_is_quoted_to_its_sessions_and_replaced() -> N
     assert isinstance(ended, TellClient)
     assert isinstance(ended.message, m.SessionEnded)
     assert "the worker died (the device is lost), and all that was resident in it is gone" in ended.message.message
-    assert start == StartWorker(WorkerId(2), "")
+    assert start == StartWorker(WorkerId(2), "", 0)
 
 
 def test_workers_that_keep_dying_are_restarted_ever_more_slowly() -> None:
@@ -133,7 +133,7 @@ def test_workers_that_keep_dying_are_restarted_ever_more_slowly() -> None:
     delays, now, worker = [], 100.0, 1
     for _ in range(6):
         actions = daemon.handle(WorkerExited(WorkerId(worker), "exit code 3"), now)
-        due = now if StartWorker(WorkerId(worker + 1), "") in actions else daemon.next_deadline()
+        due = now if StartWorker(WorkerId(worker + 1), "", 0) in actions else daemon.next_deadline()
         assert due is not None
         delays.append(due - now)
         now, worker = due, worker + 1
@@ -152,15 +152,73 @@ def test_a_client_that_comes_during_back_off_hears_the_reason() -> None:
     assert "exit code 3" in refused.message
 
 
+def two_devices() -> SupervisorProtocol:
+    daemon = supervisor(devices=2)
+    daemon.start(0.0)
+    for worker in (2, 1):
+        ready = m.WorkerReady(f"tcp://h:{worker}0", f"tcp://h:{worker}1", DEVICE)
+        daemon.handle(WorkerSaid(WorkerId(worker), ready), 0.0)
+    return daemon
+
+
+def open_device(daemon: SupervisorProtocol, device: int, peer: bytes = b"p") -> m.SupervisorToClient:
+    hello = m.OpenDevice(1, PROTOCOLS, "tester", device)
+    return only_client_message(daemon.handle(ClientSaid(peer, "", hello), 0.0))
+
+
+def test_each_device_has_a_worker_and_ready_means_all_of_them() -> None:
+    daemon = supervisor(devices=2)
+    assert daemon.start(0.0) == [StartWorker(ONE, "", 0), StartWorker(WorkerId(2), "", 1)]
+    assert daemon.handle(WorkerSaid(WorkerId(2), READY), 1.0) == []
+    assert daemon.handle(WorkerSaid(ONE, READY), 1.5) == [AnnounceReady()]
+
+
+def test_a_device_that_cannot_start_ends_the_daemon_although_another_one_did() -> None:
+    daemon = supervisor(devices=2)
+    daemon.start(0.0)
+    daemon.handle(WorkerSaid(ONE, READY), 0.5)
+    daemon.handle(WorkerSaid(WorkerId(2), m.WorkerFailed("OptionError", "no device cuda:7")), 1.0)
+    assert daemon.handle(WorkerExited(WorkerId(2), "exit code 1"), 1.1) == [Exit(1, "no device cuda:7")]
+
+
+def test_a_client_gets_the_device_it_asks_for_and_hears_how_many_there_are() -> None:
+    daemon = two_devices()
+    first, second = admit(daemon), open_device(daemon, 1)
+    assert isinstance(second, m.Welcome)
+    assert (first.control, first.devices) == ("tcp://h:10", 2)
+    assert (second.control, second.devices) == ("tcp://h:20", 2)
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_there_is() -> None:
+    refused = open_device(two_devices(), 2)
+    assert isinstance(refused, m.Refused)
+    assert (refused.code, refused.message) == (
+        "OptionError",
+        "there is no device 2: this daemon has 2, counted from 0",
+    )
+
+
+def test_a_worker_that_dies_ends_the_sessions_on_its_device_only() -> None:
+    daemon = two_devices()
+    first, second = admit(daemon, b"a"), open_device(daemon, 1, b"b")
+    ended, start = daemon.handle(WorkerExited(WorkerId(2), "killed by SIGKILL"), 20.0)
+    assert isinstance(ended, TellClient)
+    assert (ended.peer, start) == (b"b", StartWorker(WorkerId(3), "", 1))
+    assert isinstance(second, m.Welcome)
+    [dropped] = daemon.handle(ClientSaid(b"a", "", m.Goodbye(first.session)), 21.0)
+    assert isinstance(dropped, TellWorker)
+    assert dropped.worker == ONE
+
+
 def test_other_tenants_notice_nothing_of_a_dead_worker() -> None:
     daemon = supervisor(keyed=True)
     assert daemon.start(0.0) == [AnnounceReady()]
     for peer, tenant, worker in ((b"a", "A" * 40, 1), (b"b", "B" * 40, 2)):
-        assert daemon.handle(ClientSaid(peer, tenant, HELLO), 0.0) == [StartWorker(WorkerId(worker), tenant)]
+        assert daemon.handle(ClientSaid(peer, tenant, HELLO), 0.0) == [StartWorker(WorkerId(worker), tenant, 0)]
         daemon.handle(WorkerSaid(WorkerId(worker), READY), 0.0)
     actions = daemon.handle(WorkerExited(WorkerId(1), "killed by SIGKILL"), 50.0)
     assert {action.peer for action in actions if isinstance(action, TellClient)} == {b"a"}
-    assert StartWorker(WorkerId(3), "A" * 40) in actions
+    assert StartWorker(WorkerId(3), "A" * 40, 0) in actions
 
 
 def test_no_tenant_can_touch_the_session_of_another() -> None:
