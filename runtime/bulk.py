@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -23,6 +24,9 @@ Answer = TypeVar("Answer", m.Attached, m.PeerMeasured)
 
 Progress = Callable[[int], None]
 """Told how many bytes more have been sent."""
+
+Arrived = Callable[[int], None]
+"""Told the number of each upload once all of it has arrived, in the order in which they were asked for."""
 
 
 class BulkConnection:
@@ -78,14 +82,18 @@ class BulkConnection:
         """Give back the room of a finished upload that nobody will name."""
         self._send(m.UploadAbort(number))
 
-    def upload(self, views: Sequence[memoryview], kind: str, progress: Progress | None = None) -> list[int]:
-        """Send each view's bytes and wait until all have arrived; return the numbers of the uploads.
+    def upload(
+        self, views: Sequence[memoryview], kind: str, arrived: Arrived, progress: Progress | None = None
+    ) -> None:
+        """Send each view's bytes and wait until all have arrived.
+
+        Whoever is told of an arrival owns that upload from then on; what has not arrived is taken back on an error.
 
         Raises:
             QuotaExceeded: The worker has no room.
             RequestTimeout: The worker stopped taking chunks.
         """
-        numbers: list[int] = []
+        numbers: deque[int] = deque()
         try:
             for view in views:
                 self._next_upload += 1
@@ -93,14 +101,19 @@ class BulkConnection:
                 self._unfinished.add(self._next_upload)
                 self._send(m.UploadBegin(self._next_upload, view.nbytes))
                 self._send_chunks(self._next_upload, view, kind, progress)
-            while self._unfinished:
+                self._pass_on(numbers, arrived)
+            while numbers:
                 self._take_report()
+                self._pass_on(numbers, arrived)
         except BaseException:
             self._abort(numbers)
             raise
-        return numbers
 
-    def _abort(self, numbers: Sequence[int]) -> None:
+    def _pass_on(self, numbers: deque[int], arrived: Arrived) -> None:
+        while numbers and numbers[0] not in self._unfinished:
+            arrived(numbers.popleft())
+
+    def _abort(self, numbers: Iterable[int]) -> None:
         """Give back the room of uploads that nobody will name any more."""
         self._unfinished.clear()
         with contextlib.suppress(GenieError, zmq.ZMQError):  # what stopped the upload is worth more than this

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -10,27 +11,24 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 LONG_NBYTES = 64 << 20
 """Uploads up to this size are done before a bar would have been read."""
 
+STEP_NBYTES = 16 << 20
+"""The bar moves on after so many bytes: drawing it after every chunk would cost some of the speed it shows."""
 
-def upload_with_progress(
-    upload_many: Callable[[Sequence[memoryview]], list[int]], views: Sequence[memoryview]
-) -> list[int]:
-    """Upload in portions of about `LONG_NBYTES`, advancing a bar on stderr after each."""
+
+@contextmanager
+def upload_bar(nbytes: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr for an upload of `nbytes`; call what this gives with the bytes sent since the last call."""
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    uploads: list[int] = []
+    pending = 0
+
+    def advance(sent: int) -> None:
+        nonlocal pending
+        pending += sent
+        if pending >= STEP_NBYTES:
+            bar.advance(task, pending)
+            pending = 0
+
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("uploading weights", total=sum(view.nbytes for view in views))
-        for portion in _portions(views):
-            uploads += upload_many(portion)
-            bar.advance(task, sum(view.nbytes for view in portion))
-    return uploads
-
-
-def _portions(views: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    portion: list[memoryview] = []
-    for view in views:
-        portion.append(view)
-        if sum(each.nbytes for each in portion) >= LONG_NBYTES:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
+        task = bar.add_task("uploading weights", total=nbytes)
+        yield advance
+        bar.advance(task, pending)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
+from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.runtime.chunk_diff import Recheck
 from dynamo_genie.runtime.digests import TensorDigest, TensorHasher
 from dynamo_genie.runtime.memory import dense_for_wire, require_cpu, spec_of, tensor_bytes
-from dynamo_genie.runtime.progress import LONG_NBYTES, upload_with_progress
+from dynamo_genie.runtime.progress import LONG_NBYTES, upload_bar
 from dynamo_genie.runtime.tensor_identity import Layout, layout_of
 from dynamo_genie.runtime.watch import Watch, WriteTracker
 from dynamo_genie.runtime.weight_channel import WeightChannel
@@ -183,23 +185,36 @@ class ResidentStore:
         distinct = {content.digest: index for index, content in enumerate(contents)}
         missing = self._channel.missing(list(distinct) if ask else [])
         lacking = [index for position, index in enumerate(distinct.values()) if position in missing or not ask]
-        for index, upload in zip(lacking, self._upload([views[index] for index in lacking]), strict=True):
+        following = iter(lacking)
+
+        def store(upload: int) -> None:
+            index = next(following)
             self._channel.store(contents[index].digest, specs[index], upload)
+
+        try:
+            self._upload([views[index] for index in lacking], store)
+            if lacking:
+                self._channel.sync()  # a content for which there is no room is an error of this call, of nothing else
+        except (QuotaExceeded, torch.OutOfMemoryError):
+            self._channel.missing([])  # what did arrive is not held for us any longer
+            raise
         return contents
 
-    def _upload(self, views: list[memoryview]) -> list[int]:
-        if not views:
-            return []
-        if self._progress and sum(view.nbytes for view in views) > LONG_NBYTES:
-            return upload_with_progress(self._channel.upload_many, views)
-        return self._channel.upload_many(views)
+    def _upload(self, views: list[memoryview], arrived: Callable[[int], None]) -> None:
+        nbytes = sum(view.nbytes for view in views)
+        with ExitStack() as stack:
+            shown = self._progress and nbytes > LONG_NBYTES
+            progress = stack.enter_context(upload_bar(nbytes)) if shown else None
+            if views:
+                self._channel.upload_many(views, arrived, progress=progress)
 
     def _send_changes(self, rechecks: dict[Resident, Recheck]) -> bool:
         digests = iter(self._hasher.digest_parts([part for recheck in rechecks.values() for part in recheck.parts()]))
         fresh = {resident: list(islice(digests, len(recheck.runs))) for resident, recheck in rechecks.items()}
         diffs = {resident: recheck.compare(fresh[resident]) for resident, recheck in rechecks.items()}
         changed = [(resident, run) for resident, diff in diffs.items() for run in diff.changed]
-        uploads = self._upload([rechecks[resident].view[low:high] for resident, (low, high) in changed])
+        uploads: list[int] = []
+        self._upload([rechecks[resident].view[low:high] for resident, (low, high) in changed], uploads.append)
         for (resident, (low, _)), upload in zip(changed, uploads, strict=True):
             self._channel.patch(resident.handle, low, upload)
         for resident, diff in diffs.items():

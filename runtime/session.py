@@ -38,7 +38,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 
-_WEIGHT_COMMANDS = frozenset({"StoreWeight", "AdoptWeight", "PatchWeight", "BindWeights"})
+_WEIGHT_COMMANDS = frozenset({"AdoptWeight", "PatchWeight", "BindWeights"})
 """Nothing waits for these; when one fails, the daemon's weights are no longer what this side believes."""
 
 _PACKABLE = frozenset({torch.int64, torch.int32, torch.bool, torch.uint8})
@@ -166,7 +166,7 @@ class Session(WeightStream):
             return number
         upload = 0
         if len(encoded) > MAX_CONTROL_NBYTES // 2:
-            [upload] = self._bulk.upload([memoryview(encoded)], "control")
+            upload = self.upload(memoryview(encoded), "control")
             encoded = b""
         number = self.mint()
         self.post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
@@ -205,7 +205,7 @@ class Session(WeightStream):
             self.post(m.Put(handle.id, inline), len(inline.data))
         else:
             dense = dense_for_wire(tensor)
-            [upload] = self.upload_many([tensor_bytes(dense)], kind)
+            upload = self.upload(tensor_bytes(dense), kind)
             self.post(m.PutUploaded(handle.id, spec_of(dense), upload))
         return handle
 
@@ -265,8 +265,7 @@ class Session(WeightStream):
         self._wait(request_id, self.timeout_s)
 
     def _upload_and_discard(self, data: memoryview) -> None:
-        [upload] = self._bulk.upload([data], "control")
-        self._bulk.discard(upload)
+        self._bulk.upload([data], "control", self._bulk.discard)
 
     def inspect(self, *, engines: bool = False) -> m.Inspection:
         """Ask for the worker's memory, what this session did since it was last asked, and what runs its programs."""

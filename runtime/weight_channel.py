@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 
 
 class WeightChannel(Protocol):
-    """The part of a session that speaks of weights. Only `missing` and the uploads wait for the daemon."""
+    """The part of a session that speaks of weights. Only `missing`, uploads and `sync` wait for the daemon."""
 
     def mint(self) -> int:
         """Return a handle id never used before in this session."""
@@ -20,11 +20,19 @@ class WeightChannel(Protocol):
     def upload(self, view: memoryview, kind: str = "weight") -> int:
         """Send bytes and return the number of the upload once all have arrived."""
 
-    def upload_many(self, views: Sequence[memoryview]) -> list[int]:
-        """Send several blocks of bytes, one upload each; a block may be empty."""
+    def upload_many(
+        self, views: Sequence[memoryview], arrived: Callable[[int], None], *, progress: Callable[[int], None] | None
+    ) -> None:
+        """Send several blocks of bytes, one upload each; `arrived` is told the number of each, in order.
+
+        A block may be empty. `progress` is told the bytes sent since it was told last.
+        """
 
     def store(self, digest: bytes, spec: TensorSpec, upload: int) -> None:
         """Keep an upload on the daemon as a content."""
+
+    def sync(self) -> None:
+        """Wait until everything so far was done; raise its first error."""
 
     def adopt(self, handle: int, digest: bytes, spec: TensorSpec) -> None:
         """Let a handle name a content."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import zmq
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
-from dynamo_genie.runtime.bulk import BulkConnection, Progress
+from dynamo_genie.runtime.bulk import Arrived, BulkConnection, Progress
 from dynamo_genie.runtime.command_stream import CommandStream
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+
+FLUSH_AT_ARRIVED_NBYTES = 16 << 20
+"""After so many bytes of uploads the worker is told what to do with them, while more are on their way."""
 
 
 class WeightStream(CommandStream):
@@ -35,23 +39,44 @@ class WeightStream(CommandStream):
 
     def upload(self, view: memoryview, kind: str = "weight") -> int:
         """Send bytes by bulk and return the upload's number once all of them have arrived."""
-        return self.upload_many([view], kind)[0]
+        uploads: list[int] = []
+        self.upload_many([view], uploads.append, kind=kind)
+        return uploads[0]
 
     def upload_many(
-        self, views: Sequence[memoryview], kind: str = "weight", progress: Progress | None = None
-    ) -> list[int]:
-        """Send several buffers by bulk, one after the other without waiting in between."""
+        self,
+        views: Sequence[memoryview],
+        arrived: Arrived,
+        *,
+        kind: str = "weight",
+        progress: Progress | None = None,
+    ) -> None:
+        """Send several buffers by bulk without waiting in between; `arrived` is told each number, in order.
+
+        What `arrived` posts is sent while later buffers travel, so that the worker need not keep all until the end.
+        """
         self.counters.events["round_trips"] += 1
+        waiting = deque(views)
+        nbytes = 0
+
+        def pass_on(upload: int) -> None:
+            nonlocal nbytes
+            nbytes += waiting.popleft().nbytes
+            arrived(upload)
+            if nbytes >= FLUSH_AT_ARRIVED_NBYTES:
+                nbytes = 0
+                self.flush()
+
         try:
-            return self._bulk.upload(views, kind, progress)
+            self._bulk.upload(views, kind, pass_on, progress)
         except QuotaExceeded:
             if not self._released:
                 raise
             self.sync()  # what died since the last message makes room
-            return self._bulk.upload(views, kind, progress)
+            self._bulk.upload(tuple(waiting), kind, pass_on, progress)
 
     def store(self, digest: bytes, spec: TensorSpec, upload: int) -> None:
-        """Keep an upload as a resident weight."""
+        """Keep an upload as a resident weight; `sync` tells whether that went well."""
         self.post(m.StoreWeight(digest, spec, upload))
 
     def adopt(self, handle: int, digest: bytes, spec: TensorSpec) -> None:

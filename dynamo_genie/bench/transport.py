@@ -136,7 +136,7 @@ class _Upload:
         self._view = view
 
     def __call__(self) -> None:
-        self._number = self._session.upload_many([self._view])[0]
+        self._number = self._session.upload(self._view)
 
     def clean_up(self) -> None:
         """Let the worker forget the upload, and wait until it has."""

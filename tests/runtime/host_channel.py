@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,8 +41,14 @@ class HostChannel:
         self.sent_nbytes += view.nbytes
         return number
 
-    def upload_many(self, views: Sequence[memoryview]) -> list[int]:
-        return [self.upload(view) for view in views]
+    def upload_many(
+        self, views: Sequence[memoryview], arrived: Callable[[int], None], *, progress: object = None
+    ) -> None:
+        for view in views:
+            arrived(self.upload(view))
+
+    def sync(self) -> None:
+        """Everything was done when it was asked for."""
 
     def store(self, digest: bytes, spec: TensorSpec, upload: int) -> None:
         data = self.uploads.pop(upload)
