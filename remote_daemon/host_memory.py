@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 
@@ -20,6 +21,13 @@ def allocate_host(nbytes: int) -> torch.Tensor:
     with contextlib.suppress(OSError):  # a kernel built without them
         region.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(region, dtype=torch.uint8)
+
+
+def give_back_idle() -> None:
+    """Return free memory to the system where the C library can: glibc's allocator keeps what lies in pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def machine_nbytes() -> int:
