@@ -21,19 +21,15 @@ import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.alternate import in_turns
 from dynamo_genie.bench.daemon import running_daemon
+from dynamo_genie.bench.device_rates import measure_rates, pinned_rate, upload_rate, weights_times
 from dynamo_genie.bench.report import Figure
 from dynamo_genie.bench.study.gpu import Gpu, Samples
 from dynamo_genie.bench.study.workloads import build_model
 from dynamo_genie.errors import OptionError
-from dynamo_genie.remote_daemon.device_speed import elapsed_s
 
 LOCAL, REDUCE_OVERHEAD = "local eager", "local reduce-overhead"
 WARM_STEPS = 6
 ROOM = 16
-SOURCE_NBYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
-MATRIX_WIDTH = {"cuda": 8192, "cpu": 512}
-ROUNDS = 5
-UPLOAD_NBYTES = 256 << 20
 
 Forward = Callable[..., Any]
 
@@ -87,14 +83,6 @@ class Decoder:
         self.gaps.append((values[0] - values[1]) / max(abs(values[0]), 1e-30))
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What the device can do: bytes copied and operations of a matrix product, in a second."""
-
-    bytes_per_s: float
-    flops_per_s: float
-
-
 def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[Figure], dict[str, Any]]:
     """Measure all ways in turns, in one run; tokens are compared with local eager's first.
 
@@ -113,9 +101,10 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
     rates = measure_rates(device, dtype)
     with running_daemon(device=plan.device) as daemon:
         try:
+            arrival = weights_times(daemon.endpoint, model)
             ways = _ways(plan, model, device, length, daemon.endpoint)
             taken, prefill_s, busy = _measure(plan, ways, say)
-            upload = _upload_rate(daemon.endpoint)
+            upload = upload_rate(daemon.endpoint)
         finally:
             dynamo_genie.shutdown()
     weights = sum(p.nbytes for p in dict.fromkeys(model.parameters()))
@@ -132,9 +121,12 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
         Figure(f"{name}: prefill", s * 1e3, "ms", compute_floor_s * 1e3, s / compute_floor_s)
         for name, s in prefill_s.items()
     ]
-    pinned = pinned_rate(device)
-    figures.append(Figure("upload of a tensor, floor a copy of host memory", upload / 1e9, "GB/s", pinned / 1e9,
-                          upload / pinned))  # fmt: skip
+    pinned, whole = pinned_rate(device), weights / arrival.first_s
+    figures += [
+        Figure("upload of a tensor, floor a copy of host memory", upload / 1e9, "GB/s", pinned / 1e9, upload / pinned),
+        Figure("upload of all weights, hashing included", whole / 1e9, "GB/s", pinned / 1e9, whole / pinned),
+        Figure("a second session binds them, hashing included", arrival.second_s * 1e3, "ms"),
+    ]
     figures += [Figure(f"{name}: device busy (NVML)", share * 100, "%") for name, share in busy.items()]
     return figures, {
         "plan": {"model": plan.model, "dtype": plan.dtype, "prompt": plan.prompt, "device": plan.device},
@@ -206,48 +198,6 @@ def _busy(way: Decoder) -> float | None:
         for _ in range(WARM_STEPS):
             way.step()
     return samples.mean_over([(began, time.monotonic())])
-
-
-def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measure how fast a device copies its own memory and multiplies matrices of a dtype; the best of five rounds."""
-    source = torch.ones(SOURCE_NBYTES[device.type], dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    width = MATRIX_WIDTH[device.type]
-    left = torch.ones(width, width, dtype=dtype, device=device)
-    product = torch.empty_like(left)
-    return Rates(
-        2 * source.nbytes / _best_s(lambda: target.copy_(source), device),
-        2 * width**3 / _best_s(lambda: torch.mm(left, left, out=product), device),
-    )
-
-
-def pinned_rate(device: torch.device) -> float:
-    """Return bytes a second from host memory to the device: pinned memory where the device has its own."""
-    host = torch.ones(SOURCE_NBYTES["cpu"], dtype=torch.uint8, pin_memory=device.type == "cuda")
-    target = torch.empty_like(host, device=device)
-    return host.nbytes / _best_s(lambda: target.copy_(host, non_blocking=True), device)
-
-
-def _best_s(action: Callable[[], object], device: torch.device) -> float:
-    elapsed_s(action, device)  # loads kernels, touches fresh pages
-    return min(elapsed_s(action, device) for _ in range(ROUNDS))
-
-
-def _upload_rate(endpoint: str) -> float:
-    """Return bytes a second of one large tensor from this process into the daemon's device memory."""
-    from dynamo_genie.connections import CONNECTIONS
-    from dynamo_genie.options import Options
-
-    session = CONNECTIONS.get(Options(daemons=(endpoint,))).session
-    data = torch.ones(UPLOAD_NBYTES, dtype=torch.uint8)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        handle = session.put(data)
-        session.sync()
-        seconds.append(time.perf_counter() - started)
-        del handle
-    return UPLOAD_NBYTES / min(seconds)
 
 
 def _cache_nbytes(config: Any, length: int, dtype: torch.dtype) -> int:

@@ -21,7 +21,6 @@ class Traits:
     Attributes:
         phase: The phase that most of its values are said to belong to; empty where nothing is said.
         grows: Whether caches grow by `cat`, so that shapes change from call to call.
-        sizes: How many plain numbers each call passes: sizes that may change.
         reads_data: The first operator that must wait for the device; empty where there is none.
         random: Whether it draws random numbers.
         mutated: Positions of the inputs that it writes to.
@@ -31,7 +30,6 @@ class Traits:
 
     phase: str
     grows: bool
-    sizes: int
     reads_data: str
     random: bool
     mutated: frozenset[int]
@@ -48,7 +46,6 @@ def traits_of(program: p.Program, device: torch.device) -> Traits:
     return Traits(
         phase=phases.most_common(1)[0][0] if phases else "",
         grows=bool(plan_arenas(program).appends),
-        sizes=len(program.inputs) - len(tensors),
         reads_data=next((node.op for node in program.nodes if resolve_operator(node.op, device).reads_data), ""),
         random=program.random,
         mutated=mutated,

@@ -15,8 +15,12 @@ from torch.nn import functional as F
 import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.daemon import running_daemon
+from dynamo_genie.bench.study.gpu import Gpu
+from dynamo_genie.remote_daemon.cupy_memory import open_cuda_memory
+from dynamo_genie.remote_daemon.pinned_ring import SLOT_NBYTES, SLOTS
 from dynamo_genie.runtime.session import Session
 from tests.integration.models import make_model, token_prompt
+from tests.integration.real_daemon import RealDaemon
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,6 +78,55 @@ def test_what_stays_is_in_the_pool_and_survives_being_used_again(options: dict[s
     for _ in range(3):
         for value in values:
             assert torch.equal(double(value).clone(), value * 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_and_kernels_on_real_streams_see_what_a_queue_would_show(seed: int) -> None:
+    """Uploads, kernels and downloads of the same memory without a pause; `compute-sanitizer` may watch it."""
+    device = torch.device("cuda", 0)
+    memory, ring = open_cuda_memory(device, 2 << 30)
+    generator = torch.Generator().manual_seed(seed)
+    size = 3 * SLOTS * SLOT_NBYTES // 2
+    cells = [memory.allocate(size) for _ in range(3)]
+    shadow = [torch.zeros(size, dtype=torch.uint8) for _ in cells]
+    for cell, right in zip(cells, shadow, strict=True):
+        ring.upload(cell, right)
+    for _ in range(40):
+        i, k, kind = (int(torch.randint(0, 3, (), generator=generator)) for _ in range(3))
+        if kind == 0:
+            new = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
+            ring.upload(cells[i], new)
+            shadow[i].copy_(new)
+            new.zero_()  # an upload that returned needs its source no longer
+        elif kind == 1:
+            cells[i].add_(cells[k])
+            shadow[i].add_(shadow[k])
+        else:
+            cells[i] = memory.allocate(size).copy_(cells[i])  # what was there is used again by somebody
+            back = torch.zeros(size, dtype=torch.uint8)
+            ring.download(back, cells[i])
+            assert torch.equal(back, shadow[i])
+    for cell, right in zip(cells, shadow, strict=True):
+        assert torch.equal(cell.cpu(), right)
+
+
+def test_nvml_and_the_daemon_agree_on_memory() -> None:
+    with RealDaemon(device="cuda") as daemon:
+        gpu, pid = Gpu(), daemon.worker()
+        before = gpu.memory_of([pid])
+        if before is None:
+            pytest.skip("NVML does not tell the memory of a process here")
+        session = Session.open(
+            zmq.Context.instance(), daemon.endpoint, keys=None, connect_timeout_s=60, request_timeout_s=60
+        )
+        kept = [session.put(torch.zeros(64 << 20)) for _ in range(8)]  # 2 GiB
+        session.sync()
+        grown = (gpu.memory_of([pid]) or 0) - before
+        said = daemon.status().resident_nbytes
+        assert said == 2 << 30
+        assert abs(grown - said) <= 0.05 * said, f"NVML: {grown:,}, the daemon: {said:,}"
+        del kept
+        session.close()
 
 
 def test_what_idle_sessions_hold_leaves_a_full_gpu_and_comes_back() -> None:

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def traits(**changes: object) -> Traits:
     plain: dict[str, object] = {
-        "phase": "decode", "grows": False, "sizes": 0, "reads_data": "", "random": False, "mutated": frozenset(),
+        "phase": "decode", "grows": False, "reads_data": "", "random": False, "mutated": frozenset(),
         "resident": frozenset(), "nodes": 100,
     }  # fmt: skip
     return Traits(**{**plain, **changes})  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_traits_come_from_the_text_and_the_facts_of_a_program() -> None:
     assert found.phase == "decode"
     assert found.reads_data == "aten.nonzero.default"
     assert found.resident == {0, 1}
-    assert (found.sizes, found.nodes, found.mutated) == (1, 2, {1})
+    assert (found.nodes, found.mutated) == (2, {1})
 
 
 def test_indexing_may_be_recorded() -> None:
