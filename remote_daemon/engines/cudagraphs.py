@@ -26,6 +26,7 @@ import torch
 from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
 from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
 from dynamo_genie.remote_daemon.engines.traits import Traits
+from dynamo_genie.remote_daemon.failures import is_out_of_memory
 
 MAX_COPIED_NBYTES = 256 << 10
 """Inputs up to this size are copied before each replay unless they are known to stay; larger ones must stay."""
@@ -35,6 +36,9 @@ MAX_RECORDINGS = 32
 
 MAX_ONCE_SEEN = 64
 """So many kinds of calls may be seen without one of them coming back; then the program is left to eager."""
+
+MAX_TIMES_TOO_LITTLE = 8
+"""A program that finds no memory for a recording runs eager that time, and is left to eager after so many times."""
 
 
 class Recorder(Protocol):
@@ -133,6 +137,7 @@ class CudaGraphs:
         self._seen_once: set[Signature] = set()
         self._free: tuple[int, ...] | None = None
         self._divided: dict[Signature, tuple[int, ...]] = {}
+        self._times_too_little = 0
 
     @property
     def recordings(self) -> int:
@@ -154,6 +159,8 @@ class CudaGraphs:
                 if key not in self._seen_once:
                     return self._first_time(key, inputs)
                 recording = self._record(inputs, resident, copied)
+                if recording is None:
+                    return self._eager(inputs)
                 self._keep(key, recording)
             self._recordings.move_to_end(key)
             recording.remember([inputs[i] for i in resident])
@@ -216,12 +223,16 @@ class CudaGraphs:
         if len(self._recordings) > MAX_RECORDINGS:
             self._recordings.popitem(last=False)
 
-    def _record(self, inputs: Sequence[Any], resident: tuple[int, ...], copied: tuple[int, ...]) -> _Recording:
+    def _record(self, inputs: Sequence[Any], resident: tuple[int, ...], copied: tuple[int, ...]) -> _Recording | None:
+        """Return a recording, None where there is no memory for one now."""
         slots = {i: _slot_for(inputs[i]) for i in copied}
         fixed = [slots.get(i, value) for i, value in enumerate(inputs)]
         try:
             replay, values = self._recorder.record(lambda: self._eager(list(fixed)))
         except Exception as error:
+            if is_out_of_memory(error) and self._times_too_little < MAX_TIMES_TOO_LITTLE:
+                self._times_too_little += 1
+                return None
             cause = error.__cause__ or error
             raise Unfit(f"it cannot be recorded: {type(cause).__name__}: {str(cause).splitlines()[0]}") from error
         return _Recording(replay, slots, _results_of(values, fixed))

@@ -48,13 +48,17 @@ class _Tape(TorchDispatchMode):
 
 
 class TapeRecorder:
-    """A `Recorder` for host memory; counts what it did."""
+    """A `Recorder` for host memory; counts what it did, and finds too little memory as often as `too_little` says."""
 
     def __init__(self, device: torch.device) -> None:
         self.recordings = 0
         self.replays = 0
+        self.too_little = 0
 
     def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        if self.too_little:
+            self.too_little -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
         tape = _Tape()
         try:
             with tape:

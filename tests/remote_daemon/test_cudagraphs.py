@@ -10,7 +10,7 @@ import torch
 
 from dynamo_genie.engines import CUDAGRAPHS, EAGER
 from dynamo_genie.remote_daemon.engines import cudagraphs
-from dynamo_genie.remote_daemon.engines.cudagraphs import MAX_ONCE_SEEN, CudaGraphs
+from dynamo_genie.remote_daemon.engines.cudagraphs import MAX_ONCE_SEEN, MAX_TIMES_TOO_LITTLE, CudaGraphs
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.remote_daemon.engines.traits import traits_of
@@ -160,6 +160,21 @@ def test_numbers_are_part_of_what_is_recorded() -> None:
     for factor in (2, 2, 2, 3, 3, 2):
         assert engine(x, factor)[0].tolist() == [factor] * 3
     assert engine.recorder.recordings == 2
+
+
+@pytest.mark.parametrize(("times", "engine_then"), [(3, CUDAGRAPHS), (MAX_TIMES_TOO_LITTLE + 1, EAGER)])
+def test_a_program_that_finds_no_memory_for_a_recording_tries_again_later(times: int, engine_then: str) -> None:
+    engine = Engine(step_program())
+    engine.recorder.too_little = times
+    weight, cache = tensors()
+    expected_cache = cache.clone()
+    for position in range(times + 3):
+        new, where = token(position % 8)
+        [expected, *_] = engine.eager([weight, expected_cache, new, where])
+        assert torch.equal(engine(weight, cache, new, where)[0], expected)
+        assert torch.equal(cache, expected_cache)
+    assert engine.running.engine == engine_then
+    assert engine.recorder.recordings == int(engine_then == CUDAGRAPHS)
 
 
 def test_what_cannot_be_recorded_runs_eager_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
