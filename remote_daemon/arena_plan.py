@@ -168,8 +168,7 @@ class _Walk:
         return rank if rank is not None and rank > 1 else 0  # torch.cat skips an empty tensor of rank 1
 
     def _is_cache(self, value: int) -> bool:
-        program = self._program
-        return bool(program.fact_of) and program.facts[program.fact_of[value]].role == KV_CACHE
+        return p.role_of(self._program, value) == KV_CACHE
 
     def _expose_except(self, node: p.Node, harmless: Sequence[int]) -> None:
         others = [argument for position, argument in enumerate(node.args) if position not in harmless]

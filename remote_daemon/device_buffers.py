@@ -58,6 +58,10 @@ class DeviceBufferStore:
         self._ring.download(host, flat)
         return host
 
+    def settle(self, flat: torch.Tensor) -> torch.Tensor | None:
+        """See `Evictable`."""
+        return self.memory.allocate(flat.numel()).copy_(flat) if self.memory.has_room(flat.numel()) else None
+
     def restore(self, host: torch.Tensor) -> torch.Tensor:
         """See `Evictable`."""
         flat = self.memory.allocate(host.numel())

@@ -75,6 +75,10 @@ class DeviceMemory:
         """What both allocators have got from the driver."""
         return self._pool.held + self._temporaries.held
 
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so much fits as things are: nothing is given back for it, nor evicted."""
+        return nbytes <= self._pool.held - self._pool.used or self.held + nbytes <= self.limit
+
     def allocate(self, nbytes: int) -> torch.Tensor:
         """Return memory for a tensor that stays, flat, uint8.
 

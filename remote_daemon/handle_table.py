@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
-
 import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.spilled import HostSpace, Layout, SpilledStorage
+from dynamo_genie.remote_daemon.own_tensors import OwnTensors, Poison
+from dynamo_genie.remote_daemon.spilled import HostSpace, SpilledStorage
 from dynamo_genie.remote_daemon.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
 MAX_HANDLES = 4_000_000
-
-
-@dataclass(frozen=True)
-class Poison:
-    """Stands where a tensor would be, had the call that makes it not failed."""
-
-    error: ErrorInfo
 
 
 class PoisonedInput(Exception):
@@ -34,37 +23,23 @@ class PoisonedInput(Exception):
         self.error = error
 
 
-Value: TypeAlias = torch.Tensor | Poison | SpilledStorage | ResidentWeight
-"""What a handle names: a tensor, why there is none, or where its bytes are while it is not in the device's memory."""
-
-
-class HandleTable:
-    """Handles of one session: plain tensors counted per storage, and weights shared by content.
+class HandleTable(OwnTensors):
+    """Handles of one session: tensors of its own, and weights shared by content.
 
     Attributes:
-        resident_nbytes: Bytes of own tensors in the device's memory.
-        spilled_nbytes: Bytes of own tensors in host memory, where they wait to be used.
         windows: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
         bound: Handles that bindings name.
-        epoch: Rises whenever a bound handle comes to name another tensor, or none.
     """
 
     def __init__(
         self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas, host: HostSpace | None = None
     ) -> None:
         """Name nothing yet; `host` is where tensors may lie while the session is idle."""
-        self._budget = budget
+        super().__init__(budget, arenas, host)
         self._weights = weights
-        self._arenas = arenas
-        self._host = host
-        self._values: dict[int, Value] = {}
         self._shared: dict[int, ResidentWeight] = {}
-        self._storages: dict[int, list[int]] = {}
-        self.resident_nbytes = 0
-        self.spilled_nbytes = 0
         self.windows: set[int] = set()
         self.bound: set[int] = set()
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self._values)
@@ -92,29 +67,17 @@ class HandleTable:
             raise ProtocolError(f"handle {handle} names nothing in this session")
         return value
 
-    def add(self, handle: int, tensor: torch.Tensor) -> None:
-        """Name a tensor; its storage counts once, however many handles share it.
+    def add(self, handle: int, tensor: torch.Tensor, *, made: bool = False) -> None:
+        """Name a tensor; its storage counts once, however many handles share it. `made`: by a program.
 
         Raises:
             QuotaExceeded: The memory limit is reached; the handle is not made.
         """
         self._require_fresh(handle)
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        entry = self._storages.get(key)
-        if entry is None and self._weights.owns(key):  # a view of a weight would let one session change all
+        if self._weights.owns(tensor.untyped_storage()._cdata):  # a view of a weight would let one session change all
             tensor = tensor.clone(memory_format=torch.preserve_format)
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-        if entry is not None:
-            entry[0] += 1
-        else:
-            nbytes = storage.nbytes()
-            self._budget.reserve(nbytes, f"a tensor of {nbytes:,} bytes")
-            self.resident_nbytes += nbytes
-            self._storages[key] = [1, nbytes]
-        self._values[handle] = tensor
-        if self._arenas.holds(key):
+        self._count(handle, tensor, made=made)
+        if self._arenas.holds(tensor.untyped_storage()._cdata):
             self.windows.add(handle)
 
     def poison(self, handle: int, error: ErrorInfo) -> None:
@@ -157,7 +120,7 @@ class HandleTable:
             self._values[handle] = window
             raise
         self.windows.discard(handle)
-        self._release_storage(window)
+        self._uncount(handle, window)
         if handle in self.bound:
             self.epoch += 1
         return copy
@@ -178,34 +141,10 @@ class HandleTable:
             self._weights.release(weight)
         elif isinstance(value, torch.Tensor):
             self.windows.discard(handle)
-            self._release_storage(value)
+            self._uncount(handle, value)
         elif isinstance(value, SpilledStorage):
             self.windows.discard(handle)
-            self._release_spilled(value, handle)
-
-    def _release_storage(self, tensor: torch.Tensor) -> None:
-        key = tensor.untyped_storage()._cdata
-        entry = self._storages[key]
-        entry[0] -= 1
-        if entry[0] == 0:
-            del self._storages[key]
-            self.resident_nbytes -= entry[1]
-            self._budget.release(entry[1])
-
-    # --- while the session is idle -----------------------------------------------------------------------------
-
-    def evict(self, enough: Callable[[], bool]) -> None:
-        """Move own storages to host memory, the largest first, until there is enough room or none may go."""
-        if self._host is None:
-            return
-        lying: defaultdict[int, dict[int, torch.Tensor]] = defaultdict(dict)
-        for handle, value in self._values.items():
-            if isinstance(value, torch.Tensor) and handle not in self._shared:
-                lying[value.untyped_storage()._cdata][handle] = value
-        for key in sorted(lying, key=lambda key: self._storages[key][1], reverse=True):
-            if enough():
-                return
-            self._spill(key, lying.pop(key))
+            self._uncount_spilled(handle, value)
 
     def weights(self) -> list[ResidentWeight]:
         """Return the weights that handles name, one item a handle."""
@@ -216,44 +155,6 @@ class HandleTable:
         for handle in [handle for handle, shared in self._shared.items() if shared is weight]:
             self._values[handle] = weight
             self.epoch += 1
-
-    def _spill(self, key: int, tensors: dict[int, torch.Tensor]) -> None:
-        assert self._host is not None
-        host = self._host.take(next(iter(tensors.values())).untyped_storage())
-        if host is None:
-            return
-        layouts = {handle: Layout.of(tensor) for handle, tensor in tensors.items()}
-        spilled = SpilledStorage(host, layouts, self._arenas.take(key))
-        self._values.update(dict.fromkeys(tensors, spilled))
-        nbytes = self._storages.pop(key)[1]
-        self.resident_nbytes -= nbytes
-        self.spilled_nbytes += nbytes
-        self._budget.release(nbytes)
-        self.epoch += 1
-
-    def _bring_back(self, spilled: SpilledStorage) -> None:
-        assert self._host is not None
-        nbytes = spilled.host.numel()
-        self._budget.reserve(nbytes, f"a tensor of {nbytes:,} bytes that was moved to host memory")
-        try:
-            storage = self._host.give_back(spilled.host)
-        except BaseException:
-            self._budget.release(nbytes)
-            raise
-        for handle, layout in spilled.layouts.items():
-            self._values[handle] = layout.on(storage)
-        self._storages[storage._cdata] = [len(spilled.layouts), nbytes]
-        if spilled.arena is not None:
-            self._arenas.put(storage, spilled.arena)
-        self.resident_nbytes += nbytes
-        self.spilled_nbytes -= nbytes
-
-    def _release_spilled(self, spilled: SpilledStorage, handle: int) -> None:
-        assert self._host is not None
-        del spilled.layouts[handle]
-        if not spilled.layouts:
-            self.spilled_nbytes -= spilled.host.numel()
-            self._host.drop(spilled.host)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -10,7 +10,7 @@ from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.arena_plan import plan_arenas
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
-from dynamo_genie.runtime.wire.program import Program, TensorInput, decode_program, program_digest
+from dynamo_genie.runtime.wire.program import Program, TensorInput, decode_program, program_digest, role_of
 
 MAX_PROGRAMS = 4096
 """Programs kept when no session names them; single eager operators are programs too, and small."""
@@ -28,6 +28,7 @@ class LoadedProgram:
     Attributes:
         executable: Takes the inputs in a list that it empties, and returns the results.
         input_kinds: For each input None for a tensor, the Python type for a scalar.
+        caches: Tensor inputs that are KV caches, by the facts, and written in place.
         separate: Tensor inputs that must not share memory with a growing cache; see `arena_plan`.
     """
 
@@ -36,6 +37,7 @@ class LoadedProgram:
         self.input_kinds = tuple(None if isinstance(i, TensorInput) else _SCALARS[i.kind] for i in program.inputs)
         self.outputs = len(program.outputs)
         self.mutated = frozenset(program.mutated_inputs)
+        self.caches = frozenset(i for i in self.mutated if role_of(program, i) == "kv_cache")
         self.separate = plan_arenas(program).separate
         self.random = program.random
 

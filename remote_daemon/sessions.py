@@ -9,10 +9,8 @@ fails with that same first error.
 from __future__ import annotations
 
 import time
-import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -21,19 +19,19 @@ import torch
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.command_stream import CommandStream, Outcome
 from dynamo_genie.remote_daemon.device_loss import device_is_lost
-from dynamo_genie.remote_daemon.dtypes import spec_nbytes, spec_of
+from dynamo_genie.remote_daemon.dtypes import spec_of
 from dynamo_genie.remote_daemon.failures import describe_failure, is_out_of_memory
 from dynamo_genie.remote_daemon.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.remote_daemon.kv_arena import ArenaCounts
 from dynamo_genie.remote_daemon.programs import LoadedProgram
 from dynamo_genie.remote_daemon.services import Services
+from dynamo_genie.remote_daemon.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.staging import Staging
 from dynamo_genie.remote_daemon.weight_store import ResidentWeight
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_ITEMS, MAX_SPANS, MAX_STRING
-from dynamo_genie.runtime.wire.tensor import InlineTensor
 
 MAX_REFUSED = 4096
 """Refused programs whose reason is kept for those who call them."""
@@ -43,20 +41,6 @@ EVICTED_SHARE = 8
 
 Send = Callable[[memoryview], int]
 """Hands bytes to the bulk thread and returns the number of the download."""
-
-
-@dataclass
-class Binding:
-    """The resident inputs of a program, and the positions that a call fills.
-
-    `template` has the resident tensors in their places; it is made anew when `epoch` is not the handle table's.
-    """
-
-    handles: tuple[int, ...]
-    positions: tuple[int, ...]
-    holes: tuple[int, ...]
-    template: list[Any]
-    epoch: int = -1
 
 
 class WorkerSession:
@@ -74,15 +58,14 @@ class WorkerSession:
         self._send_bulk = send_bulk
         self.handles = HandleTable(services.budget, services.weights, services.arenas, services.host)
         self.arena_counts = ArenaCounts()
+        self._inputs = SessionInputs(self.handles, services.buffers)
         self._weights = SessionWeights(services.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, services.buffers, services.host_budget)
         self._stream = CommandStream(self._answer)
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, m.ErrorInfo] = {}
-        self._bindings: dict[int, Binding] = {}
         self._told_of: set[int] = set()
         self._latched: m.ErrorInfo | None = None
-        self._emptied = 0
         self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
         self.calls = 0
         self.running = False
@@ -135,7 +118,7 @@ class WorkerSession:
     def evict(self, enough: Callable[[], bool]) -> None:
         """Move own tensors to host memory, the largest first, until there is enough room or none may go."""
         self.handles.evict(enough)
-        self._empty_templates()
+        self._inputs.let_go()
 
     def weights(self) -> list[ResidentWeight]:
         """Return the weights in use, one item for each use."""
@@ -144,7 +127,7 @@ class WorkerSession:
     def unload(self, weight: ResidentWeight) -> None:
         """Let go of the tensor of a weight that was moved to host memory."""
         self.handles.unload(weight)
-        self._empty_templates()
+        self._inputs.let_go()
 
     def close(self) -> None:
         """Free everything the session holds."""
@@ -203,7 +186,7 @@ class WorkerSession:
 
     def _call(self, call: m.Call) -> m.WorkerToClient | None:
         program = self._program(call.program)
-        inputs = self._inputs(program, call)
+        inputs = self._inputs.of(program, call)
         if len(call.outputs) != program.outputs:
             raise ProtocolError(f"program {call.program} has {program.outputs} outputs, not {len(call.outputs)}")
         self.calls += 1
@@ -227,7 +210,7 @@ class WorkerSession:
                 if program.mutated or not is_out_of_memory(error) or not services.evictions.free(share):
                     raise
             services.buffers.reclaim()
-            inputs = self._inputs(program, call)
+            inputs = self._inputs.of(program, call)
 
     def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
         """Return what the client should hear of a program's engine, once."""
@@ -245,78 +228,18 @@ class WorkerSession:
         self._name_outputs(call.outputs, program.executable(inputs))
         return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
 
-    def _empty_templates(self) -> None:
-        """Hold no tensor that its handle does not name any more."""
-        epoch = self.handles.epoch
-        if epoch != self._emptied:
-            self._emptied = epoch
-            for binding in self._bindings.values():
-                if binding.epoch != epoch:
-                    binding.template[:] = [None] * len(binding.template)
-
-    def _inputs(self, program: LoadedProgram, call: m.Call) -> list[Any]:
-        tensor, writable = self.handles.tensor, self.handles.writable
-        kinds = program.input_kinds
-        values: list[Any]
-        if call.binding:
-            binding = self._bindings.get(call.binding)
-            if binding is None:
-                raise ProtocolError(f"binding {call.binding} is unknown")
-            if binding.epoch != self.handles.epoch:
-                for position, handle in zip(binding.positions, binding.handles, strict=True):
-                    binding.template[position] = self.handles.separate(handle)
-                binding.epoch = self.handles.epoch
-            values = binding.template.copy()
-            holes: Any = binding.holes
-        else:
-            values = [None] * len(kinds)
-            holes = range(len(kinds))
-        if len(holes) != len(call.inputs):
-            raise ProtocolError(f"program {call.program} takes {len(holes)} inputs, not {len(call.inputs)}")
-        if self.handles.windows:  # before any is looked up: one handle may stand at several positions
-            self._separate(program, holes, call.inputs)
-        for position, value in zip(holes, call.inputs, strict=True):
-            kind = kinds[position]
-            if kind is None:
-                if type(value) is not int:
-                    values[position] = self._inline(value)
-                else:
-                    values[position] = tensor(value) if position not in program.mutated else writable(value)
-            elif type(value) is kind:
-                values[position] = value
-            else:
-                raise ProtocolError(f"input {position} of program {call.program} must be {kind.__name__}")
-        return values
-
-    def _separate(self, program: LoadedProgram, holes: Sequence[int], inputs: Sequence[m.CallInput]) -> None:
-        """Take out of their arenas the inputs that the program would not read as it reads a growing cache."""
-        for position, value in zip(holes, inputs, strict=True):
-            if position in program.separate and type(value) is int and value in self.handles.windows:
-                self.handles.separate(value)
-
     def _name_outputs(self, handles: tuple[int, ...], values: tuple[Any, ...]) -> None:
         for handle, value in zip(handles, values, strict=True):
             if handle:
-                self.handles.add(handle, value)
-
-    def _inline(self, tensor: Any) -> torch.Tensor:
-        if type(tensor) is not InlineTensor:
-            raise ProtocolError(f"a tensor input must be a handle or inline data, not {type(tensor).__name__}")
-        data = tensor.data
-        if tensor.packed:
-            expected = spec_nbytes(tensor.spec)
-            if expected > MAX_FETCH_INLINE_NBYTES:
-                raise ProtocolError(f"packed tensor of {expected} bytes is too large")
-            data = zlib.decompressobj().decompress(data, expected + 1)
-        return self._services.buffers.from_bytes(tensor.spec, data)
+                self.handles.add(handle, value, made=True)
 
     def _free(self, command: m.Free) -> None:
         for handle in command.handles:
             self.handles.free(handle)
-        self._empty_templates()
+        self._inputs.let_go()
 
     def _put(self, command: m.Put) -> None:
-        self.handles.add(command.handle, self._inline(command.tensor))
+        self.handles.add(command.handle, self._inputs.inline(command.tensor))
 
     def _put_uploaded(self, command: m.PutUploaded) -> None:
         upload = self.staging.claim(command.upload)
@@ -332,18 +255,7 @@ class WorkerSession:
 
     def _bind(self, command: m.BindWeights) -> None:
         self._weights.let_go()  # what was asked for and stored has its handles by now
-        program = self._program(command.program)
-        taken = set(command.positions)
-        if len(taken) != len(command.handles) or not taken <= set(range(len(program.input_kinds))):
-            raise ProtocolError("a binding must give one handle for each of its positions")
-        for position, handle in zip(command.positions, command.handles, strict=True):
-            if position in program.mutated:
-                self.handles.writable(handle)
-            self.handles.separate(handle)
-        holes = tuple(i for i in range(len(program.input_kinds)) if i not in taken)
-        template = [None] * len(program.input_kinds)
-        self._bindings[command.binding] = Binding(command.handles, command.positions, holes, template)
-        self.handles.bound.update(command.handles)
+        self._inputs.bind(self._program(command.program), command)
 
     def _patch_weight(self, command: m.PatchWeight) -> None:
         upload = self.staging.claim(command.upload)

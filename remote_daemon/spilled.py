@@ -72,6 +72,10 @@ class Evictable(Protocol):
         """Return a copy of device memory (flat, uint8) in host memory, once it is complete."""
         ...
 
+    def settle(self, flat: torch.Tensor) -> torch.Tensor | None:
+        """Return a copy of what a program made (flat, uint8) in the memory of what stays; None where that is full."""
+        ...
+
     def restore(self, host: torch.Tensor) -> torch.Tensor:
         """Return device memory with the bytes of `host`, which is not needed after.
 
@@ -102,9 +106,8 @@ class HostSpace:
             self._budget.reserve(nbytes, "memory of an idle session")
         except QuotaExceeded:
             return None
-        flat = Layout(torch.uint8, torch.Size([nbytes]), (1,)).on(storage)
         try:
-            return self._buffers.evict(flat)
+            return self._buffers.evict(_bytes_of(storage))
         except (MemoryError, OSError):  # the machine has less than it was said to have
             self._budget.release(nbytes)
             return None
@@ -122,6 +125,18 @@ class HostSpace:
         self.drop(host)
         return storage
 
+    def settled(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
+        """Return a copy of a storage in the memory of what stays; None where it is not worth it or there is no room."""
+        if storage.nbytes() < self.smallest or storage.device != self._buffers.device:
+            return None
+        copy = self._buffers.settle(_bytes_of(storage))
+        return None if copy is None else copy.untyped_storage()
+
     def drop(self, host: torch.Tensor) -> None:
         """Count these bytes no longer; nobody wants them."""
         self._budget.release(host.numel())
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    """Return a storage as a flat tensor of uint8."""
+    return Layout(torch.uint8, torch.Size([storage.nbytes()]), (1,)).on(storage)

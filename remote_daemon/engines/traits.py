@@ -40,7 +40,7 @@ class Traits:
 def traits_of(program: p.Program, device: torch.device) -> Traits:
     """Return what a checked program's text and facts say."""
     phases = Counter(program.facts[i].phase for i in program.fact_of if program.facts[i].phase)
-    held = {i for i in range(len(program.inputs)) if _role(program, i) in RESIDENT_ROLES}
+    held = {i for i in range(len(program.inputs)) if p.role_of(program, i) in RESIDENT_ROLES}
     tensors = {i for i, item in enumerate(program.inputs) if isinstance(item, p.TensorInput)}
     mutated = frozenset(program.mutated_inputs)
     return Traits(
@@ -52,7 +52,3 @@ def traits_of(program: p.Program, device: torch.device) -> Traits:
         resident=frozenset(held & tensors) | mutated,
         nodes=len(program.nodes),
     )
-
-
-def _role(program: p.Program, value: int) -> str:
-    return program.facts[program.fact_of[value]].role if program.fact_of else ""

@@ -134,6 +134,11 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Program)
 
 
+def role_of(program: Program, value: int) -> str:
+    """Return what the facts say a value is; empty where nothing is said."""
+    return program.facts[program.fact_of[value]].role if program.fact_of else ""
+
+
 def encode_program(program: Program) -> bytes:
     """Return the canonical bytes of a program: equal programs have equal bytes."""
     return _ENCODER.encode(program)

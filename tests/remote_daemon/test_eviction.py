@@ -294,6 +294,51 @@ def test_what_dies_in_host_memory_leaves_nothing_behind() -> None:
     assert worker.services.host_budget.used == session.session.handles.spilled_nbytes == 0
 
 
+# --- what programs make and what stays ---------------------------------------------------------------------
+
+CACHE_FACTS = dict(facts=(p.ValueFacts(role="kv_cache"), p.ValueFacts()), fact_of=(0, 1, 1))
+STEP = p.Program(
+    p.PROGRAM_VERSION, (p.TensorInput(), p.TensorInput()), (), ADD_IN_PLACE.nodes, (p.Ref(1),), (0,), **CACHE_FACTS
+)
+DOUBLE = program(p.Node("aten.add.Tensor", (p.Ref(0), p.Ref(0))), outputs=(p.Ref(2),), rank=None)
+VIEW = program(p.Node("aten.slice.Tensor", (p.Ref(0), 0, 10, 20)), outputs=(p.Ref(2),), rank=None)
+
+
+def test_a_cache_that_a_program_made_moves_to_the_pool_when_a_step_writes_to_it() -> None:
+    worker = Evicting()
+    session = worker.session()
+    token = session.put(torch.ones(1, dtype=torch.uint8))
+    [cache] = session.call(DOUBLE, session.fill(value=3), token)
+    [view] = session.call(VIEW, cache, token)
+    before = worker.pool.used
+    session.call(STEP, cache, token)
+    assert worker.pool.used - before == BLOCK
+    place = session.value(cache).data_ptr()
+    assert session.value(view).data_ptr() == place + 10
+    session.call(STEP, cache, token)
+    assert session.value(cache).data_ptr() == place, "once"
+    assert (session.fetch(view) == 8).all()
+    assert (session.fetch(cache) == 8).all()
+    assert session.session.handles.resident_nbytes == worker.services.budget.used
+
+
+def test_a_cache_stays_where_it_was_made_when_the_pool_has_no_room() -> None:
+    worker = Evicting(limit=4 * BLOCK)
+    session = worker.session()
+    token = session.put(torch.ones(1, dtype=torch.uint8))
+    first = session.fill(value=3)
+    [cache] = session.call(DOUBLE, first, token)
+    rest = session.fill(2 * BLOCK - 10)
+    worker.services.buffers.memory._temporaries.held = BLOCK + 8  # type: ignore[attr-defined]
+    before = worker.pool.used
+    session.call(STEP, cache, token)
+    assert worker.pool.used == before
+    session.free([rest])
+    session.call(STEP, cache, token)
+    assert worker.pool.used == before - 2 * BLOCK + 10, "it is not tried at every step"
+    assert (session.fetch(cache) == 8).all()
+
+
 # --- weights ---------------------------------------------------------------------------------------------
 
 
