@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,10 +30,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 class RealDaemon:
     """A daemon on a free port of this machine; ends with the `with` block, whatever state it is in."""
 
+    program: Sequence[str] = ("-m", "dynamo_genie.cli")
+
     def __init__(
         self, *, device: str = "cpu", memory_limit: str = "0", keys: Path | None = None, lease_s: float = 15.0
     ) -> None:
-        command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", "tcp://127.0.0.1:*"]
+        command = [sys.executable, *self.program, "daemon", "--listen", "tcp://127.0.0.1:*"]
         command += ["--device", device, "--memory-limit", memory_limit, "--lease-s", str(lease_s)]
         command += ["--keys", str(keys)] if keys is not None else []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the daemon

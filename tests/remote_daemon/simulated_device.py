@@ -94,6 +94,15 @@ class SimulatedDevice:
         waiter.launch(_Point(self, awaited))
 
 
+class PromptDevice(SimulatedDevice):
+    """Copies at once: operators of the tests run on the host, in no stream."""
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Event:
+        point = super().copy(target, source)
+        point.synchronize()
+        return point
+
+
 class FakePool:
     """A pool in host memory that hands out what was given back, as a real one does, with what lay there before."""
 

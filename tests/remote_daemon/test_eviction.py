@@ -38,7 +38,7 @@ from tests.remote_daemon.cache_histories import (
     replay,
     tokens,
 )
-from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, SimulatedDevice
+from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, PromptDevice, SimulatedDevice
 from tests.remote_daemon.worker_in_process import WorkerInProcess
 
 CPU = torch.device("cpu")
@@ -49,15 +49,6 @@ BLOCK = 1000
 WRITING = p.Program(
     p.PROGRAM_VERSION, (p.TensorInput(), p.TensorInput()), (), ADD_IN_PLACE.nodes, (), mutated_inputs=(0,)
 )
-
-
-class PromptDevice(SimulatedDevice):
-    """Copies at once: operators of the tests run on the host, in no stream."""
-
-    def copy(self, target: Tensor, source: Tensor) -> Any:
-        point = super().copy(target, source)
-        point.synchronize()
-        return point
 
 
 class Evicting:

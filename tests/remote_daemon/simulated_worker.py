@@ -1,0 +1,64 @@
+"""A daemon whose CPU workers manage their memory as those of a GPU do: `python -m ... daemon ARGUMENTS`, or a worker.
+
+Host memory stands in for the device's, behind the interfaces of a GPU worker's memory; everything else is real.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dynamo_genie.remote_daemon.pinned_ring import SLOTS
+
+SLOT_NBYTES = 100_000
+NAME = "tests.remote_daemon.simulated_worker"
+
+
+def run_worker() -> None:
+    """Run a worker as the supervisor starts it."""
+    from dynamo_genie.remote_daemon import spilled, worker
+    from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
+    from dynamo_genie.remote_daemon.device_memory import DeviceMemory
+    from dynamo_genie.remote_daemon.pinned_ring import PinnedRing
+    from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, PromptDevice
+
+    class Store(DeviceBufferStore):
+        def synchronize(self) -> None:
+            """Nothing is launched: operators are through when they return."""
+
+    def open_buffers(device: torch.device, limit: int) -> Store:
+        slots = [torch.zeros(SLOT_NBYTES, dtype=torch.uint8) for _ in range(SLOTS)]
+        return Store(device, DeviceMemory(limit, LivePool(), FakeTemporaries()), PinnedRing(slots, PromptDevice(0)))
+
+    worker.open_buffers = open_buffers  # type: ignore[attr-defined]
+    spilled.MIN_EVICTED_NBYTES = 1
+    worker.main()
+
+
+def run_daemon() -> None:
+    """Run `genie daemon` with workers like this."""
+    from dynamo_genie.cli import daemon
+    from dynamo_genie.cli.__main__ import main
+
+    real = daemon.SupervisorConfig
+
+    def with_own_workers(**config: Any) -> Any:
+        return real(**config, worker_command=(sys.executable, "-m", NAME))
+
+    daemon.SupervisorConfig = with_own_workers  # type: ignore[assignment,misc]
+    main()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Be a daemon or a worker."""
+    if arguments[:1] == ["daemon"]:
+        run_daemon()
+    else:
+        run_worker()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
