@@ -135,6 +135,7 @@ class WorkerSession:
         self.staging.close()
         self._weights.let_go()
         self.handles.clear()
+        self._inputs.let_go()
 
     def _answer(self, command: m.Command, overdue: bool) -> Outcome:
         request_id = getattr(command, "request_id", 0)

@@ -53,6 +53,7 @@ class Fleet:
 
     def inspections(self) -> list[m.Inspection]:
         """Ask each daemon what this process's session there has done."""
+        dynamo_genie.connect(**self.options())  # nothing, where an earlier call of the test has opened the sessions
         by_endpoint = {connection.endpoint: connection.session for connection in CONNECTIONS.all()}
         return [by_endpoint[endpoint].inspect() for endpoint in self.endpoints]
 

@@ -383,6 +383,16 @@ def test_a_session_that_comes_later_finds_a_weight_in_host_memory_and_one_that_c
     assert worker.services.host_budget.used == 0
 
 
+def test_a_session_that_ended_holds_no_weight_that_its_bindings_named() -> None:
+    worker = Evicting(limit=10 * BLOCK)
+    first, other = worker.session(), worker.session()
+    _, binding = first.bind_weight(torch.ones(4 * BLOCK, dtype=torch.uint8))
+    first.total(binding, first.fill())
+    first.session.close()
+    other.fill(8 * BLOCK)
+    assert worker.pool.used == 8 * BLOCK
+
+
 def test_a_weight_in_host_memory_whose_users_end_is_forgotten() -> None:
     worker = Evicting(limit=10 * BLOCK)
     first, greedy = worker.session(), worker.session()
