@@ -21,7 +21,7 @@ import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.alternate import in_turns
 from dynamo_genie.bench.daemon import running_daemon
-from dynamo_genie.bench.device_rates import measure_rates, pinned_rate, upload_rate, weights_times
+from dynamo_genie.bench.device_rates import kernel_s, measure_rates, pinned_rate, upload_rate, weights_times
 from dynamo_genie.bench.report import Figure
 from dynamo_genie.bench.study.gpu import Gpu, Samples
 from dynamo_genie.bench.study.workloads import build_model
@@ -104,6 +104,7 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
             arrival = weights_times(daemon.endpoint, model)
             ways = _ways(plan, model, device, length, daemon.endpoint)
             taken, prefill_s, busy = _measure(plan, ways, say)
+            kernels = {name: kernel_s(way.step, device) for name, way in ways.items()}  # each takes one more step
             upload = upload_rate(daemon.endpoint)
         finally:
             dynamo_genie.shutdown()
@@ -128,6 +129,11 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
         Figure("a second session binds them, hashing included", arrival.second_s * 1e3, "ms"),
     ]
     figures += [Figure(f"{name}: device busy (NVML)", share * 100, "%") for name, share in busy.items()]
+    figures += [
+        Figure(f"{name}: device busy (kernels)", own / statistics.median(seconds) * 100, "%")
+        for name, seconds in taken.items()
+        if (own := kernels[name] or kernels[LOCAL])  # a daemon runs the kernels of local eager in its own process
+    ]
     return figures, {
         "plan": {"model": plan.model, "dtype": plan.dtype, "prompt": plan.prompt, "device": plan.device},
         "weight_nbytes": weights,
@@ -135,6 +141,7 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
         "copy_bytes_per_s": rates.bytes_per_s,
         "flops_per_s": rates.flops_per_s,
         "seconds": taken,
+        "kernel_seconds": kernels,
         "differences": {name: first_difference(ways[LOCAL], way, torch.finfo(dtype).eps) for name, way in ways.items()},
     }
 

@@ -60,6 +60,17 @@ def _best_s(action: Callable[[], object], device: torch.device) -> float:
     return min(elapsed_s(action, device) for _ in range(ROUNDS))
 
 
+def kernel_s(action: Callable[[], object], device: torch.device) -> float | None:
+    """Run an action and return how long this process's kernels ran for it, as CUPTI counts; None without a GPU."""
+    if device.type != "cuda":
+        action()
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        action()
+        torch.cuda.synchronize(device)
+    return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e6
+
+
 def upload_rate(endpoint: str) -> float:
     """Return bytes a second of one large tensor from this process into the daemon's device memory."""
     session = CONNECTIONS.get(Options(daemons=(endpoint,))).session
