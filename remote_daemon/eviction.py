@@ -28,6 +28,11 @@ class Holder(Protocol):
     running: bool
     last_used: float
 
+    @property
+    def resident_nbytes(self) -> int:
+        """Bytes of own tensors in the device's memory."""
+        ...
+
     def evict(self, enough: Enough) -> None:
         """Move own tensors to host memory, the largest first, until there is enough room."""
         ...
@@ -60,28 +65,46 @@ class Evictions:
         self._sessions = sessions
 
     def make_room(self, nbytes: int) -> None:
-        """Evict until `nbytes` more would fit in the budget, or nothing is left that may go."""
-        if nbytes <= self._budget.limit:  # else it will never fit: keep what there is
-            self._evict(lambda: self._budget.used + nbytes <= self._budget.limit)
+        """Evict until `nbytes` more would fit in the budget; where they never would, sessions keep what they have."""
+        if nbytes <= self._budget.limit:
+            self._evict(self._budget.limit - nbytes)
 
-    def free(self, nbytes: int) -> bool:
-        """Evict `nbytes`, whatever the budget says, or all that may go; return whether anything went."""
+    def free(self, nbytes: int) -> None:
+        """Evict `nbytes`, whatever the budget says; where so much cannot go, sessions keep what they have."""
+        self._evict(self._budget.used - nbytes)
+
+    def free_some(self, nbytes: int) -> bool:
+        """Evict `nbytes`, or else all that may go; return whether anything went."""
         before = self._budget.used
-        self._evict(lambda: self._budget.used <= before - nbytes)
+        self._evict(before - nbytes, or_all=True)
         return self._budget.used < before
 
-    def _evict(self, enough: Enough) -> None:
+    def _evict(self, goal: int, *, or_all: bool = False) -> None:
+        """Evict until the budget's use is at most `goal`."""
+
+        def enough() -> bool:
+            return self._budget.used <= goal
+
         self._weights.drop_unused(enough)
+        if enough():
+            return
         idle = longest_idle_first(self._sessions())
+        spillable = self._used_by_none_but(idle)
+        movable = sum(session.resident_nbytes for session in idle) + sum(weight.nbytes for weight in spillable)
+        if self._budget.used - movable > goal and not or_all:
+            return
         for session in idle:
+            session.evict(enough)
+        for weight in spillable:
             if enough():
                 return
-            session.evict(enough)
-        uses = Counter(id(weight) for session in idle for weight in session.weights())
-        for session in idle:
-            for weight in {id(weight): weight for weight in session.weights()}.values():
-                if enough():
-                    return
-                if weight.users == uses[id(weight)] and self._weights.spill(weight):
-                    for holder in idle:
-                        holder.unload(weight)
+            if self._weights.spill(weight):
+                for holder in idle:
+                    holder.unload(weight)
+
+    @staticmethod
+    def _used_by_none_but(sessions: Sequence[Holder]) -> list[ResidentWeight]:
+        """Return the weights that only these sessions use, in the order of the sessions that do."""
+        found = {id(weight): weight for session in sessions for weight in session.weights()}
+        uses = Counter(id(weight) for session in sessions for weight in session.weights())
+        return [w for w in found.values() if w.tensor is not None and w.users == uses[id(w)]]

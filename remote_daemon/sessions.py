@@ -115,6 +115,11 @@ class WorkerSession:
         finally:
             self.running = False
 
+    @property
+    def resident_nbytes(self) -> int:
+        """Bytes of own tensors in the device's memory."""
+        return self.handles.resident_nbytes
+
     def evict(self, enough: Callable[[], bool]) -> None:
         """Move own tensors to host memory, the largest first, until there is enough room or none may go."""
         self.handles.evict(enough)
@@ -208,7 +213,7 @@ class WorkerSession:
                 return program.executable(inputs)
             except Exception as error:
                 share = services.budget.limit // EVICTED_SHARE
-                if program.mutated or not is_out_of_memory(error) or not services.evictions.free(share):
+                if program.mutated or not is_out_of_memory(error) or not services.evictions.free_some(share):
                     raise
             services.buffers.reclaim()
             inputs = self._inputs.of(program, call)

@@ -152,7 +152,7 @@ class Worker:
                     age_s=now - admission.since,
                     calls=session.calls if session else 0,
                     handles=len(session.handles) if session else 0,
-                    resident_nbytes=session.handles.resident_nbytes if session else 0,
+                    resident_nbytes=session.resident_nbytes if session else 0,
                     spilled_nbytes=session.handles.spilled_nbytes if session else 0,
                 )
             )

@@ -139,6 +139,8 @@ def inline(tensor: Tensor) -> InlineTensor:
 
 
 class Idle:
+    resident_nbytes = 0
+
     def __init__(self, last_used: float, running: bool = False) -> None:
         self.last_used, self.running = last_used, running
 
@@ -404,6 +406,18 @@ def test_a_weight_in_host_memory_whose_users_end_is_forgotten() -> None:
 
 
 # --- where it does not help ------------------------------------------------------------------------------
+
+
+def test_nobody_gives_anything_for_what_would_not_fit_even_so() -> None:
+    worker = Evicting(limit=6 * BLOCK)
+    idle, busy = worker.session(), worker.session()
+    idle.fill(2 * BLOCK)
+    busy.fill(3 * BLOCK)
+    with pytest.raises(AssertionError, match="memory-limit"):
+        busy.fill(4 * BLOCK)
+    assert idle.session.handles.spilled_nbytes == 0
+    busy.fill(3 * BLOCK)
+    assert idle.session.handles.spilled_nbytes == 2 * BLOCK
 
 
 def test_with_no_room_in_host_memory_the_command_fails_and_nothing_is_lost() -> None:
