@@ -50,7 +50,7 @@ class Worker:
         self._link = link
         self._config = config
         device = choose_device(config.device)
-        self._info = device_info(device, config.memory_limit)
+        self._info = device_info(device, config.memory_limit, config.devices)
         buffers = open_buffers(device, self._info.memory_limit)
         self._services = open_services(
             buffers,

@@ -48,12 +48,15 @@ def open_buffers(device: torch.device, limit: int) -> BufferStore:
     return DeviceBufferStore(device, *open_cuda_memory(device, limit))
 
 
-def device_info(device: torch.device, memory_limit: int) -> DeviceInfo:
-    """Describe the device; a limit of 0 becomes the usable share of its memory."""
+def device_info(device: torch.device, memory_limit: int, devices: int = 1) -> DeviceInfo:
+    """Describe the device; a limit of 0 becomes the usable share of its memory.
+
+    The machine's own memory is shared by as many `devices` as a daemon has.
+    """
     if device.type == "cuda":
         total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
     else:
-        total, name = machine_nbytes(), "cpu"
+        total, name = machine_nbytes() // devices, "cpu"
     speed = measure_speed(device)
     limit = memory_limit or int(total * USABLE_SHARE)
     return DeviceInfo(device.type, name, limit, str(torch.__version__), speed.flops_per_s, speed.bytes_per_s)

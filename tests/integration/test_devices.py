@@ -14,6 +14,7 @@ import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.connections import CONNECTIONS
 from dynamo_genie.errors import OptionError, SessionLost
+from dynamo_genie.remote_daemon.host_memory import machine_nbytes
 from tests.integration.models import make_model, token_prompt
 from tests.integration.real_daemon import RealDaemon, eventually
 
@@ -39,6 +40,7 @@ def test_status_shows_each_device_as_a_worker(daemon: RealDaemon) -> None:
     workers = daemon.statuses()
     assert len({worker.pid for worker in workers}) == 2
     assert [worker.device for worker in workers] == ["cpu cpu", "cpu cpu"]
+    assert sum(worker.memory_limit for worker in workers) <= machine_nbytes(), "they share one memory"
 
 
 def test_a_device_is_named_behind_the_endpoint(daemon: RealDaemon) -> None:
