@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dynamo_genie.remote_daemon.arrivals import Arrivals
+from dynamo_genie.remote_daemon.host_memory import allocate_host
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.staging import Staging
+from dynamo_genie.remote_daemon.staging import Allocate, Staging
 from dynamo_genie.remote_daemon.traffic import PeerTraffic
 from dynamo_genie.runtime.wire.messages import AdmitSession
 
@@ -39,9 +40,16 @@ class Admission:
 class Admissions:
     """Admitted sessions by id, and the ids whose state the executor has yet to free."""
 
-    def __init__(self, budget: MemoryBudget, wake: Callable[[], None]) -> None:
-        """Make an empty list; `wake` makes the executor look whether what a session waits for has arrived."""
+    def __init__(self, budget: MemoryBudget, wake: Callable[[], None], allocate: Allocate = allocate_host) -> None:
+        """Make an empty list.
+
+        Args:
+            budget: What is on its way in counts here.
+            wake: Makes the executor look whether what a session waits for has arrived.
+            allocate: Returns host memory for what is on its way in.
+        """
         self._budget = budget
+        self._allocate = allocate
         self._wake = wake
         self.traffic = PeerTraffic()
         self._lock = threading.Lock()
@@ -50,7 +58,7 @@ class Admissions:
 
     def admit(self, message: AdmitSession) -> None:
         """Let a session attach with its token."""
-        staging, traffic = Staging(self._budget), PeerTraffic(self.traffic)
+        staging, traffic = Staging(self._budget, self._allocate), PeerTraffic(self.traffic)
         arrivals = Arrivals(staging, traffic, self._wake)
         admission = Admission(message.session, message.token, message.client, staging, arrivals, traffic)
         with self._lock:

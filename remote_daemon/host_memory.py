@@ -15,12 +15,18 @@ HUGE_PAGES_FROM_NBYTES = 8 << 20
 def allocate_host(nbytes: int) -> torch.Tensor:
     """Return uninitialised host memory, in huge pages where it is large: touching small ones first costs more
     than receiving into them."""
-    if nbytes < HUGE_PAGES_FROM_NBYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if nbytes < HUGE_PAGES_FROM_NBYTES:
         return torch.empty(nbytes, dtype=torch.uint8)
+    return torch.frombuffer(map_pages(nbytes), dtype=torch.uint8)
+
+
+def map_pages(nbytes: int) -> mmap.mmap:
+    """Return fresh pages of this process's own, huge ones where the kernel has them."""
     region = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel built without them
-        region.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(region, dtype=torch.uint8)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel built without them
+            region.madvise(mmap.MADV_HUGEPAGE)
+    return region
 
 
 def give_back_idle() -> None:

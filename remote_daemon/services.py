@@ -9,11 +9,13 @@ from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.engines.build import EngineRoom
 from dynamo_genie.remote_daemon.eviction import Evictions, Holder
-from dynamo_genie.remote_daemon.host_memory import machine_nbytes
+from dynamo_genie.remote_daemon.host_memory import allocate_host, machine_nbytes
 from dynamo_genie.remote_daemon.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.programs import Build, ProgramCache
+from dynamo_genie.remote_daemon.recycled_memory import RecycledMemory
 from dynamo_genie.remote_daemon.spilled import HostSpace
+from dynamo_genie.remote_daemon.staging import Allocate
 from dynamo_genie.remote_daemon.weight_store import WeightStore
 
 HOST_SHARE = 0.5
@@ -27,6 +29,7 @@ class Services:
     Attributes:
         budget: Of the device's memory.
         host_budget: Of memory for bytes on their way; the same one where the device's memory is the host's.
+        allocate: Returns host memory for what is on its way in.
         host: Where idle sessions' tensors go when memory is short, None where there is no such place.
     """
 
@@ -37,6 +40,7 @@ class Services:
     arenas: KVArenas
     host_budget: MemoryBudget
     evictions: Evictions
+    allocate: Allocate
     host: HostSpace | None
 
 
@@ -63,14 +67,15 @@ def open_services(
         weights = WeightStore(buffers, budget)
         evictions = Evictions(budget, weights, tuple)  # of another thread too: there is nowhere to move sessions to
         budget.make_room = evictions.make_room
-        return Services(buffers, weights, programs, budget, arenas, budget, evictions, None)
+        return Services(buffers, weights, programs, budget, arenas, budget, evictions, allocate_host, None)
     host_budget = MemoryBudget(host_limit, "--host-memory-limit")
     host = HostSpace(buffers, host_budget)
     weights = WeightStore(buffers, budget, host)
     evictions = Evictions(budget, weights, sessions)
     budget.make_room = evictions.make_room
     buffers.memory.evict = evictions.free
-    return Services(buffers, weights, programs, budget, arenas, host_budget, evictions, host)
+    allocate = RecycledMemory().allocate  # an upload's memory is free again when the device has its copy
+    return Services(buffers, weights, programs, budget, arenas, host_budget, evictions, allocate, host)
 
 
 def default_host_limit(devices: int) -> int:

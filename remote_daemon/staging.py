@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 MAX_UPLOADS = 16_384
 """Unclaimed uploads that one session may hold."""
 
+
+Allocate: TypeAlias = Callable[[int], torch.Tensor]
 
 UploadKey: TypeAlias = "int | tuple[int, int]"
 """An upload of the client by its number, or a tensor of another worker by the numbers of its link and itself."""
@@ -56,8 +59,10 @@ class Upload:
 class Staging:
     """The uploads of one session."""
 
-    def __init__(self, budget: MemoryBudget) -> None:
+    def __init__(self, budget: MemoryBudget, allocate: Allocate = allocate_host) -> None:
+        """Hold nothing yet; `allocate` returns host memory, flat, uint8, for so many bytes."""
         self._budget = budget
+        self._allocate = allocate
         self._lock = threading.Lock()
         self._open: dict[UploadKey, Upload] = {}
         self._finished: dict[UploadKey, Upload] = {}
@@ -77,7 +82,7 @@ class Staging:
                 raise QuotaExceeded(f"more than {MAX_UPLOADS} uploads wait to be used")
             self._budget.reserve(nbytes, f"an upload of {nbytes:,} bytes")
             try:
-                memory = allocate_host(nbytes)
+                memory = self._allocate(nbytes)
             except (RuntimeError, OSError) as error:
                 self._budget.release(nbytes)
                 raise QuotaExceeded(f"no memory for an upload of {nbytes:,} bytes: {error}") from None

@@ -67,7 +67,7 @@ class Worker:
             )
         self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
-        self._admissions = Admissions(self._services.host_budget, wakeup.set)
+        self._admissions = Admissions(self._services.host_budget, wakeup.set, self._services.allocate)
         bulk, self._bulk_endpoint = self._bind(
             "b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER, zap_domain=BULK_ZAP_DOMAIN
         )
