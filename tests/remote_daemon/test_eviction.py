@@ -8,16 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dynamo_genie.engines import CUDAGRAPHS
 from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.device_memory import DeviceMemory
 from dynamo_genie.remote_daemon.dtypes import DTYPE_NAME, spec_of
+from dynamo_genie.remote_daemon.engines.cudagraphs import CudaGraphs
+from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
+from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.eviction import longest_idle_first
 from dynamo_genie.remote_daemon.pinned_ring import PinnedRing
 from dynamo_genie.remote_daemon.programs import Build
@@ -38,7 +43,9 @@ from tests.remote_daemon.cache_histories import (
     replay,
     tokens,
 )
+from tests.remote_daemon.recorded import TapeRecorder
 from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, PromptDevice, SimulatedDevice
+from tests.remote_daemon.test_cudagraphs import step_program
 from tests.remote_daemon.worker_in_process import WorkerInProcess
 
 CPU = torch.device("cpu")
@@ -285,6 +292,41 @@ def test_what_dies_in_host_memory_leaves_nothing_behind() -> None:
     assert worker.services.host_budget.used == session.session.handles.spilled_nbytes == BLOCK
     session.session.close()
     assert worker.services.host_budget.used == session.session.handles.spilled_nbytes == 0
+
+
+# --- recorded graphs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_recording_is_never_replayed_on_memory_that_was_given_away(seed: int) -> None:
+    """A recorded graph holds addresses; after its tensors went and came back, others may lie there."""
+    recorder = TapeRecorder(CPU)
+
+    def build(what: p.Program, engine: str, name: str) -> RunningProgram:
+        eager = compile_program(what, CPU, ())
+        fast = CudaGraphs(eager, traits_of(what, CPU), recorder) if len(what.nodes) > 1 else None
+        return RunningProgram(name, eager, CUDAGRAPHS, "", fast, fell_back=False)
+
+    generator = torch.Generator().manual_seed(seed)
+    worker = Evicting(build=build)
+    session, other = worker.session(), worker.session()
+    weight, cache = torch.randn(4, 4, generator=generator), torch.zeros(8, 4)
+    there = session.put(weight), session.put(cache)
+    what = msgspec.structs.replace(step_program(), outputs=step_program().outputs[:2])
+    eager = compile_program(what, CPU, ())
+    for position in range(24):
+        chance = int(torch.randint(0, 4, (), generator=generator))
+        if chance == 0:
+            session.session.evict(lambda: False)
+            other.put(torch.full((4, 4), float("nan")))  # where the weight and the cache lay, like as not
+            other.put(torch.full((8, 4), float("nan")))
+        new, where = torch.randn(1, 4, generator=generator), torch.tensor([position % 8])
+        [expected, *_] = eager([weight, cache, new, where])
+        result, view = session.call(what, *there, session.put(new), session.put(where))
+        assert torch.equal(session.value(result), expected)
+        session.free([result, view])
+    assert torch.equal(session.value(there[1]), cache)
+    assert recorder.replays > recorder.recordings > 1
 
 
 # --- what programs make and what stays ---------------------------------------------------------------------
