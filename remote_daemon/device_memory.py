@@ -60,7 +60,7 @@ class DeviceMemory:
     """Memory of one device within a limit.
 
     Attributes:
-        evict: Called, where idle memory is not enough, with the bytes that are lacking; frees as much as it can.
+        evict: Called, where idle memory is not enough, with the bytes that are lacking; frees so many, if they can go.
     """
 
     def __init__(self, limit: int, pool: Pool, temporaries: Temporaries) -> None:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.arena_plan import plan_arenas
+from dynamo_genie.remote_daemon.arena_plan import KV_CACHE, plan_arenas
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.runtime.wire.program import Program, TensorInput, decode_program, program_digest, role_of
 
@@ -37,7 +37,7 @@ class LoadedProgram:
         self.input_kinds = tuple(None if isinstance(i, TensorInput) else _SCALARS[i.kind] for i in program.inputs)
         self.outputs = len(program.outputs)
         self.mutated = frozenset(program.mutated_inputs)
-        self.caches = frozenset(i for i in self.mutated if role_of(program, i) == "kv_cache")
+        self.caches = frozenset(i for i in self.mutated if role_of(program, i) == KV_CACHE)
         self.separate = plan_arenas(program).separate
         self.random = program.random
 
