@@ -131,17 +131,11 @@ class OwnTensors:
         layouts = self._take_out(key)
         self._values.update(dict.fromkeys(layouts, SpilledStorage(host, layouts, self._arenas.take(key))))
         self.spilled_nbytes += own.nbytes
-        self._budget.release(own.nbytes)
 
     def _bring_back(self, spilled: SpilledStorage) -> None:
         assert self._host is not None
         nbytes = spilled.host.numel()
-        self._budget.reserve(nbytes, f"a tensor of {nbytes:,} bytes that was moved to host memory")
-        try:
-            storage = self._host.give_back(spilled.host)
-        except BaseException:
-            self._budget.release(nbytes)
-            raise
+        storage = self._host.give_back(spilled.host, f"a tensor of {nbytes:,} bytes")
         self._place(spilled.layouts, storage)
         if spilled.arena is not None:
             self._arenas.put(storage, spilled.arena)

@@ -69,7 +69,7 @@ def open_services(
         budget.make_room = evictions.make_room
         return Services(buffers, weights, programs, budget, arenas, budget, evictions, allocate_host, None)
     host_budget = MemoryBudget(host_limit, "--host-memory-limit")
-    host = HostSpace(buffers, host_budget)
+    host = HostSpace(buffers, host_budget, budget)
     weights = WeightStore(buffers, budget, host)
     evictions = Evictions(budget, weights, sessions)
     budget.make_room = evictions.make_room

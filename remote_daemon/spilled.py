@@ -92,13 +92,18 @@ class HostSpace:
         smallest: Bytes from which on a storage is moved.
     """
 
-    def __init__(self, buffers: Evictable, budget: MemoryBudget) -> None:
+    def __init__(self, buffers: Evictable, budget: MemoryBudget, device_budget: MemoryBudget) -> None:
+        """Count what lies here in `budget`, and what comes and goes of the device's memory in `device_budget`."""
         self._buffers = buffers
         self._budget = budget
+        self._device_budget = device_budget
         self.smallest = MIN_EVICTED_NBYTES
 
     def take(self, storage: torch.UntypedStorage) -> torch.Tensor | None:
-        """Return a storage's bytes in host memory; None where it is not worth it, or there is no room for them."""
+        """Return a storage's bytes in host memory; None where it is not worth it, or there is no room for them.
+
+        The storage counts no longer: whoever holds it must let go of it.
+        """
         nbytes = storage.nbytes()
         if nbytes < self.smallest or storage.device != self._buffers.device:
             return None
@@ -107,21 +112,31 @@ class HostSpace:
         except QuotaExceeded:
             return None
         try:
-            return self._buffers.evict(_bytes_of(storage))
+            host = self._buffers.evict(_bytes_of(storage))
         except (MemoryError, OSError):  # the machine has less than it was said to have
             self._budget.release(nbytes)
             return None
         except BaseException:
             self._budget.release(nbytes)
             raise
+        self._device_budget.release(nbytes)
+        return host
 
-    def give_back(self, host: torch.Tensor) -> torch.UntypedStorage:
+    def give_back(self, host: torch.Tensor, what: str) -> torch.UntypedStorage:
         """Return a new storage in the device's memory with these bytes; their room here is free again.
 
+        Args:
+            what: Names it, for the error.
+
         Raises:
-            torch.OutOfMemoryError: It does not fit; the bytes stay here.
+            QuotaExceeded, torch.OutOfMemoryError: It does not fit; the bytes stay here.
         """
-        storage = self._buffers.restore(host).untyped_storage()
+        self._device_budget.reserve(host.numel(), f"{what} that was moved to host memory")
+        try:
+            storage = self._buffers.restore(host).untyped_storage()
+        except BaseException:
+            self._device_budget.release(host.numel())
+            raise
         self.drop(host)
         return storage
 

@@ -132,7 +132,6 @@ class WeightStore:
                 return False
             self._storages.discard(storage._cdata)
             weight.tensor = None
-            self._budget.release(weight.nbytes)
             self.nbytes -= weight.nbytes
             return True
 
@@ -145,12 +144,7 @@ class WeightStore:
         if weight.tensor is not None:
             return weight.tensor
         assert weight.host is not None and self._host is not None
-        self._budget.reserve(weight.nbytes, "a weight that was moved to host memory")
-        try:
-            storage = self._host.give_back(weight.host)
-        except BaseException:
-            self._budget.release(weight.nbytes)
-            raise
+        storage = self._host.give_back(weight.host, "a weight")
         with self._lock:
             weight.tensor = Layout.described(weight.spec).on(storage)
             weight.host = None
