@@ -77,7 +77,7 @@ bench: $(READY) ## A benchmark: make bench BENCH=decode.
 .PHONY: gpu-check
 gpu-check: ## Check the real GPU with the current interpreter: make gpu-check PYTHON=python3.
 	@if ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then echo "skipped: no NVIDIA GPU"; exit 0; fi; \
-		"$(PYTHON)" -m benchmarks.gpu_check
+		"$(PYTHON)" -m dynamo_genie.bench.gpu_check
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build products.

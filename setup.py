@@ -8,16 +8,20 @@ bare checkout. `tests/test_packaging.py` compares this list with the folders on 
 from setuptools import setup
 
 SUBPACKAGES = (
-    "bench", "bench.network", "bench.peers", "bench.study", "bench.study.report", "cli", "explain", "passes", "runtime",
-    "runtime.wire", "remote_daemon", "remote_daemon.engines",
+    "bench", "bench.network", "bench.peers", "bench.study", "bench.study.report", "calls", "cli", "connections",
+    "explain", "lowering", "passes", "passes.graphs", "passes.placement", "passes.rewrites", "passes.understanding",
+    "remote_daemon", "remote_daemon.channel", "remote_daemon.engines", "remote_daemon.memory",
+    "remote_daemon.operators", "remote_daemon.supervisor", "remote_daemon.transfer", "remote_daemon.worker",
+    "runtime", "runtime.connect", "runtime.session", "runtime.weights", "runtime.wire", "runtime.writes", "tensor",
 )  # fmt: skip
-AT_THE_ROOT = ("passes", "runtime", "remote_daemon")
+AT_THE_ROOT = {"bench": "benchmarks", "passes": "passes", "runtime": "runtime", "remote_daemon": "remote_daemon"}
+"""Subpackages whose folder stands at the root of the repository, and that folder's name."""
 
 
 def folder(subpackage: str) -> str:
     """Where a subpackage lies: `runtime.wire` in `runtime/wire`, `cli` in `dynamo_genie/cli`."""
-    path = subpackage.replace(".", "/")
-    return path if path.split("/")[0] in AT_THE_ROOT else f"dynamo_genie/{path}"
+    top, *rest = subpackage.split(".")
+    return "/".join((AT_THE_ROOT.get(top, f"dynamo_genie/{top}"), *rest))
 
 
 if __name__ == "__main__":

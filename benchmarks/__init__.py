@@ -1,1 +1,1 @@
-"""Measurements, each runnable alone: `python -m benchmarks.NAME`. The measuring code is in `dynamo_genie.bench`."""
+"""What `genie demo` and `genie bench` measure, and how. Nothing here runs unless it is asked for."""

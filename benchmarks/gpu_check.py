@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check`: a daemon on the real GPU against local CUDA eager, its engines, then the GPU tests.
+"""`make gpu-check`: a daemon on the real GPU against local CUDA eager, its engines, then the GPU tests.
 
 Says that it was skipped, and exits with 0, where there is no NVIDIA GPU.
 """
@@ -107,7 +107,17 @@ def _write_table(path: Path, figures: list[Figure], equal: bool) -> None:
 
 def _run_engines(results: Path) -> bool:
     """Run the quick form of `genie bench gpu` on GPT-2."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--model", "gpt2", "--engines", "eager,cudagraphs,inductor"]
+    command = [
+        sys.executable,
+        "-m",
+        "dynamo_genie.cli",
+        "bench",
+        "gpu",
+        "--model",
+        "gpt2",
+        "--engines",
+        "eager,cudagraphs,inductor",
+    ]
     command += ["--steps", "20", "--json", str(results / "gpu.json")]
     return subprocess.run(command, cwd=ROOT, timeout=ENGINES_LIMIT_S, check=False).returncode == 0
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from dynamo_genie.connection import Connection
-from dynamo_genie.connections import CONNECTIONS
+from dynamo_genie.connections.connection import Connection
+from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.options import resolve_options
 
 

@@ -12,25 +12,25 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from dynamo_genie.call_plan import plan_calls
-from dynamo_genie.compiled_graph import CompiledGraph
-from dynamo_genie.connections import CONNECTIONS
-from dynamo_genie.decompositions import decomposition_table
+from dynamo_genie.calls.graph import CompiledGraph
+from dynamo_genie.calls.local import LocalGraph
+from dynamo_genie.calls.observed_calls import ObservedGraph
+from dynamo_genie.calls.observed_placed_calls import ObservedPlacedGraph
+from dynamo_genie.calls.placed_graph import PlacedGraph
+from dynamo_genie.calls.plan import plan_calls
+from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.errors import OptionError
 from dynamo_genie.explain.observers import Watch, watch_for
-from dynamo_genie.input_origins import ModelInputs, find_model_inputs, origins_of
-from dynamo_genie.local_graph import LocalGraph
-from dynamo_genie.lowering import lower
+from dynamo_genie.lowering.decompositions import decomposition_table
+from dynamo_genie.lowering.graph import lower
+from dynamo_genie.lowering.input_origins import ModelInputs, find_model_inputs, origins_of
+from dynamo_genie.lowering.rewrites import LAYOUT_REWRITES, REWRITES
 from dynamo_genie.observe import GraphObserver
-from dynamo_genie.observed_calls import ObservedGraph
-from dynamo_genie.observed_placed_calls import ObservedPlacedGraph
 from dynamo_genie.options import Options
-from dynamo_genie.passes.analysis import analyse
-from dynamo_genie.passes.origins import Origins
-from dynamo_genie.passes.pipeline import Pass, run_passes
-from dynamo_genie.placed_graph import PlacedGraph
-from dynamo_genie.remote_tensor import RemoteTensor
-from dynamo_genie.rewrites import LAYOUT_REWRITES, REWRITES
+from dynamo_genie.passes.graphs.origins import Origins
+from dynamo_genie.passes.graphs.pipeline import Pass, run_passes
+from dynamo_genie.passes.understanding.analysis import analyse
+from dynamo_genie.tensor.remote_tensor import RemoteTensor
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:

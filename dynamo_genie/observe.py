@@ -11,10 +11,10 @@ from typing import Protocol
 
 from torch.fx import GraphModule
 
-from dynamo_genie.passes.analysis import Analysis
-from dynamo_genie.passes.pipeline import PassRecord
-from dynamo_genie.passes.plan import PlacementPlan
-from dynamo_genie.passes.topology import Topology
+from dynamo_genie.passes.graphs.pipeline import PassRecord
+from dynamo_genie.passes.placement.plan import PlacementPlan
+from dynamo_genie.passes.placement.topology import Topology
+from dynamo_genie.passes.understanding.analysis import Analysis
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
-from dynamo_genie.decompositions import decomposition_table
+from dynamo_genie.lowering.decompositions import decomposition_table
 
 Replace = Callable[[GraphModule], Callable[..., Any]]
 

@@ -12,14 +12,14 @@ import torch
 from torch._guards import TracingContext
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.analysis import Analysis, analyse
-from dynamo_genie.passes.origins import Origins
-from dynamo_genie.passes.placement import place
-from dynamo_genie.passes.plan import PlacementPlan, Policy
-from dynamo_genie.passes.portable import make_portable
-from dynamo_genie.passes.semantics import Residency, facts_of
-from dynamo_genie.passes.split import split
-from dynamo_genie.passes.topology import CLIENT, Device, Link, Topology
+from dynamo_genie.passes.graphs.origins import Origins
+from dynamo_genie.passes.graphs.semantics import Residency, facts_of
+from dynamo_genie.passes.placement.placement import place
+from dynamo_genie.passes.placement.plan import PlacementPlan, Policy
+from dynamo_genie.passes.placement.split import split
+from dynamo_genie.passes.placement.topology import CLIENT, Device, Link, Topology
+from dynamo_genie.passes.rewrites.portable import make_portable
+from dynamo_genie.passes.understanding.analysis import Analysis, analyse
 
 PLENTY = 1 << 40
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch.fx import Graph, GraphModule, Node
 
-from dynamo_genie.passes.semantics import Facts, Residency, Role, annotate
+from dynamo_genie.passes.graphs.semantics import Facts, Residency, Role, annotate
 from tests.placed import make_topology
 
 aten = torch.ops.aten

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from dynamo_genie.errors import OptionError
-from dynamo_genie.remote_daemon.keys import load_server_keys
-from dynamo_genie.remote_daemon.policy import IpcAddress, parse_endpoint
-from dynamo_genie.remote_daemon.serve import serve
-from dynamo_genie.remote_daemon.supervisor import SupervisorConfig
+from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
+from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
+from dynamo_genie.remote_daemon.supervisor.serve import serve
+from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES
 
 _DEVICE = re.compile(r"cpu|cuda:\d{1,3}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dynamo_genie.remote_daemon.keys import create_client_keys, create_server_keys
+from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys
 
 
 def keygen(

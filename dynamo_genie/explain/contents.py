@@ -6,8 +6,8 @@ import torch
 from torch.fx import Node
 
 from dynamo_genie.explain.expected_call import Content
-from dynamo_genie.passes.graph_view import RESHAPING
-from dynamo_genie.passes.semantics import Role, facts_of, size_hint
+from dynamo_genie.passes.graphs.graph_view import RESHAPING
+from dynamo_genie.passes.graphs.semantics import Role, facts_of, size_hint
 
 MAX_SEGMENTS = 8
 """Ids that look up so few rows are segments or kinds of token: long runs of one number, not a spread."""

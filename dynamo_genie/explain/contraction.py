@@ -14,9 +14,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.explain.records import GroupReport
-from dynamo_genie.passes.annotated_text import module_of
-from dynamo_genie.passes.graph_view import result_nodes
-from dynamo_genie.passes.semantics import Role, facts_of, nbytes_of
+from dynamo_genie.passes.graphs.annotated_text import module_of
+from dynamo_genie.passes.graphs.graph_view import result_nodes
+from dynamo_genie.passes.graphs.semantics import Role, facts_of, nbytes_of
 
 INPUTS, RESULTS = "inputs of the call", "results"
 

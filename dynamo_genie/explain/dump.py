@@ -17,11 +17,11 @@ from dynamo_genie.explain.records import to_json
 from dynamo_genie.explain.report_html import report_html
 from dynamo_genie.explain.story import GraphStory
 from dynamo_genie.observe import CallTraffic
-from dynamo_genie.passes.analysis import Analysis
-from dynamo_genie.passes.annotated_text import annotated_records, annotated_text
-from dynamo_genie.passes.pipeline import PassRecord
-from dynamo_genie.passes.plan import PlacementPlan
-from dynamo_genie.passes.topology import Topology
+from dynamo_genie.passes.graphs.annotated_text import annotated_records, annotated_text
+from dynamo_genie.passes.graphs.pipeline import PassRecord
+from dynamo_genie.passes.placement.plan import PlacementPlan
+from dynamo_genie.passes.placement.topology import Topology
+from dynamo_genie.passes.understanding.analysis import Analysis
 
 
 class DumpObserver:

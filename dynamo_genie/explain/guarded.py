@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from torch.fx import GraphModule
 
 from dynamo_genie.observe import CallTraffic, GraphObserver
-from dynamo_genie.passes.analysis import Analysis
-from dynamo_genie.passes.pipeline import PassRecord
-from dynamo_genie.passes.plan import PlacementPlan
-from dynamo_genie.passes.topology import Topology
+from dynamo_genie.passes.graphs.pipeline import PassRecord
+from dynamo_genie.passes.placement.plan import PlacementPlan
+from dynamo_genie.passes.placement.topology import Topology
+from dynamo_genie.passes.understanding.analysis import Analysis
 
 logger = logging.getLogger(__name__)
 

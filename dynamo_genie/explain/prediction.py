@@ -20,14 +20,14 @@ from dynamo_genie.explain.expected_call import (
 )
 from dynamo_genie.explain.representative import inline_data
 from dynamo_genie.observe import CallTraffic
-from dynamo_genie.passes.plan import Cut
-from dynamo_genie.runtime.bulk import CREDIT_EVERY
-from dynamo_genie.runtime.command_stream import FLUSH_AT_COMMANDS, FLUSH_AT_NBYTES
-from dynamo_genie.runtime.memory import TORCH_DTYPES
+from dynamo_genie.passes.placement.plan import Cut
+from dynamo_genie.runtime.session.bulk import CREDIT_EVERY
+from dynamo_genie.runtime.session.command_stream import FLUSH_AT_COMMANDS, FLUSH_AT_NBYTES
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, MAX_FETCH_INLINE_NBYTES, MAX_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor, TensorSpec
+from dynamo_genie.tensors import TORCH_DTYPES
 
 RNG_STATE_NBYTES = 5056
 """The state of PyTorch's CPU generator."""

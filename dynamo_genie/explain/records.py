@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dynamo_genie.observe import EngineUse
-from dynamo_genie.passes.plan import Cut, Partition
+from dynamo_genie.passes.placement.plan import Cut, Partition
 
 
 @dataclass(frozen=True)

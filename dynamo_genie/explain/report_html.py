@@ -20,7 +20,7 @@ from dynamo_genie.explain.report_tables import (
     time_table,
     traffic_table,
 )
-from dynamo_genie.passes.pipeline import PassRecord
+from dynamo_genie.passes.graphs.pipeline import PassRecord
 from dynamo_genie.quantities import error_text, flops_text, nbytes_text, seconds_text
 
 

@@ -9,9 +9,9 @@ from dynamo_genie.explain.contraction import Box
 from dynamo_genie.explain.markup import Markup, element, join
 from dynamo_genie.explain.plan_text import traffic_rows
 from dynamo_genie.explain.records import CacheReport, Measurements, PlacementReport
-from dynamo_genie.passes.annotated_text import facts_text, operator_name, value_text
-from dynamo_genie.passes.pipeline import PassRecord
-from dynamo_genie.passes.semantics import facts_of
+from dynamo_genie.passes.graphs.annotated_text import facts_text, operator_name, value_text
+from dynamo_genie.passes.graphs.pipeline import PassRecord
+from dynamo_genie.passes.graphs.semantics import facts_of
 from dynamo_genie.quantities import UNKNOWN, error_text, nbytes_text, seconds_text
 
 Row = Sequence[object]

@@ -6,7 +6,7 @@ import random
 import zlib
 
 from dynamo_genie.explain.expected_call import Content, LocalTensor
-from dynamo_genie.runtime.session import PACK_AT_NBYTES
+from dynamo_genie.runtime.session.session import PACK_AT_NBYTES
 
 _SEED = 0x6E1E
 

@@ -22,10 +22,10 @@ from dynamo_genie.explain.records import (
     Traffic,
 )
 from dynamo_genie.observe import CallTraffic, EngineUse
-from dynamo_genie.passes.analysis import Analysis
-from dynamo_genie.passes.plan import PlacementPlan
-from dynamo_genie.passes.semantics import facts_of, nbytes_of
-from dynamo_genie.passes.topology import Topology
+from dynamo_genie.passes.graphs.semantics import facts_of, nbytes_of
+from dynamo_genie.passes.placement.plan import PlacementPlan
+from dynamo_genie.passes.placement.topology import Topology
+from dynamo_genie.passes.understanding.analysis import Analysis
 
 KEPT_TIMES = 4096
 """So many of the latest calls enter the medians."""

@@ -8,7 +8,6 @@ import torch
 
 from dynamo_genie.engines import CUDAGRAPHS, ENGINES, INDUCTOR, TENSORRT
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.buffers import BufferStore
 from dynamo_genie.remote_daemon.engines.background import Background
 from dynamo_genie.remote_daemon.engines.choice import choose
 from dynamo_genie.remote_daemon.engines.compiled import Compile, CompiledInBackground
@@ -18,7 +17,8 @@ from dynamo_genie.remote_daemon.engines.engine import Executable, RunningProgram
 from dynamo_genie.remote_daemon.engines.inductor import compile_with_inductor
 from dynamo_genie.remote_daemon.engines.tensorrt import compile_with_tensorrt, tensorrt_missing
 from dynamo_genie.remote_daemon.engines.traits import traits_of
-from dynamo_genie.remote_daemon.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.memory.buffers import BufferStore
+from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.runtime.wire.program import Program
 
 COMPILERS: dict[str, Compile] = {INDUCTOR: compile_with_inductor, TENSORRT: compile_with_tensorrt}

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.arena_plan import plan_arenas
-from dynamo_genie.remote_daemon.dtypes import TORCH_DTYPE
 from dynamo_genie.remote_daemon.engines.engine import Executable
-from dynamo_genie.remote_daemon.kv_arena import KVArenas
-from dynamo_genie.remote_daemon.operators import Operator, resolve_operator
-from dynamo_genie.remote_daemon.program_check import check_program
+from dynamo_genie.remote_daemon.memory.dtypes import TORCH_DTYPE
+from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.operators.arena_plan import plan_arenas
+from dynamo_genie.remote_daemon.operators.program_check import check_program
+from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator
 from dynamo_genie.runtime.wire import program as p
 
 _FIRST_NODE_LINE = 4

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from dynamo_genie.remote_daemon.operators import Operator, resolve_operator
+from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator
 from dynamo_genie.runtime.wire import program as p
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dynamo_genie.remote_daemon.arena_plan import plan_arenas
-from dynamo_genie.remote_daemon.operators import resolve_operator
+from dynamo_genie.remote_daemon.operators.arena_plan import plan_arenas
+from dynamo_genie.remote_daemon.operators.table import resolve_operator
 from dynamo_genie.runtime.wire import program as p
 
 RESIDENT_ROLES = frozenset({"weight", "buffer", "constant", "kv_cache"})

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from dynamo_genie.remote_daemon.worker_process import child_environment
-from dynamo_genie.runtime.admission import request_status
-from dynamo_genie.runtime.keys import load_client_keys
+from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+from dynamo_genie.runtime.connect.admission import request_status
+from dynamo_genie.runtime.connect.keys import load_client_keys
 from dynamo_genie.runtime.wire import messages as m
 from tests.remote_daemon.fixtures import children_of, eventually
 

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from dynamo_genie.passes.semantics import Phase
+from dynamo_genie.passes.graphs.semantics import Phase
 from tests.integration.models import VOCAB, make_model
 
 _SHAPE = dict(

@@ -13,11 +13,11 @@ from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
-from dynamo_genie.decompositions import decomposition_table
-from dynamo_genie.input_origins import find_model_inputs, origins_of
-from dynamo_genie.passes.analysis import Analysis, analyse
-from dynamo_genie.passes.origins import Origins
-from dynamo_genie.passes.portable import make_portable
+from dynamo_genie.lowering.decompositions import decomposition_table
+from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
+from dynamo_genie.passes.graphs.origins import Origins
+from dynamo_genie.passes.rewrites.portable import make_portable
+from dynamo_genie.passes.understanding.analysis import Analysis, analyse
 
 
 @dataclass

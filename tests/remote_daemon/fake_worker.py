@@ -13,11 +13,11 @@ from pathlib import Path
 
 import zmq
 
-from dynamo_genie.remote_daemon.auth import Authenticator
-from dynamo_genie.remote_daemon.link import WorkerLink, open_worker_link
-from dynamo_genie.remote_daemon.parent import die_with_parent
-from dynamo_genie.remote_daemon.sockets import bind_router
-from dynamo_genie.remote_daemon.worker_config import WorkerConfig
+from dynamo_genie.remote_daemon.channel.auth import Authenticator
+from dynamo_genie.remote_daemon.channel.parent import die_with_parent
+from dynamo_genie.remote_daemon.channel.pipe import WorkerLink, open_worker_link
+from dynamo_genie.remote_daemon.channel.sockets import bind_router
+from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES

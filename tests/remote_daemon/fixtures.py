@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dynamo_genie.remote_daemon.worker_process import child_environment
+from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 
 FAKE_WORKER = (sys.executable, "-m", "tests.remote_daemon.fake_worker")
 LIMIT_S = 30.0
 
 SERVE = """
 import sys, pathlib
-from dynamo_genie.remote_daemon.keys import load_server_keys
-from dynamo_genie.remote_daemon.serve import serve
-from dynamo_genie.remote_daemon.supervisor import SupervisorConfig
+from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
+from dynamo_genie.remote_daemon.supervisor.serve import serve
+from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
 import tests.remote_daemon.fixtures as f
 arguments = dict(part.split("=", 1) for part in sys.argv[1:])
 keys, parent = arguments.pop("keys", None), arguments.pop("parent", None)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from dynamo_genie.remote_daemon.pinned_ring import Event
+from dynamo_genie.remote_daemon.memory.pinned_ring import Event
 
 Work = Callable[[], object]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dynamo_genie.remote_daemon.pinned_ring import SLOTS
+from dynamo_genie.remote_daemon.memory.pinned_ring import SLOTS
 
 SLOT_NBYTES = 100_000
 NAME = "tests.remote_daemon.simulated_worker"
@@ -20,9 +20,9 @@ NAME = "tests.remote_daemon.simulated_worker"
 def run_worker() -> None:
     """Run a worker as the supervisor starts it."""
     from dynamo_genie.remote_daemon import spilled, worker
-    from dynamo_genie.remote_daemon.device_buffers import DeviceBufferStore
-    from dynamo_genie.remote_daemon.device_memory import DeviceMemory
-    from dynamo_genie.remote_daemon.pinned_ring import PinnedRing
+    from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
+    from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
+    from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
     from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, PromptDevice
 
     class Store(DeviceBufferStore):

@@ -9,19 +9,19 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
-from dynamo_genie.lowering import lower
-from dynamo_genie.passes.analysis import analyse
-from dynamo_genie.passes.origins import Origins
-from dynamo_genie.passes.pipeline import run_passes
-from dynamo_genie.remote_daemon.arrivals import Arrivals
-from dynamo_genie.remote_daemon.host_buffers import HostBufferStore
-from dynamo_genie.remote_daemon.programs import Build
-from dynamo_genie.remote_daemon.services import Services, open_services
-from dynamo_genie.remote_daemon.session_peers import PeerPort
-from dynamo_genie.remote_daemon.sessions import WorkerSession
-from dynamo_genie.remote_daemon.staging import Staging
-from dynamo_genie.remote_daemon.traffic import PeerTraffic
-from dynamo_genie.rewrites import LAYOUT_REWRITES, REWRITES
+from dynamo_genie.lowering.graph import lower
+from dynamo_genie.lowering.rewrites import LAYOUT_REWRITES, REWRITES
+from dynamo_genie.passes.graphs.origins import Origins
+from dynamo_genie.passes.graphs.pipeline import run_passes
+from dynamo_genie.passes.understanding.analysis import analyse
+from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
+from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
+from dynamo_genie.remote_daemon.transfer.staging import Staging
+from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
+from dynamo_genie.remote_daemon.worker.programs import Build
+from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
+from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
+from dynamo_genie.remote_daemon.worker.state import Services, open_services
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from tests.captured import capture

@@ -1,0 +1,102 @@
+"""A daemon on any endpoint for the length of a measurement: what `genie daemon` starts, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+from dynamo_genie.runtime.connect.admission import request_status
+
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 15.0
+TCP = "tcp://127.0.0.1:*"
+
+
+@dataclass(frozen=True)
+class RunningDaemon:
+    """Where a daemon listens, and the process that holds its tensors."""
+
+    endpoint: str
+
+    @property
+    def worker_pid(self) -> int:
+        """The process id of its worker, as the daemon reports it."""
+        return request_status(self.endpoint, None, 10.0).workers[0].pid
+
+
+@contextlib.contextmanager
+def running_daemon(
+    listen: str = TCP,
+    device: str = "cpu",
+    on_host: Callable[[Sequence[str]], list[str]] = list,
+    memory_limit: str = "0",
+) -> Iterator[RunningDaemon]:
+    """Start a daemon without keys and end it afterwards.
+
+    Args:
+        listen: Where; its loopback address, whatever host it runs on.
+        device: auto, cpu or cuda:N.
+        on_host: Returns the command line that runs one on the daemon's host; this machine when not given.
+        memory_limit: As the daemon's option; 0 lets it choose.
+
+    Raises:
+        DaemonUnavailable: It did not come up; the message ends with its log.
+    """
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", listen, "--device", device]
+        command += ["--memory-limit", memory_limit]
+        process = subprocess.Popen(
+            on_host([*command, "--parent-pid", str(os.getpid())]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=child_environment(os.environ),
+        )
+        try:
+            yield RunningDaemon(_ready_endpoint(process, log))
+        finally:
+            end(process)
+
+
+@contextlib.contextmanager
+def ipc_endpoint(name: str) -> Iterator[str]:
+    """Yield an ipc endpoint in a private directory that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="genie-bench-") as directory:
+        yield f"ipc://{directory}/{name}"
+
+
+def first_line(process: subprocess.Popen[bytes], limit_s: float) -> str:
+    """Return the first line that a process prints, empty when none comes in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], limit_s)
+    return process.stdout.readline().decode().strip() if ready else ""
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, then make it."""
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(STOP_LIMIT_S)
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _ready_endpoint(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+    line = first_line(process, START_LIMIT_S)
+    if line.startswith("ready "):
+        return line.removeprefix("ready ")
+    log.seek(0)
+    tail = log.read()[-4000:].decode(errors="replace").strip()
+    raise DaemonUnavailable(f"the daemon was not ready within {START_LIMIT_S:g} s; the end of its log:\n{tail}")

@@ -1,0 +1,225 @@
+"""The systems that are compared, each behind the same two calls."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import zmq
+
+from dynamo_genie.bench.daemon import end, running_daemon
+from dynamo_genie.bench.floor import floor_peer
+from dynamo_genie.bench.peers.served import ServedDecoder
+from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+
+START_LIMIT_S = 120.0
+CALL_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all of them do: `model` in `workloads.WORKLOADS`, tokens of the prompt, the longest sequence, the seed."""
+
+    model: str
+    prompt: int
+    longest: int
+    seed: int
+
+
+class System(Protocol):
+    """A model with its cache somewhere."""
+
+    def begin(self) -> int:
+        """Feed the prompt and return the first token."""
+
+    def step(self, token: int) -> int:
+        """Feed a token and return the next one."""
+
+
+Opener = Callable[[Work], AbstractContextManager[System]]
+
+
+@contextmanager
+def local(work: Work) -> Iterator[System]:
+    """This process: the floor that what others add is measured from."""
+    yield ServedDecoder(work.model, work.prompt, work.longest, work.seed)
+
+
+class _Genie:
+    """The model is here, and runs in a daemon; the program reads a token each step."""
+
+    def __init__(self, work: Work, endpoint: str) -> None:
+        import torch
+
+        from dynamo_genie.backend import genie as backend
+        from dynamo_genie.bench.study.workloads import Decoding, build_model
+
+        model = build_model(work.model, dtype=torch.float32, device="cpu", seed=work.seed, longest=work.longest)
+        model.compile(backend=backend, options={"daemons": endpoint, "progress": False})
+        self._work = Decoding(model, model.config, work.prompt, work.seed, "cpu")
+
+    def begin(self) -> int:
+        self._work.begin()
+        self._work.step("prefill")
+        return self._work.answer[-1]
+
+    def step(self, token: int) -> int:
+        self._work.feed(token)
+        self._work.step("decode")
+        return self._work.answer[-1]
+
+
+@contextmanager
+def genie(work: Work) -> Iterator[System]:
+    """`torch.compile(model, backend="genie")`, with a daemon of its own, over TCP."""
+    import dynamo_genie
+
+    with running_daemon() as daemon:
+        try:
+            yield _Genie(work, daemon.endpoint)
+        finally:
+            dynamo_genie.shutdown()
+
+
+class _Rpc:
+    """A remote reference to a decoder, called synchronously."""
+
+    def __init__(self, reference: Any) -> None:
+        self._reference = reference
+
+    def begin(self) -> int:
+        return int(self._reference.rpc_sync(timeout=CALL_LIMIT_S).begin())
+
+    def step(self, token: int) -> int:
+        return int(self._reference.rpc_sync(timeout=CALL_LIMIT_S).step(token))
+
+
+@contextmanager
+def torch_rpc(work: Work) -> Iterator[System]:
+    """torch.distributed.rpc over TCP: TensorPipe would use shared memory within a machine, which no network has."""
+    from torch.distributed import rpc
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dynamo_genie.bench.peers.rpc_server", str(port), str(os.getpid())]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment(os.environ))
+    try:
+        rpc.init_rpc("client", rank=0, world_size=2, rpc_backend_options=rpc_options(port))
+        yield _Rpc(rpc.remote("server", ServedDecoder, args=(work.model, work.prompt, work.longest, work.seed)))
+    finally:
+        if rpc.api._is_current_rpc_agent_set():
+            rpc.shutdown(graceful=False)
+        end(server)
+
+
+def rpc_options(port: int) -> Any:
+    """Return the options that both sides must have alike."""
+    from torch.distributed import rpc
+
+    options = rpc.TensorPipeRpcBackendOptions(
+        init_method=f"tcp://127.0.0.1:{port}", rpc_timeout=START_LIMIT_S, _transports=["uv"], _channels=["basic"]
+    )
+    os.environ.setdefault("TP_SOCKET_IFNAME", "lo")
+    return options
+
+
+class _Actor:
+    """A Ray actor, awaited call by call."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self) -> int:
+        return self._get(self._actor.begin.remote())
+
+    def step(self, token: int) -> int:
+        return self._get(self._actor.step.remote(token))
+
+    @staticmethod
+    def _get(reference: Any) -> int:
+        import ray
+
+        return int(ray.get(reference, timeout=START_LIMIT_S))
+
+
+@contextmanager
+def ray_actor(work: Work) -> Iterator[System]:
+    """A Ray actor that holds the decoder, on a cluster of this machine alone."""
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0")
+    import ray
+
+    path = child_environment(os.environ).get("PYTHONPATH", "")
+    ray.init(
+        address="local",  # else RAY_ADDRESS would lead to a cluster that is none of ours
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        object_store_memory=100_000_000,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
+    )  # fmt: skip
+    try:
+        actor = ray.remote(num_cpus=1)(ServedDecoder).remote(work.model, work.prompt, work.longest, work.seed)
+        yield _Actor(actor)
+    finally:
+        ray.shutdown()
+
+
+class _Echo:
+    """Sends as many bytes as a decode step of genie does, and gets them back; nothing is computed."""
+
+    def __init__(self, connection: zmq.Socket[bytes]) -> None:
+        self._connection = connection
+
+    def begin(self) -> int:
+        return 0
+
+    def step(self, token: int) -> int:
+        import msgspec
+
+        self._connection.send(msgspec.msgpack.encode([token, bytes(ECHO_NBYTES)]))
+        return int(msgspec.msgpack.decode(self._connection.recv())[0])
+
+
+ECHO_NBYTES = 650
+
+
+@contextmanager
+def echo(work: Work) -> Iterator[System]:
+    """Bare pyzmq with a process that echoes: the floor of a round trip."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with floor_peer(context, "tcp://127.0.0.1:*", "echo") as connection:
+            yield _Echo(connection)
+    finally:
+        context.destroy(linger=0)
+
+
+def missing(name: str) -> str:
+    """Say why a system cannot be measured here; empty where it can."""
+    if name == "ray actor" and importlib.util.find_spec("ray") is None:
+        return "ray is not installed: pip install 'dynamo_genie[peers]'"
+    if name == "torch.distributed.rpc":
+        import torch.distributed as distributed
+
+        if not distributed.is_available() or not distributed.rpc.is_available():
+            return "this build of torch has no torch.distributed.rpc"
+    return ""
+
+
+SYSTEMS: MappingProxyType[str, Opener] = MappingProxyType(
+    {
+        "local": local,
+        "genie (semantic)": genie,
+        "torch.distributed.rpc": torch_rpc,
+        "ray actor": ray_actor,
+        "pyzmq echo": echo,
+    }
+)
+"""By the name that tables show, `local` first."""

@@ -1,0 +1,216 @@
+"""A client of the study, in a process of its own: one model in one mode, measured when it is told to.
+
+`python -m dynamo_genie.bench.study.client` reads orders from standard input and answers on standard output, a line
+each; what libraries print goes to standard error. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple
+from typing import IO, Any
+
+import msgspec
+
+from dynamo_genie.bench.machine import memory_kib, reset_peak_memory, use_one_thread
+from dynamo_genie.bench.network import KeepAlives, read_counters
+from dynamo_genie.bench.study.orders import Done, Finish, Order, Phase, Ready, Repeat, Setup, Trouble
+from dynamo_genie.errors import GenieError
+
+MINE = os.getpid()
+
+
+def main() -> None:
+    """Serve orders until there are no more."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    use_one_thread()
+    client: Client | None = None
+    for order in _orders(sys.stdin.buffer):
+        try:
+            if isinstance(order, Finish):
+                break
+            if isinstance(order, Setup):
+                client = Client(order)
+                _say(answers, client.ready())
+            elif client is not None:
+                _say(answers, client.repeat(order))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the runner must hear of it
+            _say(answers, Trouble(f"{type(error).__name__}: {error}"))
+    if client is not None:
+        client.close()
+
+
+def _orders(lines: IO[bytes]) -> Iterator[Order]:
+    decoder = msgspec.json.Decoder(Order)
+    for line in lines:
+        yield decoder.decode(line)
+
+
+def _say(answers: IO[bytes], answer: Ready | Done | Trouble) -> None:
+    answers.write(msgspec.json.encode(answer) + b"\n")
+    answers.flush()
+
+
+class Client:
+    """A compiled model and its work."""
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+
+        from dynamo_genie.backend import genie
+        from dynamo_genie.bench.study.workloads import build_model, workload_of
+
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        workload = workload_of(setup.model)
+        model = build_model(
+            setup.model,
+            dtype=getattr(torch, setup.dtype),
+            device=setup.device,
+            seed=setup.seed,
+            longest=setup.prompt + setup.steps + 1,
+        )
+        model.compile(backend=genie, options={"mode": setup.mode, "progress": False, **setup.options})
+        self._setup = setup
+        self._phases = workload.phases
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._work = workload.work(model, model.config, setup.prompt, setup.seed, setup.device)
+        self._wire = _Wire() if setup.own_interfaces else None
+        for _ in range(setup.warm_ups):
+            self._all_phases(())
+        self._graphs = self._compiled()
+        reset_peak_memory(MINE)
+
+    def ready(self) -> Ready:
+        """Describe what was set up."""
+        from dynamo_genie.connections.connections import CONNECTIONS
+        from dynamo_genie.options import resolve_options
+        from dynamo_genie.runtime.connect.admission import request_status
+        from dynamo_genie.runtime.connect.keys import load_client_keys
+
+        connections = CONNECTIONS.all()
+        devices = {f"{c.session.device.kind} {c.session.device.name}".strip() for c in connections}
+        key_file = resolve_options(None, os.environ).key_file
+        keys = load_client_keys(key_file) if key_file else None
+        pids = tuple(request_status(c.endpoint, keys, 10.0).workers[0].pid for c in connections)
+        return Ready(self._phases, ", ".join(sorted(devices)) or self._setup.device, pids, self._parameters)
+
+    def repeat(self, order: Repeat) -> Done:
+        """Do the work once, each phase measured.
+
+        Raises:
+            GenieError: Something was compiled meanwhile, so that the figures would be those of a compiler.
+        """
+        while (left := order.start_at - time.monotonic()) > 0:
+            time.sleep(left)
+        phases = self._all_phases(order.lease_ports)
+        if self._compiled() != self._graphs:
+            raise GenieError("graphs were compiled during a measured repeat; more warm-up is needed")
+        return Done(phases, tuple(self._work.answer), memory_kib(MINE, "VmHWM") * 1024)
+
+    def close(self) -> None:
+        """End the sessions."""
+        import dynamo_genie
+
+        dynamo_genie.shutdown()
+
+    def _all_phases(self, lease_ports: tuple[int, ...]) -> tuple[Phase, ...]:
+        self._work.begin()
+        return tuple(self._measured(phase, lease_ports) for phase in self._phases)
+
+    def _measured(self, phase: str, lease_ports: tuple[int, ...]) -> Phase:
+        from dynamo_genie.bench.study.workloads import timed
+
+        before = _Snapshot.before()
+        if self._wire is not None:
+            self._wire.begin()
+        began = time.monotonic()
+        seconds = timed(self._work, phase, 1 if phase == "prefill" else self._setup.steps)
+        wall_s = time.monotonic() - began
+        wire, keep_alive_bytes = self._wire.end(lease_ports) if self._wire is not None else ((), 0)
+        after = _Snapshot.after()
+        return Phase(
+            seconds=tuple(seconds),
+            sent=_difference(after.stats["sent"], before.stats["sent"]),
+            received=_difference(after.stats["received"], before.stats["received"]),
+            framing=sum(after.stats[n] - before.stats.get(n, 0) for n in ("sent_framing", "received_framing")),
+            peer_bytes=_difference(after.peer_bytes, before.peer_bytes),
+            wire=wire,
+            keep_alive_bytes=keep_alive_bytes,
+            began=began,
+            wall_s=wall_s,
+            busy_s=after.busy_s if after.busy_s is not None else wall_s,
+        )
+
+    @staticmethod
+    def _compiled() -> int:
+        import torch
+
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+class _Wire:
+    """What the interfaces of this host move between `begin` and `end`."""
+
+    def __init__(self) -> None:
+        self._keep_alives = KeepAlives()
+        self._before = read_counters()
+
+    def begin(self) -> None:
+        self._keep_alives.take(())
+        self._before = read_counters()
+
+    def end(self, lease_ports: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """Return bytes sent and received, packets sent and received, and the bytes that kept sessions alive."""
+        moved = read_counters() - self._before
+        return astuple(moved), self._keep_alives.take(lease_ports)
+
+
+class _Snapshot:
+    """Counters at one moment. What asking for them moves is not between a `before` and an `after`."""
+
+    def __init__(self) -> None:
+        self.stats: dict[str, Any] = {"sent": {}, "received": {}, "sent_framing": 0, "received_framing": 0}
+        self.peer_bytes: Counter[str] = Counter()
+        self.busy_s: float | None = None
+
+    @classmethod
+    def before(cls) -> _Snapshot:
+        """Ask the daemons first."""
+        found = cls()
+        found._ask_daemons()
+        found._look()
+        return found
+
+    @classmethod
+    def after(cls) -> _Snapshot:
+        """Ask the daemons last."""
+        found = cls()
+        found._look()
+        found._ask_daemons()
+        return found
+
+    def _look(self) -> None:
+        import dynamo_genie
+
+        self.stats.update(dynamo_genie.stats()["total"])
+
+    def _ask_daemons(self) -> None:
+        from dynamo_genie.connections.connections import CONNECTIONS
+
+        for connection in CONNECTIONS.all():
+            state = connection.session.inspect()
+            self.peer_bytes.update(dict(state.peer_sent))
+            self.busy_s = (self.busy_s or 0.0) + sum(ended - began for _, began, ended in state.spans) * 1e-9
+
+
+def _difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    return {name: change for name, n in after.items() if (change := n - before.get(name, 0))}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""What `genie demo` and `genie bench` measure, and how. Nothing here runs unless it is asked for."""

@@ -1,0 +1,36 @@
+"""Mode `local`: the graphs that a daemon would run, run in this process: the floor under all modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.fx import GraphModule
+
+from dynamo_genie.calls.inputs import handle_of
+from dynamo_genie.errors import StaleHandleError
+
+
+class LocalGraph:
+    """Calls a graph in this process, operator by operator."""
+
+    _boxed_call = True
+
+    def __init__(self, gm: GraphModule) -> None:
+        self._run: Callable[..., Any] = gm.forward
+
+    def __call__(self, args: list[Any]) -> list[Any]:
+        """Run the graph; empties `args`, so that arguments can die as soon as they were read.
+
+        Raises:
+            StaleHandleError: An argument is a remote tensor, whose elements are not here.
+        """
+        for position, arg in enumerate(args):
+            if handle_of(arg) is not None:
+                raise StaleHandleError(
+                    f"input {position} of a graph compiled in mode 'local' is a remote tensor; "
+                    "bring it here first, with .materialize()"
+                )
+        mine = list(args)
+        args.clear()
+        return list(self._run(*mine))

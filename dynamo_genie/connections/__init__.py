@@ -1,0 +1,1 @@
+"""The process's connections to its daemons, and fleets of them."""

@@ -1,0 +1,99 @@
+"""Single values and operator names, from torch's terms to the terms of a Program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from dynamo_genie.errors import UnsupportedOperator
+from dynamo_genie.passes.rewrites.portable import PORTABLE_KEYS, portable_replacements
+from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.runtime.wire.operators import OPERATORS
+from dynamo_genie.runtime.wire.tensor import DTYPES, InlineTensor, TensorSpec
+
+HANDLED_BY_WORKER = frozenset({"device", "pin_memory"})
+"""Keyword arguments that a Program never carries: where a value lives is the daemon's business."""
+
+_FRAME = re.compile(r'^\s*(File ".*", line \d+, in .*)\n\s*(.*)$', re.MULTILINE)
+
+
+def source_line(stack_trace: str | None) -> str | None:
+    """Return the innermost line of a stack trace, as 'File "x.py", line 3, in forward: code'."""
+    frames = _FRAME.findall(stack_trace or "")
+    return f"{frames[-1][0]}: {frames[-1][1]}" if frames else None
+
+
+def unsupported(what: str, line: str | None) -> UnsupportedOperator:
+    """Return the error that names an operator (or input) no daemon runs, its source line and the remedy."""
+    place = f" ({line})" if line else ""
+    return UnsupportedOperator(
+        f"{what} cannot run in a daemon{place}. Keep it on the client: put it in a function "
+        "decorated with @torch.compiler.disable, which splits the graph there"
+    )
+
+
+@cache
+def _portable_keys() -> dict[Callable[..., Any], str]:
+    keys = dict(PORTABLE_KEYS)
+    return keys | {narrow: keys[portable] for narrow, portable in portable_replacements().items()}
+
+
+def operator_key(target: Any, line: str | None) -> str:
+    """Return the key of an FX target in the table of operators, or raise `UnsupportedOperator`."""
+    key = _portable_keys().get(target) or _name(target)
+    if key not in OPERATORS:
+        raise unsupported(f"operator {key}", line)
+    return key
+
+
+def draws_random_numbers(target: Any) -> bool:
+    """Say whether running an FX target draws from a generator. Portable attention never does: it has no dropout."""
+    if not isinstance(target, torch._ops.OpOverload) or target in _portable_keys():
+        return False
+    return torch.Tag.nondeterministic_seeded in target.tags
+
+
+def _name(target: Any) -> str:
+    if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
+        return str(target)
+    module = getattr(target, "__module__", None) or "?"
+    name = getattr(target, "__name__", repr(target))
+    if module == "_operator":
+        return "getitem" if name == "getitem" else f"operator.{name}"
+    return f"{module}.{name}"
+
+
+def dtype_name(dtype: torch.dtype) -> Any:
+    """Return the wire name of a dtype."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise unsupported(f"dtype {dtype}", None)
+    return name
+
+
+def lower_leaf(value: Any, key: str, line: str | None) -> p.Argument:
+    """Return a single argument that is neither a graph value nor a list."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, complex):
+        return p.ComplexNumber(value.real, value.imag)
+    if isinstance(value, torch.dtype):
+        return p.DtypeName(dtype_name(value))
+    if isinstance(value, torch.device):
+        return None
+    if value is torch.strided:
+        return p.LayoutName("strided")
+    if isinstance(value, torch.memory_format):
+        return p.MemoryFormatName(str(value).removeprefix("torch."))  # type: ignore[arg-type]
+    raise unsupported(f"operator {key} with an argument of type {type(value).__name__} ({value})", line)
+
+
+def lower_constant(tensor: torch.Tensor) -> InlineTensor:
+    """Return a small tensor of the graph as data."""
+    dense = tensor.resolve_conj().resolve_neg().contiguous().cpu()
+    data = dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b""
+    return InlineTensor(TensorSpec(dtype_name(dense.dtype), tuple(dense.shape), tuple(dense.stride())), data)

@@ -1,0 +1,1 @@
+"""Remote tensors, and the eager operators applied to them."""

@@ -1,0 +1,301 @@
+"""Eager operators on remote tensors: one-node Programs, sent without waiting.
+
+Shapes of results come from fake tensors, remembered by structure, so a loop that repeats its operators neither
+traces nor waits. An operator that writes into a local tensor, or that no daemon runs, reads its remote arguments
+and runs here; the second case is logged and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from dynamo_genie.calls.random_state import draw_remotely
+from dynamo_genie.calls.read_back import ReadBack
+from dynamo_genie.engines import EAGER
+from dynamo_genie.errors import UnsupportedOperator
+from dynamo_genie.lowering.graph import LoweredProgram
+from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.tensor.bring_together import gather
+from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator
+from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results
+from dynamo_genie.tensor.operator_plan import OperatorPlan, plan_operator
+from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
+from dynamo_genie.tensors import TORCH_DTYPES
+
+log = logging.getLogger(__name__)
+aten = torch.ops.aten
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+def run_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Run one operator, at least one of whose arguments is a remote tensor; returns what eager returns."""
+    if type(func) is not torch._ops.OpOverload or _is_tracing(args, kwargs):
+        return _trace(func, args, kwargs)
+    special = _SPECIAL.get(func)
+    return _send(func, args, kwargs) if special is None else special(func, args, kwargs)
+
+
+def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Run an operator in the daemon, unless what it writes or returns belongs here."""
+    plan = _plan(func)
+    if _must_run_here(plan, args, kwargs):
+        return _run_here(func, args, kwargs)
+    generator = kwargs.get("generator")
+    if generator is not None:
+        kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
+    structure, tensors, scalars = flatten_call(func, args, kwargs)
+    metas = tuple([(tuple(t.shape), t.stride(), t.dtype, t.storage_offset()) for t in tensors])
+    default = torch.get_default_dtype()
+    results = infer_results(func, structure, tuple(scalars), metas, default)
+    lowered = _lower(func, structure, results.list_lengths, default)
+    if lowered is None:
+        return _run_unsupported(func, plan, args, kwargs)
+    kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
+    session, tensors = _together(plan, tensors, args, kwargs)
+    call = _EagerCall(session, kind, plan, args, kwargs)
+    return call.run(lowered, results, tensors, scalars, generator)
+
+
+def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
+    """Fetch several remote tensors, in one round trip for each daemon that has some."""
+    local: dict[int, torch.Tensor] = {}
+    wanted = ReadBack()
+    for position, tensor in enumerate(tensors):
+        handle = tensor.handle
+        assert handle is not None
+        wanted.want_handle(handle, handle.kind, partial(local.__setitem__, position))
+    wanted.fetch()
+    return [local[position] for position in range(len(tensors))]
+
+
+@cache
+def _plan(func: torch._ops.OpOverload) -> OperatorPlan:
+    return plan_operator(func)
+
+
+@lru_cache(maxsize=4096)
+def _lower(
+    func: torch._ops.OpOverload, structure: StructureKey, lengths: tuple[int, ...], default_dtype: torch.dtype
+) -> LoweredProgram | None:
+    try:
+        return lower_operator(func, structure, lengths)
+    except UnsupportedOperator:
+        return None
+
+
+def _is_tracing(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a remote tensor without a handle is among the arguments: Dynamo or AOTAutograd traces."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, RemoteTensor):
+            return value.handle is None
+        if type(value) in (list, tuple):
+            for item in value:
+                if isinstance(item, RemoteTensor):
+                    return item.handle is None
+    return False
+
+
+def _together(
+    plan: OperatorPlan, tensors: list[torch.Tensor], args: Args, kwargs: Kwargs
+) -> tuple[Session, list[torch.Tensor]]:
+    """Return the session of the remote arguments, and the tensors, moved where they live on several daemons."""
+    session: Session | None = None
+    for tensor in tensors:
+        if isinstance(tensor, RemoteTensor):
+            assert tensor.handle is not None
+            if session is not None and session is not tensor.handle.session:
+                return gather(tensors, _staying(plan, args, kwargs))
+            session = tensor.handle.session
+    assert session is not None
+    return session, tensors
+
+
+def _staying(plan: OperatorPlan, args: Args, kwargs: Kwargs) -> list[RemoteTensor]:
+    """Return the remote arguments that an operator writes, or whose memory its results share."""
+    viewed = [result.argument for result in plan.results if result.argument is not None]
+    found = (tree_leaves(plan.argument(which, args, kwargs)) for which in (*plan.writes, *viewed))
+    return [leaf for leaves in found for leaf in leaves if isinstance(leaf, RemoteTensor)]
+
+
+def _trace(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """While Dynamo or AOTAutograd traces, operate on the fake carriers; the graph sees plain tensors."""
+    args, kwargs = tree_map_only(RemoteTensor, lambda tensor: tensor.carrier, (args, kwargs))
+    return func(*args, **kwargs)
+
+
+class _EagerCall:
+    """One operator call on its way to the daemon."""
+
+    def __init__(
+        self, session: Session, kind: type[RemoteTensor], plan: OperatorPlan, args: Args, kwargs: Kwargs
+    ) -> None:
+        self._session = session
+        self._type = kind
+        self._plan = plan
+        self._args = args
+        self._kwargs = kwargs
+
+    def run(
+        self,
+        lowered: LoweredProgram,
+        results: ResultMetadata,
+        tensors: list[torch.Tensor],
+        scalars: list[int | float],
+        generator: torch.Generator | None,
+    ) -> Any:
+        session = self._session
+        with session.lock:
+            session.check()
+            program = session.register(lowered.digest, lowered.encoded, lowered.node_lines, EAGER)
+            temporaries: list[Handle] = []
+            inputs: list[m.CallInput] = [self._input(tensor, temporaries) for tensor in tensors]
+            inputs += scalars
+            handles = [session.new_handle() for _ in lowered.program.outputs]
+            outputs = [handle.id for handle in handles]
+            session.counters.events["eager_calls"] += 1
+            if lowered.program.random:
+                draw_remotely(session, program, 0, inputs, outputs, generator)
+            else:
+                session.post(m.Call(program, 0, tuple(inputs), tuple(outputs)))
+            metas = results.tensors if results.known else self._ask(handles)
+        return self._wrap(handles, metas, results.layout)
+
+    def _input(self, tensor: torch.Tensor, temporaries: list[Handle]) -> m.CallInput:
+        if isinstance(tensor, RemoteTensor):
+            assert tensor.handle is not None
+            return tensor.handle.id
+        inline = self._session.inline(tensor)
+        if inline is not None:
+            return inline
+        temporaries.append(self._session.put(tensor))
+        return temporaries[-1].id
+
+    def _ask(self, handles: list[Handle]) -> tuple[Metadata, ...]:
+        """Learn shapes that depend on the data from the daemon."""
+        specs = self._session.describe(handles)
+        return tuple((spec.shape, spec.stride, TORCH_DTYPES[spec.dtype], 0) for spec in specs)
+
+    def _wrap(self, handles: list[Handle], metas: tuple[Metadata, ...], layout: tuple[int, ...]) -> Any:
+        new = iter(zip(handles, metas, strict=True))
+        values: list[Any] = []
+        for result, length in zip(self._plan.results, layout, strict=True):
+            if result.kind == "self":
+                assert result.argument is not None
+                values.append(self._plan.argument(result.argument, self._args, self._kwargs))
+                continue
+            base = self._base(result.argument)
+            if length >= 0:
+                values.append([_remote(self._type, *next(new), base) for _ in range(length)])
+            else:
+                values.append(_remote(self._type, *next(new), base))
+        if len(values) == 1:
+            return values[0]
+        return tuple(values) if values else None
+
+    def _base(self, viewed: int | str | None) -> RemoteTensor | None:
+        """Return the remote tensor whose memory a result shares."""
+        base = None if viewed is None else self._plan.argument(viewed, self._args, self._kwargs)
+        return base if isinstance(base, RemoteTensor) else None
+
+
+def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, base: RemoteTensor | None) -> RemoteTensor:
+    if base is not None and base.handle is not None:
+        handle.root = base.handle.root
+        handle.root_nbytes = base.memory_nbytes
+    return kind(meta[0], meta[1], meta[2], handle, None, meta[3])
+
+
+# --- operators that read ---------------------------------------------------------------------------------
+
+
+def _must_run_here(plan: OperatorPlan, args: Args, kwargs: Kwargs) -> bool:
+    """Whether the operator writes into a local tensor, or answers with a plain number."""
+    if any(result.kind == "scalar" for result in plan.results):
+        return True
+    for which in plan.writes:
+        for written in tree_leaves(plan.argument(which, args, kwargs)):
+            if isinstance(written, torch.Tensor) and not isinstance(written, RemoteTensor):
+                return True
+    return False
+
+
+def _run_here(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Read the remote arguments, in one round trip, and run the operator on the client."""
+    remote = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor)]
+    local = iter(read_together(remote))
+    args, kwargs = tree_map_only(RemoteTensor, lambda _: next(local), (args, kwargs))
+    return func(*args, **kwargs)
+
+
+def _run_out(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
+    """Run the form of an `out=` operator that returns new tensors, and copy them where the caller wants them."""
+    wanted = [kwargs[str(which)] for which in plan.writes]
+    rest = {name: value for name, value in kwargs.items() if name not in plan.writes}
+    made = func.overloadpacket(*args, **rest)
+    for out, value in zip(wanted, made if isinstance(made, tuple) else (made,), strict=True):
+        if out.shape != value.shape:
+            raise UnsupportedOperator(f"{func} would resize a remote out= tensor from {out.shape} to {value.shape}")
+        out.copy_(value)
+    return wanted[0] if len(wanted) == 1 else tuple(wanted)
+
+
+def _run_unsupported(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
+    if plan.writes and all(isinstance(which, str) for which in plan.writes):
+        return _run_out(func, plan, args, kwargs)
+    if plan.writes:
+        raise UnsupportedOperator(f"{func} writes into a remote tensor and is not in the table of operators")
+    remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
+    assert remote.handle is not None
+    remote.handle.session.counters.events["local_reads"] += 1
+    log.warning("%s is not in the table of operators; its remote arguments are read and it runs on the client", func)
+    return _run_here(func, args, kwargs)
+
+
+# --- operators with a shorter way ------------------------------------------------------------------------
+
+
+def _same_tensor(func: Any, args: Args, kwargs: Kwargs) -> RemoteTensor:
+    """`detach` and `alias`: another tensor object for the same remote tensor; nothing is sent."""
+    source = args[0]
+    return type(source)(source.shape, source.stride(), source.dtype, source.handle, None, source.storage_offset())  # type: ignore[no-any-return]
+
+
+def _to_number(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    [local] = read_together([args[0]])
+    return local.item()
+
+
+def _equal(func: Any, args: Args, kwargs: Kwargs) -> bool:
+    left, right = args
+    if left.shape != right.shape:
+        return False
+    return bool(aten.all.default(aten.eq.Tensor(left, right)).item())
+
+
+def _to_copy(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    device = kwargs.get("device")
+    if device is not None and torch.device(device).type != "cpu":
+        return _run_here(func, args, kwargs)
+    return _send(func, args, kwargs)
+
+
+_SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingProxyType(
+    {
+        aten.detach.default: _same_tensor,
+        aten.alias.default: _same_tensor,
+        aten._local_scalar_dense.default: _to_number,
+        aten.equal.default: _equal,
+        aten._to_copy.default: _to_copy,
+    }
+)

@@ -1,0 +1,191 @@
+"""One eager operator call to a Program of one node, so that calls that differ only in numbers share a Program.
+
+`flatten_call` is the quick half, run at every call; `lower_operator` is the slow half, run once per structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch._ops import OpOverload
+
+from dynamo_genie.lowering.arguments import (
+    HANDLED_BY_WORKER,
+    draws_random_numbers,
+    dtype_name,
+    lower_leaf,
+    operator_key,
+)
+from dynamo_genie.lowering.graph import LoweredProgram, finish
+from dynamo_genie.runtime.wire import program as p
+
+# Marks in a structure key. Bytes, because no operator takes bytes, so no literal can look like a mark.
+_TENSOR, _INT, _FLOAT = b"T", b"I", b"F"
+_KINDS: tuple[tuple[bytes, p.ScalarKind], ...] = ((_INT, "int"), (_FLOAT, "float"))
+_LITERALS = frozenset({bool, type(None), str, torch.dtype, torch.layout, torch.memory_format})
+
+StructureKey: TypeAlias = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
+
+
+def flatten_call(
+    func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[StructureKey, list[torch.Tensor], list[int | float]]:
+    """Split a call into its structure (hashable), its tensors and its numbers, each in order of appearance.
+
+    Lists keep their length in the structure; booleans, None, strings and dtypes stay in it; devices vanish.
+    """
+    tensors: list[torch.Tensor] = []
+    scalars: list[int | float] = []
+    positional = tuple([_flatten(value, tensors, scalars) for value in args])
+    if not kwargs:
+        return (positional, ()), tensors, scalars
+    names = kwargs if len(kwargs) == 1 else sorted(kwargs)
+    named = [(name, _flatten(kwargs[name], tensors, scalars)) for name in names if name not in HANDLED_BY_WORKER]
+    return (positional, tuple(named)), tensors, scalars
+
+
+def _flatten(value: Any, tensors: list[torch.Tensor], scalars: list[int | float]) -> Any:
+    kind = type(value)
+    if kind is int:
+        scalars.append(value)
+        return _INT
+    if kind in _LITERALS:
+        return value
+    if kind is float:
+        scalars.append(value)
+        return _FLOAT
+    if kind is list or kind is tuple:
+        return tuple([_flatten(item, tensors, scalars) for item in value])
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return _TENSOR
+    if kind is torch.device:
+        return None
+    if kind is complex:  # repr, because 1+0j == 1 == True and 0j == -0j
+        return (complex, repr(value))
+    if isinstance(value, (list, tuple)):  # torch.Size and other sequences
+        return tuple([_flatten(item, tensors, scalars) for item in value])
+    return value
+
+
+def lower_operator(func: OpOverload, structure: StructureKey, list_lengths: Sequence[int] = ()) -> LoweredProgram:
+    """Return the Program of one eager call; its inputs are the call's tensors, then its numbers.
+
+    Its outputs are the results in the order of the schema, lists laid out flat; a result that is one of the
+    arguments written in place is left out.
+
+    Args:
+        func: The operator, as `__torch_dispatch__` receives it.
+        structure: What `flatten_call` returned for the call.
+        list_lengths: The length of each result that is a list of tensors, in order.
+    """
+    key = operator_key(func, None)
+    reader = _StructureReader(key, structure)
+    args = tuple(reader.lower(item) for item in structure[0])
+    kwargs = tuple((name, reader.lower(item)) for name, item in structure[1])
+    inputs = reader.inputs()
+    nodes = [p.Node(key, args, kwargs)]
+    outputs, scalar_outputs = _outputs(func, nodes, len(inputs), iter(list_lengths))
+    program = p.Program(
+        version=p.PROGRAM_VERSION,
+        inputs=inputs,
+        constants=(),
+        nodes=tuple(nodes),
+        outputs=outputs,
+        mutated_inputs=_mutated_inputs(func, args, dict(kwargs)),
+        random=draws_random_numbers(func),
+        default_dtype=dtype_name(torch.get_default_dtype()),
+    )
+    return finish(program, (None,) * len(nodes), scalar_outputs=scalar_outputs)
+
+
+class _StructureReader:
+    """Walks a structure in the order in which `flatten_call` wrote it, numbering tensors and then scalars."""
+
+    def __init__(self, key: str, structure: StructureKey) -> None:
+        self._key = key
+        marks = [mark for part in (structure[0], [item for _, item in structure[1]]) for mark in _marks(part)]
+        self._n_tensors = marks.count(_TENSOR)
+        self._kinds = [kind for mark in marks for name, kind in _KINDS if mark == name]
+        self._next_tensor = 0
+        self._next_scalar = self._n_tensors
+
+    def inputs(self) -> tuple[p.TensorInput | p.ScalarInput, ...]:
+        return (p.TensorInput(),) * self._n_tensors + tuple(p.ScalarInput(kind) for kind in self._kinds)
+
+    def lower(self, item: Any) -> p.Argument:
+        if type(item) is tuple:
+            if item and item[0] is complex:
+                return lower_leaf(complex(item[1]), self._key, None)
+            return p.Items(tuple(self.lower(element) for element in item))
+        if type(item) is not bytes:
+            return lower_leaf(item, self._key, None)
+        if item == _TENSOR:
+            self._next_tensor += 1
+            return p.Ref(self._next_tensor - 1)
+        self._next_scalar += 1
+        return p.Ref(self._next_scalar - 1)
+
+
+def _marks(structure: Any) -> Iterator[bytes]:
+    if type(structure) is bytes:
+        yield structure
+    elif type(structure) in (tuple, list):
+        for item in structure:
+            yield from _marks(item)
+
+
+def _outputs(
+    func: OpOverload, nodes: list[p.Node], value: int, list_lengths: Iterator[int]
+) -> tuple[tuple[p.Argument, ...], tuple[int, ...]]:
+    """Return references to the results, adding the "getitem" nodes that take them out of the call's value."""
+    outputs: list[p.Argument] = []
+    scalars: list[int] = []
+    call = value
+    returns = func._schema.returns
+
+    def item_of(container: int, position: int) -> int:
+        nodes.append(p.Node("getitem", (p.Ref(container), position)))
+        return call + len(nodes) - 1
+
+    for position, result in enumerate(returns):
+        if result.alias_info is not None and result.alias_info.is_write:
+            continue
+        source = call if len(returns) == 1 else item_of(call, position)
+        if isinstance(result.type, torch.ListType):
+            outputs += [p.Ref(item_of(source, i)) for i in range(next(list_lengths))]
+            continue
+        if not isinstance(result.type, (torch.TensorType, torch.OptionalType)):
+            scalars.append(len(outputs))
+        outputs.append(p.Ref(source))
+    return tuple(outputs), tuple(scalars)
+
+
+def _mutated_inputs(func: OpOverload, args: tuple[p.Argument, ...], kwargs: dict[str, p.Argument]) -> tuple[int, ...]:
+    mutated: set[int] = set()
+    for position, formal in enumerate(func._schema.arguments):
+        if formal.alias_info is not None and formal.alias_info.is_write:
+            actual = args[position] if position < len(args) else kwargs.get(formal.name)
+            items = actual.items if isinstance(actual, p.Items) else (actual,)
+            mutated |= {item.index for item in items if isinstance(item, p.Ref)}
+    return tuple(sorted(mutated))
+
+
+def rebuild_call(
+    structure: StructureKey, tensors: Sequence[torch.Tensor], scalars: Sequence[int | float]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments that `flatten_call` took apart, with other tensors in their places."""
+    next_tensor, next_scalar = iter(tensors), iter(scalars)
+
+    def build(item: Any) -> Any:
+        if type(item) is tuple:
+            if item and item[0] is complex:
+                return complex(item[1])
+            return [build(element) for element in item]
+        if type(item) is bytes:
+            return next(next_tensor if item == _TENSOR else next_scalar)
+        return item
+
+    return tuple(build(item) for item in structure[0]), {name: build(item) for name, item in structure[1]}

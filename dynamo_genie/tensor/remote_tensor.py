@@ -1,0 +1,198 @@
+"""`RemoteTensor`: a tensor whose elements live in a daemon, and which behaves like the tensor eager would return.
+
+It claims the device that the program believes in (the CPU) and knows shape, strides and dtype; the elements come
+when something reads them. Eager operators on it run where it lives. Dynamo and AOTAutograd see through it to its
+*carrier*, a plain tensor of the same shape without memory, which brings the handle into compiled calls; the code
+here is none of theirs to trace, hence `disable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dynamo_genie.runtime.session.handles import Handle
+
+Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a plain tensor like `tensor` that owns no memory."""
+    offset = tensor.storage_offset()
+    carrier = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    if offset:
+        whole = torch.empty(offset + carrier.untyped_storage().nbytes() // carrier.itemsize, dtype=tensor.dtype)
+        carrier = whole.as_strided(tensor.shape, tensor.stride(), offset)
+    carrier.untyped_storage().resize_(0)
+    return carrier
+
+
+class RemoteTensor(torch.Tensor):
+    """A tensor that lives in a daemon.
+
+    `handle` is None only while a graph is traced, when the carrier is a fake tensor.
+    """
+
+    handle: Handle | None
+    _carrier: torch.Tensor | None
+
+    @staticmethod
+    def __new__(
+        cls: type[RemoteTensor],
+        shape: Any,
+        stride: Any,
+        dtype: torch.dtype,
+        handle: Handle | None,
+        carrier: torch.Tensor | None = None,
+        offset: Any = 0,
+    ) -> RemoteTensor:
+        """Wrap a handle; `shape` and `stride` may be symbolic while a graph is traced."""
+        self = torch.Tensor._make_wrapper_subclass(
+            cls, shape, strides=stride, storage_offset=offset, dtype=dtype, device=_CPU
+        )
+        self.handle = handle
+        self._carrier = carrier
+        return self
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch types its own as a C function, not as a class method
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator where the tensor lives."""
+        return _dispatch(func, args, kwargs or {})
+
+    @property
+    def carrier(self) -> torch.Tensor:
+        """The plain tensor that stands for this one in compiled calls."""
+        if self._carrier is None:
+            self._carrier = make_carrier(self)
+            self._carrier.genie_handle = self.handle  # type: ignore[attr-defined]
+        return self._carrier
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        """Show Dynamo and AOTAutograd the carrier."""
+        return ["carrier"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> RemoteTensor:
+        """Make the tensor that tracing sees."""
+        carrier = inner["carrier"]
+        handle = getattr(carrier, "genie_handle", None)
+        return RemoteTensor(size, stride, carrier.dtype, handle, carrier, carrier.storage_offset())
+
+    def __coerce_same_metadata_as_tangent__(self, expected: Any, expected_type: type | None = None) -> Any:
+        """Go into a backward graph that was traced with a plain tensor."""
+        if expected_type is not torch.Tensor:
+            return None
+        return Tangent(self.shape, self.stride(), self.dtype, self.handle, offset=self.storage_offset())
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def materialize(self) -> torch.Tensor:
+        """Return a plain local copy, detached."""
+        assert self.handle is not None
+        [local] = self.handle.session.fetch([self.handle.id], [self.handle.kind])
+        return local
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        """Print like the tensor it stands for."""
+        if self.handle is None:
+            return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
+        local = self.materialize()
+        return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __format__(self, format_spec: str) -> str:
+        """Format a number as a number, anything else like `repr`."""
+        if self.dim() == 0 and self.handle is not None:
+            return format(self.item(), format_spec)
+        return object.__format__(self, format_spec)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def numpy(self, *, force: bool = False) -> Any:
+        """Return the values as a read-only array: writing to it could not reach the daemon."""
+        if self.requires_grad and not force:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        array = self.materialize().numpy(force=force)
+        array.flags.writeable = False
+        return array
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        """Let NumPy read the values."""
+        array = self.materialize().numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def tolist(self) -> Any:
+        """Return the values as nested lists."""
+        return self.materialize().tolist()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle (and `torch.save`) as the plain tensor it stands for."""
+        local = self.materialize()
+        return local.requires_grad_(self.requires_grad).__reduce_ex__(protocol)
+
+    @property
+    def memory_nbytes(self) -> int:
+        """The size of the memory that this tensor, or the one it views, lives in."""
+        assert self.handle is not None
+        if self.handle.root_nbytes:
+            return self.handle.root_nbytes
+        if self.numel() == 0:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride(), strict=True))
+        return int(self.storage_offset() + last + 1) * self.itemsize
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
+        """Copy in the daemon, with all memory the tensor views: views copied together share memory again."""
+        if id(self) in memo:
+            return memo[id(self)]
+        if not self.is_leaf:
+            raise RuntimeError(
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment"
+            )
+        assert self.handle is not None
+        with torch.no_grad():
+            place = (RemoteTensor, self.handle.session, self.handle.root, self.dtype)
+            if place not in memo:
+                numel = self.memory_nbytes // self.itemsize
+                memo[place] = self.detach().as_strided((numel,), (1,), 0).clone()
+            copy = memo[place].as_strided(self.shape, self.stride(), self.storage_offset())
+        memo[id(self)] = copy.requires_grad_(self.requires_grad)
+        return copy
+
+    def _is_view(self) -> bool:
+        """Let Dynamo take a view for a tensor of its own, since the graph gets a handle of its own for it."""
+        return self.handle is None and super()._is_view()
+
+
+class Tangent(RemoteTensor):
+    """A remote tensor on its way into a backward graph, where AOTAutograd takes it for an opaque tensor.
+
+    AOTAutograd may bring it into another memory format first; the carrier, which has no memory, could not follow.
+    What is computed from a `Tangent` is one.
+    """
+
+    @property
+    def __tensor_flatten__(self) -> Any:
+        """Not there: `hasattr` tells AOTAutograd that there is no carrier to take out."""
+        raise AttributeError("__tensor_flatten__")
+
+
+_CPU = torch.device("cpu")
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from dynamo_genie.tensor.eager import run_operator
+
+    return run_operator(func, args, kwargs)

@@ -1,0 +1,1 @@
+"""Graphs and the facts on their nodes: records, views, the pass pipeline and its invariants."""

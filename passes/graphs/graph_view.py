@@ -1,0 +1,55 @@
+"""Questions about ATen graphs that several passes ask: what is a result, where was a value made, is it attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from dynamo_genie.passes.rewrites.portable import portable_attention
+
+aten = torch.ops.aten
+
+RESHAPING: frozenset[Any] = frozenset(
+    {
+        aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.clone.default, aten.alias.default,
+        aten.detach.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.unsqueeze.default,
+        aten.squeeze.dim, aten.squeeze.dims, aten.slice.Tensor, aten._to_copy.default, aten.mul.Scalar,
+    }
+)  # fmt: skip
+"""Operators whose result holds the values of their first argument, arranged or rounded in another way."""
+
+
+def result_nodes(gm: GraphModule, first: int | None = None) -> list[Node]:
+    """Return the nodes that the graph returns (the first few of them, where `first` says so), in order."""
+    values = gm.graph.output_node().args[0]
+    flat = values if isinstance(values, (list, tuple)) else (values,)
+    return [value for value in flat[:first] if isinstance(value, Node)]
+
+
+def argument(node: Node, position: int, name: str) -> Any:
+    """Return an argument of a call whether it was given by position or by name, None where it was not."""
+    return node.args[position] if position < len(node.args) else node.kwargs.get(name)
+
+
+def origin(node: Node) -> Node:
+    """Follow a value back through `RESHAPING` operators to where it was made."""
+    while node.target in RESHAPING and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
+
+
+_ATTENTIONS: frozenset[Any] = frozenset(
+    {
+        aten.scaled_dot_product_attention.default, aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default, aten._scaled_dot_product_cudnn_attention.default,
+        aten._scaled_dot_product_attention_math.default, aten._scaled_dot_product_flash_attention_for_cpu.default,
+        aten._scaled_dot_product_fused_attention_overrideable.default, portable_attention,
+    }
+)  # fmt: skip
+
+
+def is_attention(node: Node) -> bool:
+    """Say whether a node is an attention kept as one operator."""
+    return node.op == "call_function" and node.target in _ATTENTIONS

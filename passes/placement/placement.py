@@ -1,0 +1,113 @@
+"""Decides where each part of a graph runs: ideas are proposed, one cost model judges them, the cheapest is taken.
+
+The same graph, devices, links and homes give the same plan, in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import networkx as nx
+from torch.fx import GraphModule
+
+from dynamo_genie.passes.placement.blind import place_blindly
+from dynamo_genie.passes.placement.candidates import pack, propose
+from dynamo_genie.passes.placement.contraction import Units, contract
+from dynamo_genie.passes.placement.memory import does_not_fit
+from dynamo_genie.passes.placement.partition import make_plan
+from dynamo_genie.passes.placement.plan import PlacementPlan, Policy
+from dynamo_genie.passes.placement.problem import Problem, find_pins, make_problem
+from dynamo_genie.passes.placement.replication import find_replicable
+from dynamo_genie.passes.placement.score import Judged, improve, judge, merge_parts
+from dynamo_genie.passes.placement.semantic_graph import semantic_graph
+from dynamo_genie.passes.placement.topology import Topology
+
+
+def place(
+    gm: GraphModule,
+    topology: Topology,
+    *,
+    homes: Mapping[str, frozenset[str]],
+    policy: Policy = "semantic",
+    seed: int = 0,
+) -> PlacementPlan:
+    """Return where each part of `gm` runs.
+
+    Args:
+        gm: An annotated graph.
+        topology: The devices and all links between them and the client.
+        homes: The devices on which an input already is, by the name of its placeholder: any number for a weight,
+            one for a remote tensor; inputs that are absent come from the client.
+        policy: "semantic" looks for the shortest step; "blind" draws devices at random.
+        seed: Of "blind".
+
+    Raises:
+        QuotaExceeded: The weights and caches of the graph fit on no choice of devices.
+    """
+    return place_graph(semantic_graph(gm), topology, homes=homes, policy=policy, seed=seed)
+
+
+def place_graph(
+    graph: nx.DiGraph,
+    topology: Topology,
+    *,
+    homes: Mapping[str, frozenset[str]],
+    policy: Policy = "semantic",
+    seed: int = 0,
+) -> PlacementPlan:
+    """Return where each part of a semantic graph runs; see `place`."""
+    replicable = find_replicable(graph, homes)
+    pins = find_pins(graph, topology, homes)
+    units = contract(graph, replicable, pins, grouped=policy == "semantic")
+    if not units:  # nothing but cheap work: it is not worth a second device, so none of it is made twice
+        replicable = frozenset(name for name in replicable if graph.nodes[name]["op"] == "get_attr")
+        units = contract(graph, replicable, pins, grouped=policy == "semantic") or _constants_only(graph)
+    problem = make_problem(graph, units, replicable, topology, homes)
+    found = _solve(problem, policy, seed) or _solve(
+        replace(problem, reserved_nbytes=problem.cache_nbytes), policy, seed
+    )
+    if found is None:
+        raise does_not_fit(problem)
+    return make_plan(graph, problem, replicable, found[0], policy, found[1])
+
+
+def _constants_only(graph: nx.DiGraph) -> Units:
+    """Return one empty unit for a graph that returns constants and runs nothing: some partition must hand them on."""
+    held = any(node["result"] for node in graph.nodes.values() if node["op"] == "get_attr")
+    return ((),) if held else ()
+
+
+def _solve(problem: Problem, policy: Policy, seed: int) -> tuple[Judged, tuple[str, ...]] | None:
+    """Return the placement to take and why, None where nothing fits."""
+    found = _search(problem) if policy == "semantic" else _draw(problem, seed)
+    if found is not None:
+        return found
+    packed = pack(problem)
+    judged = judge(problem, packed) if packed is not None else None
+    return (judged, ("packed by memory alone, for nothing else fits",)) if judged is not None else None
+
+
+def _search(problem: Problem) -> tuple[Judged, tuple[str, ...]] | None:
+    best: Judged | None = None
+    idea = ""
+    ideas = list(propose(problem))
+    for words, devices in ideas:
+        judged = judge(problem, devices)
+        if judged is not None and (best is None or judged.rank < best.rank):
+            best, idea = judged, words
+    if best is None:
+        return None
+    final = merge_parts(problem, improve(problem, best))
+    moved = sum(one != other for one, other in zip(best.devices, final.devices, strict=True))
+    return final, (
+        f"{idea}: cheapest of {len(ideas)} ideas, {best.time.step_s * 1e3:.3f} ms a call",
+        f"then {moved} of {len(problem.units)} units moved: {final.time.step_s * 1e3:.3f} ms",
+    )
+
+
+def _draw(problem: Problem, seed: int) -> tuple[Judged, tuple[str, ...]] | None:
+    devices = place_blindly(problem, seed)
+    judged = judge(problem, devices) if devices is not None else None
+    words = f"a device at random for each of {len(problem.units)} units, seed {seed}"
+    return (judged, (words,)) if judged is not None else None

@@ -1,0 +1,1 @@
+"""Passes that rewrite a graph: portable operators, writes in place."""

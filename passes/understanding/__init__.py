@@ -1,0 +1,1 @@
+"""Analyses: attention, KV caches, roles, phases, cost and co-location groups."""

@@ -1,0 +1,149 @@
+"""What each operator costs: bytes of its result and floating point operations, at the sizes of the example.
+
+A multiply-add counts two. Operators without a formula here move data or work element by element; they count no
+operations, for reading and writing their tensors is what takes their time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from dynamo_genie.passes.graphs.graph_view import is_attention
+from dynamo_genie.passes.graphs.semantics import Facts, nbytes_of, size_hint
+from dynamo_genie.passes.rewrites.portable import (
+    portable_attention_backward,
+    portable_grouped_mm,
+    portable_grouped_mm_backward,
+    portable_replacements,
+)
+
+aten = torch.ops.aten
+
+Shape = tuple[int, ...]
+
+
+def find_costs(gm: GraphModule) -> dict[Node, Facts]:
+    """Return the bytes, operations and dtype of every node of `gm`; None where they depend on data."""
+    return {
+        node: Facts(nbytes=nbytes_of(node), flops=flops_of(node), dtype=_dtype_of(node))
+        for node in gm.graph.nodes
+        if node.op != "output"
+    }
+
+
+def flops_of(node: Node) -> int | None:
+    """Return the floating point operations of one node; None where a size depends on data."""
+    formula = _formula(node)
+    if formula is None:
+        return 0
+    try:
+        return formula(node)
+    except _UnknownSize:
+        return None
+
+
+class _UnknownSize(Exception):
+    """A formula met a size that only running the graph can tell."""
+
+
+def _formula(node: Node) -> Callable[[Node], int] | None:
+    if node.op != "call_function":
+        return None
+    if is_attention(node):
+        return _attention_flops
+    target: Any = node.target
+    return _FORMULAS.get(portable_replacements().get(target, target))
+
+
+def _mm_flops(node: Node) -> int:
+    """2·M·K·N for [M, K] @ [K, N], once a matrix: K multiply-adds an element (Golub and Van Loan, §1.1)."""
+    left, right = node.args[-2:]
+    return 2 * math.prod(_shape(left)) * _shape(right)[-1]
+
+
+def _attention_flops(node: Node) -> int:
+    """Two products, q·kᵀ and p·v, with the softmax left out (Dao et al. 2022, FlashAttention, §3).
+
+    A causal mask halves neither: the plain kernel computes all of both, and so counts PyTorch's flop counter.
+    """
+    query, key, value = (_shape(argument) for argument in node.args[:3])
+    rows = math.prod(query[:-1])
+    return 2 * rows * key[-2] * (query[-1] + value[-1])
+
+
+def _attention_backward_flops(node: Node) -> int:
+    """Five products: the scores again, then dV, dP, dQ and dK (Dao et al. 2022, FlashAttention, algorithm 4)."""
+    query, key, value = (_shape(argument) for argument in node.args[1:4])
+    rows = math.prod(query[:-1])
+    return 2 * rows * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
+def _convolution_flops(node: Node) -> int:
+    """Each place of the output (of the input, transposed) meets the whole filter (Dumoulin, Visin 2016, §2 and §4)."""
+    places = _shape(node.args[0]) if node.args[6] else _result_shape(node)
+    return 2 * places[0] * math.prod(places[2:]) * math.prod(_shape(node.args[1]))
+
+
+def _convolution_backward_flops(node: Node) -> int:
+    """The forward's products again for each gradient that is asked for: of the input, and of the filter.
+
+    PyTorch's counter gives the gradient of a grouped filter `groups` times as many; we count what is computed.
+    """
+    gradient, source, weight = node.args[:3]
+    places = _shape(source if node.args[7] else gradient)
+    mask: Any = node.args[10]
+    return 2 * places[0] * math.prod(places[2:]) * math.prod(_shape(weight)) * sum(map(bool, mask[:2]))
+
+
+def _grouped_mm_flops(node: Node) -> int:
+    """Every row meets one matrix of its group: 2·M·K·N for rows [M, K] and matrices [G, K, N]."""
+    rows, matrices = node.args[:2]
+    return 2 * math.prod(_shape(rows)) * _shape(matrices)[-1]
+
+
+def _grouped_mm_backward_flops(node: Node) -> int:
+    """Two products of the forward's size: gradients of the rows and of the matrices."""
+    rows, matrices = node.args[:2]
+    return 4 * math.prod(_shape(rows)) * _shape(matrices)[-1]
+
+
+_FORMULAS: Mapping[Any, Callable[[Node], int]] = MappingProxyType(
+    {
+        aten.mm.default: _mm_flops,
+        aten.addmm.default: _mm_flops,
+        aten.bmm.default: _mm_flops,
+        aten.baddbmm.default: _mm_flops,
+        aten.convolution.default: _convolution_flops,
+        aten.convolution_backward.default: _convolution_backward_flops,
+        portable_attention_backward: _attention_backward_flops,
+        portable_grouped_mm: _grouped_mm_flops,
+        portable_grouped_mm_backward: _grouped_mm_backward_flops,
+    }
+)
+
+
+def _shape(argument: Any) -> Shape:
+    assert isinstance(argument, Node)
+    return _sizes(argument.meta["val"])
+
+
+def _result_shape(node: Node) -> Shape:
+    return _sizes(node.meta["val"])
+
+
+def _sizes(value: torch.Tensor) -> Shape:
+    sizes = tuple(size_hint(size) for size in value.shape)
+    if None in sizes:
+        raise _UnknownSize
+    return sizes  # type: ignore[return-value]  # no None is left
+
+
+def _dtype_of(node: Node) -> str | None:
+    value = node.meta.get("val")
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else None

@@ -1,0 +1,126 @@
+"""What the inputs of a call are to the model, from what reads them: token ids, positions, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from dynamo_genie.passes.graphs.graph_view import origin
+from dynamo_genie.passes.graphs.semantics import Role
+from dynamo_genie.passes.understanding.attention import Attention
+from dynamo_genie.passes.understanding.axes import length_of
+from dynamo_genie.passes.understanding.causality import mask_history
+from dynamo_genie.passes.understanding.lineage import history
+
+aten = torch.ops.aten
+
+_INDICES: Mapping[Any, int] = {
+    aten.index_copy.default: 2,
+    aten.index_put.default: 1,
+    aten._unsafe_index_put.default: 1,
+    aten.scatter.src: 2,
+}
+"""Operators that write at places, with the position of the argument that says where."""
+
+_WAVES: frozenset[Any] = frozenset({aten.cos.default, aten.sin.default})
+_FEW_KINDS = 16
+"""A table with fewer rows tells kinds of tokens apart, not tokens or positions."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an input seems to be, how sure that is, and why."""
+
+    role: Role
+    confidence: float
+    evidence: str
+
+
+def read_inputs(
+    gm: GraphModule, attentions: Sequence[Attention], vocabularies: Iterable[int | None]
+) -> dict[Node, Reading]:
+    """Return what the inputs of a graph seem to be; those that nothing is known of are not in it.
+
+    Args:
+        gm: An ATen graph.
+        attentions: Its attentions.
+        vocabularies: How many tokens the graph's results score, where they do.
+    """
+    tokens, positions = _looked_up(gm, set(vocabularies))
+    found = _masks(attentions)
+    found.update(_places(gm))
+    found.update(positions)
+    found.update(tokens)
+    return found
+
+
+def _looked_up(gm: GraphModule, vocabularies: set[int | None]) -> tuple[dict[Node, Reading], dict[Node, Reading]]:
+    """Return the inputs that choose rows of a table: those of the vocabulary, and those of positions."""
+    lookups = gm.graph.find_nodes(op="call_function", target=aten.embedding.default)
+    rows = {lookup: length_of(lookup.args[0], 0) or 0 for lookup in lookups}
+    direct = {lookup: origin(lookup.args[1]) for lookup in lookups}
+    tables = {rows[lookup] for lookup in lookups}
+    known = tables & vocabularies or {max(tables, default=0)}
+    tokens, positions = {}, {}
+    for lookup, index in direct.items():
+        if index.op != "placeholder":
+            continue
+        evidence = f"chooses one of {rows[lookup]} rows at {lookup.name}"
+        if rows[lookup] in known:
+            tokens[index] = Reading(Role.TOKEN_IDS, 0.95, evidence)
+        elif rows[lookup] < _FEW_KINDS:
+            tokens.setdefault(index, Reading(Role.TOKEN_IDS, 0.5, evidence))
+        else:
+            positions[index] = Reading(Role.POSITION, 0.7, evidence)
+    return tokens, positions
+
+
+def _places(gm: GraphModule) -> dict[Node, Reading]:
+    """Return the inputs that say where entries are written or how far keys are turned, and counters of positions."""
+    found: dict[Node, Reading] = {}
+    for node in gm.graph.nodes:
+        if node.target in _INDICES:
+            _note(found, _nodes(node.args[_INDICES[node.target]]), f"says where {node.name} writes")
+        elif node.target in _WAVES:
+            _note(found, [node], f"is an angle at {node.name}")
+        elif _counts_up(node):
+            _note(found, [node.args[0]], f"is counted up at {node.name}")
+    return found
+
+
+def _counts_up(node: Node) -> bool:
+    """Say whether a node writes a number back into the input that it was made from."""
+    if node.target is not aten.copy_.default or len(node.all_input_nodes) != 2:
+        return False
+    place, value = node.all_input_nodes
+    return length_of(place, 0) is None and place in history(value, None)
+
+
+def _note(found: dict[Node, Reading], nodes: Iterable[Node], evidence: str) -> None:
+    for node in nodes:
+        for source in history(node, None):
+            if source.op == "placeholder" and _is_integer(source):
+                found.setdefault(source, Reading(Role.POSITION, 0.9, evidence))
+
+
+def _masks(attentions: Sequence[Attention]) -> dict[Node, Reading]:
+    return {
+        source: Reading(Role.MASK, 0.9, f"masks {attention.node.name}")
+        for attention in attentions
+        for bias in attention.biases
+        for source in mask_history(bias)
+        if source.op == "placeholder"
+    }
+
+
+def _is_integer(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and not value.is_floating_point() and value.dtype is not torch.bool
+
+
+def _nodes(value: Any) -> list[Node]:
+    return [part for part in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(part, Node)]

@@ -1,0 +1,127 @@
+"""Where the entries of a tensor come from, and where they go: through views, casts, rotations, cats and scatters.
+
+An operator *carries* its operand when the result holds the operand's entries, moved, scaled or put beside others. A
+matrix product, a convolution, a normalisation by kernel or an attention makes new ones: there every walk ends.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from dynamo_genie.passes.graphs.graph_view import RESHAPING, origin
+from dynamo_genie.passes.understanding.axes import axis_before
+
+aten = torch.ops.aten
+
+SPLITS: frozenset[Any] = frozenset(
+    {aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int, aten.chunk.default}
+)
+CATS: frozenset[Any] = frozenset({aten.cat.default, aten.stack.default})
+SCATTERS: dict[Any, int] = {
+    aten.index_copy.default: 3,
+    aten.index_put.default: 2,
+    aten._unsafe_index_put.default: 2,
+    aten.slice_scatter.default: 1,
+    aten.select_scatter.default: 1,
+    aten.scatter.src: 3,
+    aten.masked_scatter.default: 2,
+    aten.copy.default: 1,
+    aten.index_copy_.default: 3,
+    aten.index_put_.default: 2,
+}
+"""Operators that overwrite part of their first argument, with the position of what they write."""
+
+_GATHERS: frozenset[Any] = frozenset(
+    {
+        aten.index.Tensor, aten.index_select.default, aten.gather.default, aten.roll.default, aten.flip.default,
+        aten.select.int, aten.constant_pad_nd.default, aten.repeat.default, aten.narrow.default, aten.reshape.default,
+        aten.as_strided.default, aten.lift_fresh_copy.default, aten.contiguous.default,
+    }
+)  # fmt: skip
+_BLANKS: frozenset[Any] = frozenset(
+    {
+        aten.new_empty.default, aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
+        aten.empty_like.default, aten.zeros_like.default, aten.ones_like.default, aten.full_like.default,
+    }
+)  # fmt: skip
+"""What takes a shape from its operand, and no entries."""
+
+PRODUCTS: frozenset[Any] = frozenset(
+    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.matmul.default}
+)
+_REDUCTIONS: frozenset[Any] = frozenset({aten.mean.dim, aten.amax.default, aten.amin.default, aten.sum.dim_IntList})
+"""What scales are made of: the norm of a key, the range of a quantised one."""
+
+
+def history(node: Node, axis: int | None) -> dict[Node, int | None]:
+    """Return `node` and all it is carried from, nearest first, each with the dimension that `axis` has there."""
+    found: dict[Node, int | None] = {node: axis}
+    pending = [node]
+    for current in pending:
+        for source in carried_from(current):
+            if source not in found:
+                found[source] = axis_before(current, source, found[current])
+                pending.append(source)
+    return found
+
+
+def carried_from(node: Node) -> Iterator[Node]:
+    """Yield the operands whose entries `node` holds."""
+    target: Any = node.target
+    if node.op != "call_function":
+        return
+    if target in RESHAPING or target in SPLITS or target in _GATHERS or target in _REDUCTIONS:
+        yield from _nodes(node.args[0])
+    elif target is operator.getitem:
+        whole = node.args[0]
+        if isinstance(whole, Node) and whole.target in SPLITS:
+            yield whole
+    elif target in CATS:
+        yield from _nodes(*node.args[0])  # type: ignore[misc]
+    elif target in SCATTERS:
+        yield from _nodes(node.args[0], node.args[SCATTERS[target]])
+    elif is_pointwise(node):
+        yield from node.all_input_nodes
+
+
+def is_computed(node: Node) -> bool:
+    """Say whether a node makes new entries from tensors: a walk along what is carried ends there."""
+    makes = node.op == "call_function" and node.target not in _BLANKS and next(carried_from(node), None) is None
+    return makes and any(isinstance(source.meta.get("val"), torch.Tensor) for source in node.all_input_nodes)
+
+
+def projected(node: Node) -> Iterator[Node]:
+    """Yield the operand that a computing node takes its entries from: what a product multiplies with a weight."""
+    position = 1 if node.target in (aten.addmm.default, aten.baddbmm.default) else 0
+    yield from _nodes(*node.args[position : position + 1])
+
+
+def roots_of(found: Iterable[Node]) -> frozenset[Node]:
+    """Return what the computing nodes among some nodes took their entries from."""
+    return frozenset(origin(operand) for node in found if is_computed(node) for operand in projected(node))
+
+
+def is_pointwise(node: Node) -> bool:
+    """Say whether an operator computes each element of its result from the elements at the same place."""
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+
+
+def carried_to(nodes: list[Node]) -> Iterator[Node]:
+    """Yield the given nodes and every node that carries their entries on, nearest first."""
+    found = set(nodes)
+    pending = list(nodes)
+    for current in pending:
+        yield current
+        for user in current.users:
+            if user not in found and any(source is current for source in carried_from(user)):
+                found.add(user)
+                pending.append(user)
+
+
+def _nodes(*values: Any) -> Iterator[Node]:
+    yield from (value for value in values if isinstance(value, Node))

@@ -1,0 +1,1 @@
+"""Sockets, keys and the pipe between supervisor and worker; imports no torch."""

@@ -1,0 +1,1 @@
+"""Device and host memory: resident buffers, budgets, weights, KV arenas, offload."""

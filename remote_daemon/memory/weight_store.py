@@ -1,0 +1,184 @@
+"""Weights of one worker by content: uploaded once, shared by all its sessions, copied when one changes them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.memory.buffers import BufferStore
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.offloaded import HostSpace, Layout
+from dynamo_genie.remote_daemon.transfer.staging import Upload
+from dynamo_genie.runtime.wire.content import content_digest
+from dynamo_genie.runtime.wire.tensor import TensorSpec
+
+
+@dataclass
+class ResidentWeight:
+    """A tensor with a known content. `users` counts the handles that name it.
+
+    Attributes:
+        tensor: None while the bytes lie in host memory; `WeightStore.bring_back` returns it then.
+        host: Those bytes.
+    """
+
+    digest: bytes
+    spec: TensorSpec
+    tensor: torch.Tensor | None
+    nbytes: int
+    users: int = 0
+    host: torch.Tensor | None = None
+
+
+class WeightStore:
+    """Maps content digests to resident tensors.
+
+    A weight that no session uses stays, so that the next process with the same model uploads nothing; the
+    least recently used ones make room when memory is wanted.
+    """
+
+    def __init__(self, buffers: BufferStore, budget: MemoryBudget, host: HostSpace | None = None) -> None:
+        """Hold nothing yet; `host` is where weights lie whose users are idle."""
+        self._buffers = buffers
+        self._budget = budget
+        self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
+        self._storages: set[int] = set()
+        self._lock = threading.Lock()  # the transfer thread makes room for uploads
+        self._host = host
+        self.nbytes = 0
+
+    def owns(self, storage_key: int) -> bool:
+        """Whether a storage (by its address) belongs to a resident weight."""
+        return storage_key in self._storages
+
+    @property
+    def unused_nbytes(self) -> int:
+        """Bytes that `drop_unused` could give back."""
+        with self._lock:
+            return sum(weight.nbytes for weight in self._by_digest.values() if weight.users == 0)
+
+    def store(self, digest: bytes, spec: TensorSpec, upload: Upload) -> None:
+        """Keep a finished upload under its content digest.
+
+        Raises:
+            ProtocolError: The bytes that arrived are not those that the digest names.
+            QuotaExceeded: The memory limit is reached even without the unused weights.
+        """
+        if content_digest(spec, bytes(upload.chunk_digests)) != digest:
+            raise ProtocolError("an uploaded weight does not match its digest; it was changed while it was sent")
+        if digest in self._by_digest:
+            return
+        self._budget.reserve(upload.nbytes, "a weight")
+        try:
+            tensor = self._buffers.adopt(spec, upload.memory)
+        except BaseException:
+            self._budget.release(upload.nbytes)
+            raise
+        with self._lock:
+            self._by_digest[digest] = ResidentWeight(digest, spec, tensor, upload.nbytes)
+            self._storages.add(tensor.untyped_storage()._cdata)
+            self.nbytes += upload.nbytes
+
+    def hold(self, digest: bytes) -> ResidentWeight | None:
+        """Return the weight with this content and count one more user, or None."""
+        with self._lock:
+            weight = self._by_digest.get(digest)
+            if weight is not None:
+                self._by_digest.move_to_end(digest)
+                weight.users += 1
+            return weight
+
+    def acquire(self, digest: bytes, spec: TensorSpec) -> ResidentWeight:
+        """Return the weight with this content and count one more user.
+
+        Raises:
+            ProtocolError: The content is not here, or is described differently.
+        """
+        weight = self.hold(digest)
+        if weight is not None and weight.spec == spec:
+            return weight
+        if weight is not None:
+            self.release(weight)
+        raise ProtocolError("a weight was named that this worker does not hold")
+
+    def release(self, weight: ResidentWeight) -> None:
+        """Count one user less; the content stays until memory is wanted."""
+        with self._lock:
+            weight.users -= 1
+            if weight.users == 0 and weight.host is not None:
+                self._forget(weight)  # nothing in the device's memory to keep
+
+    def drop_unused(self, enough: Callable[[], bool]) -> None:
+        """Drop unused weights, oldest first, until there is enough room or none is left."""
+        with self._lock:
+            for weight in [weight for weight in self._by_digest.values() if weight.users == 0]:
+                if enough():
+                    return
+                self._forget(weight)
+
+    def spill(self, weight: ResidentWeight) -> bool:
+        """Move a weight to host memory if there is room; those who hold its tensor must let go of it."""
+        with self._lock:
+            if weight.tensor is None or self._host is None:
+                return False
+            storage = weight.tensor.untyped_storage()
+            weight.host = self._host.take(storage)
+            if weight.host is None:
+                return False
+            self._storages.discard(storage._cdata)
+            weight.tensor = None
+            self.nbytes -= weight.nbytes
+            return True
+
+    def bring_back(self, weight: ResidentWeight) -> torch.Tensor:
+        """Return a weight's tensor, bringing it back to the device's memory first if it is not there.
+
+        Raises:
+            QuotaExceeded: It does not fit; it stays where it is.
+        """
+        if weight.tensor is not None:
+            return weight.tensor
+        assert weight.host is not None and self._host is not None
+        storage = self._host.give_back(weight.host, "a weight")
+        with self._lock:
+            weight.tensor = Layout.described(weight.spec).on(storage)
+            weight.host = None
+            self._storages.add(storage._cdata)
+            self.nbytes += weight.nbytes
+        return weight.tensor
+
+    def private_copy(self, weight: ResidentWeight) -> torch.Tensor:
+        """Return what one session may change instead; the caller accounts for it and releases the original.
+
+        A copy where one fits, so that the content stays for the next session; else the tensor itself, if nobody
+        else uses it.
+
+        Raises:
+            QuotaExceeded: The copy does not fit.
+        """
+        tensor = self.bring_back(weight)
+        if self._budget.has_room(weight.nbytes):
+            return tensor.clone(memory_format=torch.preserve_format)
+        with self._lock:
+            if weight.users > 1:
+                raise QuotaExceeded(
+                    f"no room to copy a weight of {weight.nbytes:,} bytes before changing it, and others use it too; "
+                    "free tensors or start the daemon with a larger --memory-limit"
+                )
+            self._forget(weight)
+        return tensor
+
+    def _forget(self, weight: ResidentWeight) -> None:
+        del self._by_digest[weight.digest]
+        if weight.tensor is None:
+            assert weight.host is not None and self._host is not None
+            self._host.drop(weight.host)
+            return
+        self._storages.discard(weight.tensor.untyped_storage()._cdata)
+        self._budget.release(weight.nbytes)
+        self.nbytes -= weight.nbytes

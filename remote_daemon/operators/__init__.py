@@ -1,0 +1,1 @@
+"""The operators a worker may run, and how programs are checked against them."""

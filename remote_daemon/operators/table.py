@@ -1,0 +1,198 @@
+"""What each key of the operator table runs on this worker's device. Runs in workers only: imports torch.
+
+A key is looked up in tables that this module builds from its own constants; no text from the network is ever
+followed through attributes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.operators import attention, grouped_mm
+from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
+
+Run = Callable[..., Any]
+
+_INT64 = 1 << 63
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator as a worker runs it.
+
+    Attributes:
+        run: What is called.
+        schema: None for functions on plain numbers and for "getitem".
+        needs_device: Whether a call must be told on which device to make its result.
+        overload: The ATen operator that `run` is, where it is one: what compilers know it by.
+    """
+
+    key: str
+    run: Run
+    schema: torch._C.FunctionSchema | None
+    random: bool = False
+    needs_device: bool = False
+    overload: torch._ops.OpOverload | None = None
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether the result is a number, or has a size, that only the data can tell: a device must be waited for."""
+        tags = self.overload.tags if self.overload is not None else ()
+        # indexing has the tag for boolean masks, which are seldom; those fail when they are met
+        is_index = self.key in ("aten.index.Tensor", "aten._unsafe_index.Tensor")
+        return (torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags) and not is_index
+
+
+def resolve_operator(key: str, device: torch.device) -> Operator:
+    """Return the operator that `key` names, ready for `device`."""
+    function = _functions().get(key)
+    if function is not None:
+        return Operator(key, function, None)
+    if key in _ATTENTION:
+        return _resolve_attention(key, device)
+    if key in _GROUPED:
+        return Operator(key, *_GROUPED[key])
+    overload = _overloads().get(key)
+    if overload is None:
+        raise ProtocolError(f"operator {key} is in the table, but torch {torch.__version__} here does not have it")
+    return _on_device(key, overload, device)
+
+
+def _on_device(key: str, overload: torch._ops.OpOverload, device: torch.device) -> Operator:
+    schema = overload._schema
+    random = torch.Tag.nondeterministic_seeded in overload.tags
+    run: Run = overload._op
+    if random and device.type != "cpu":
+        run = _as_on_cpu(overload, device)
+    return Operator(key, run, schema, random, _makes_tensors(schema), overload)
+
+
+def _makes_tensors(schema: torch._C.FunctionSchema) -> bool:
+    """Say whether a call must be told the device: it takes one, and has no tensor to take it from."""
+    takes_device = any(argument.name == "device" for argument in schema.arguments)
+    return takes_device and not any("Tensor" in str(argument.type) for argument in schema.arguments)
+
+
+# --- plain numbers ---------------------------------------------------------------------------------------
+
+
+def _in_int64(function: Run) -> Run:
+    """Bound results, so that a chain of multiplications cannot grow numbers that fill the memory."""
+
+    @wraps(function)
+    def bounded(*numbers: Any) -> Any:
+        result = function(*numbers)
+        if type(result) is int and not -_INT64 <= result < _INT64:
+            raise OverflowError(f"{function.__name__} of {numbers} leaves the range of 64-bit integers")
+        return result
+
+    return bounded
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if type(base) is int and type(exponent) is int and base not in (0, 1, -1) and exponent > 63:
+        raise OverflowError(f"{base} ** {exponent} leaves the range of 64-bit integers")
+    return operator.pow(base, exponent)
+
+
+def _left_shift(number: Any, count: Any) -> Any:
+    if count > 63:
+        raise OverflowError(f"{number} << {count} leaves the range of 64-bit integers")
+    return operator.lshift(number, count)
+
+
+_OPERATOR_FUNCTIONS: tuple[Run, ...] = (
+    operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod, operator.neg,
+    operator.pos, operator.abs, operator.and_, operator.or_, operator.xor, operator.not_, operator.rshift,
+    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
+)  # fmt: skip
+_ROUNDING_FUNCTIONS: tuple[Run, ...] = (math.ceil, math.floor, math.trunc)
+_MATH_FUNCTIONS: tuple[Run, ...] = (
+    math.sqrt, math.cos, math.cosh, math.sin, math.sinh, math.tan, math.tanh,
+    math.asin, math.acos, math.atan, math.log2,
+)  # fmt: skip
+_SYMBOLIC_FUNCTIONS: tuple[Run, ...] = (
+    torch.sym_int, torch.sym_float, torch.sym_max, torch.sym_min, torch.sym_not, torch.sym_ite, torch.sym_sum,
+)  # fmt: skip
+
+
+@cache
+def _functions() -> dict[str, Run]:
+    known: dict[str, Run] = {"getitem": operator.getitem, "builtins.round": round}
+    known |= {f"operator.{function.__name__}": _in_int64(function) for function in _OPERATOR_FUNCTIONS}
+    known |= {"operator.pow": _in_int64(_power), "operator.lshift": _in_int64(_left_shift)}
+    known |= {f"math.{function.__name__}": function for function in _ROUNDING_FUNCTIONS + _MATH_FUNCTIONS}
+    known |= {f"torch.{function.__name__}": _in_int64(function) for function in _SYMBOLIC_FUNCTIONS}
+    known |= {f"torch._sym_{function.__name__}": function for function in _MATH_FUNCTIONS}
+    return {key: known[key] for key in FUNCTIONS}
+
+
+# --- ATen ------------------------------------------------------------------------------------------------
+
+
+@cache
+def _overloads() -> dict[str, torch._ops.OpOverload]:
+    """Return the operators of the table that this torch has, by key."""
+    found: dict[str, torch._ops.OpOverload] = {}
+    for key in ATEN:
+        _, packet, overload = key.split(".")
+        candidate = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+        if isinstance(candidate, torch._ops.OpOverload):
+            found[key] = candidate
+    return found
+
+
+def _as_on_cpu(overload: torch._ops.OpOverload, device: torch.device) -> Run:
+    """Return `overload` drawing from the CPU generator, so that every device gets the numbers eager CPU gets."""
+    schema = overload._schema
+    makes_tensors = _makes_tensors(schema)
+    written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+
+    returns_argument = any(r.alias_info is not None and r.alias_info.is_write for r in schema.returns)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if makes_tensors:
+            kwargs["device"] = "cpu"
+        here, named = tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), (args, kwargs))
+        result = overload._op(*here, **named)
+        for position in written:
+            args[position].copy_(here[position])
+        if returns_argument:
+            return args[written[0]]
+        return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), result)
+
+    return run
+
+
+# --- attention -------------------------------------------------------------------------------------------
+
+_ATTENTION: dict[str, Run] = {
+    "genie.attention": attention.attention,
+    "genie.attention_backward": attention.attention_backward,
+}
+
+
+_GROUPED: dict[str, tuple[Run, torch._C.FunctionSchema]] = {
+    "genie.grouped_mm": (grouped_mm.grouped_mm, grouped_mm.SCHEMA),
+    "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),
+}
+
+
+def _resolve_attention(key: str, device: torch.device) -> Operator:
+    aten = torch.ops.aten
+    kernel = {
+        "genie.attention": aten._scaled_dot_product_flash_attention_for_cpu.default,
+        "genie.attention_backward": aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+    }[key]
+    if device.type == "cpu":
+        return Operator(key, kernel._op, kernel._schema, overload=kernel)
+    return Operator(key, _ATTENTION[key], kernel._schema)

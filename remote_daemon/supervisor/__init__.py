@@ -1,0 +1,1 @@
+"""The supervisor: admission, tenants, leases and worker processes; imports no torch."""

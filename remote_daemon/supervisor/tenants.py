@@ -1,0 +1,70 @@
+"""The worker of each tenant on each device: none, starting, ready or backing off. Pure; time is passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dynamo_genie.remote_daemon.supervisor.events import WorkerId
+from dynamo_genie.runtime.wire import messages as m
+
+FIRST_BACK_OFF_S = 0.25
+MAX_BACK_OFF_S = 30.0
+SETTLED_S = 10.0
+
+
+@dataclass
+class Waiting:
+    """A client that was promised an answer once the worker is ready."""
+
+    peer: bytes
+    hello: m.Hello | m.OpenDevice
+
+
+@dataclass
+class Tenant:
+    """One tenant on one device, and its worker there. `key` is its public key, empty for the one without keys."""
+
+    key: str
+    device: int = 0
+    worker: WorkerId | None = None
+    pid: int = 0
+    ready: m.WorkerReady | None = None
+    waiting: list[Waiting] = field(default_factory=list)
+    ready_at: float = 0.0
+    failures: int = 0
+    failure: m.WorkerFailed | None = None
+    restart_at: float | None = None
+    last_words: str = ""
+
+    @property
+    def state(self) -> str:
+        """Return the state for people: ready, starting, failed or stopped."""
+        if self.worker is not None:
+            return "ready" if self.ready else "starting"
+        return "failed" if self.failure else "stopped"
+
+    def starting(self, worker: WorkerId) -> None:
+        """Note that a process is being started."""
+        self.worker, self.pid, self.ready, self.restart_at, self.last_words = worker, 0, None, None, ""
+
+    def became_ready(self, ready: m.WorkerReady, now: float) -> None:
+        """Note that the worker can serve."""
+        self.ready, self.ready_at, self.failure = ready, now, None
+
+    def exited(self, how: str, now: float) -> None:
+        """Note that the process is gone and when to start the next: at once, unless the last ones died young."""
+        was_ready, self.worker, self.ready = self.ready is not None, None, None
+        self.failures = 0 if was_ready and now - self.ready_at >= SETTLED_S else self.failures + 1
+        if not was_ready and self.failure is None:
+            self.failure = m.WorkerFailed("DaemonUnavailable", f"the worker died while it started ({how})")
+        self.restart_at = now + self._back_off_s(first_is_free=was_ready)
+
+    def _back_off_s(self, *, first_is_free: bool) -> float:
+        if self.failures <= int(first_is_free):
+            return 0.0
+        return min(FIRST_BACK_OFF_S * 2.0 ** min(self.failures - 1, 16), MAX_BACK_OFF_S)
+
+    def take_waiting(self) -> list[Waiting]:
+        """Return those who wait for the worker, and forget them."""
+        waiting, self.waiting = self.waiting, []
+        return waiting

@@ -1,0 +1,96 @@
+"""One worker process as the supervisor sees it: started, linked, watched, killed. Decides nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dynamo_genie import errors
+from dynamo_genie.remote_daemon.channel.parent import open_pidfd
+from dynamo_genie.remote_daemon.channel.pipe import SupervisorLink, make_link
+from dynamo_genie.remote_daemon.channel.worker_config import IpcBind, WorkerConfig
+
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
+STDERR_FD = 2
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which `import dynamo_genie` finds the same package as here.
+
+    A bare checkout is found through `sys.path[0]`, which a child does not inherit.
+    """
+    home = str(Path(errors.__file__).parent.parent)
+    child = {**environ, "PYTHONSAFEPATH": "1"}  # a `random.py` in the current directory is none of our business
+    if home not in _installed_paths():
+        known = environ.get("PYTHONPATH")
+        child["PYTHONPATH"] = f"{home}{os.pathsep}{known}" if known else home
+    return child
+
+
+def _installed_paths() -> set[str]:
+    # putting site-packages on PYTHONPATH would let it shadow the standard library
+    paths = sysconfig.get_paths()
+    return {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
+
+
+class WorkerProcess:
+    """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `link`."""
+
+    def __init__(self, command: Sequence[str], config: WorkerConfig) -> None:
+        self.link: SupervisorLink
+        self.link, theirs = make_link()
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, "--link-fd", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
+                env=child_environment(os.environ),
+                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
+            )
+        self.exit_fd = open_pidfd(self._process.pid)
+        self._bind = config.bind
+        self.link.send(config)
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._process.pid
+
+    def poll(self) -> str | None:
+        """Return how the process ended, for people, or None while it runs."""
+        code = self._process.poll()
+        return None if code is None else describe_exit(code)
+
+    def kill(self) -> None:
+        """End the process now; its end shows up at `exit_fd` as any other."""
+        self._process.kill()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Make sure that nothing of the worker is left: process, descriptors, socket files."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(timeout_s)
+        self.link.close()
+        if self.exit_fd >= 0:
+            os.close(self.exit_fd)
+            self.exit_fd = -1
+        if isinstance(self._bind, IpcBind):
+            for name in ("c", "b"):
+                Path(self._bind.endpoint(name).removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def describe_exit(code: int) -> str:
+    """Return "exit code 3" or "killed by SIGSEGV"."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -1,0 +1,1 @@
+"""Bulk transfers: uploads, downloads, and tensors between workers."""

@@ -1,0 +1,95 @@
+"""Which sessions may attach, and which attached: shared by the executor and the transfer thread."""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dynamo_genie.remote_daemon.memory.host_memory import allocate_host
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
+from dynamo_genie.remote_daemon.transfer.staging import Allocate, Staging
+from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
+from dynamo_genie.runtime.wire.messages import AdmitSession
+
+
+@dataclass
+class Admission:
+    """A session that the supervisor let in, from the worker's point of view.
+
+    Attributes:
+        arrivals: Tensors from other workers.
+        traffic: Bytes of tensors that went to and came from other workers.
+        link_failures: Why a link to another worker can send nothing more, by its number.
+    """
+
+    session: bytes
+    token: bytes
+    client: str
+    staging: Staging
+    arrivals: Arrivals
+    traffic: PeerTraffic
+    link_failures: dict[int, str] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+    bulk_identity: bytes = b""
+
+
+class Admissions:
+    """Admitted sessions by id, and the ids whose state the executor has yet to free."""
+
+    def __init__(self, budget: MemoryBudget, wake: Callable[[], None], allocate: Allocate = allocate_host) -> None:
+        """Make an empty list.
+
+        Args:
+            budget: What is on its way in counts here.
+            wake: Makes the executor look whether what a session waits for has arrived.
+            allocate: Returns host memory for what is on its way in.
+        """
+        self._budget = budget
+        self._allocate = allocate
+        self._wake = wake
+        self.traffic = PeerTraffic()
+        self._lock = threading.Lock()
+        self._admitted: dict[bytes, Admission] = {}
+        self._dropped: list[bytes] = []
+
+    def admit(self, message: AdmitSession) -> None:
+        """Let a session attach with its token."""
+        staging, traffic = Staging(self._budget, self._allocate), PeerTraffic(self.traffic)
+        arrivals = Arrivals(staging, traffic, self._wake)
+        admission = Admission(message.session, message.token, message.client, staging, arrivals, traffic)
+        with self._lock:
+            self._admitted[message.session] = admission
+
+    def knows(self, session: bytes) -> bool:
+        """Whether the session was admitted and not dropped since."""
+        with self._lock:
+            return session in self._admitted
+
+    def attach(self, session: bytes, token: bytes) -> Admission | None:
+        """Return the admission when the token is right."""
+        with self._lock:
+            admission = self._admitted.get(session)
+        if admission is None or not hmac.compare_digest(admission.token, token):
+            return None
+        return admission
+
+    def drop(self, session: bytes) -> None:
+        """Shut a session out; the executor frees what it holds."""
+        with self._lock:
+            if self._admitted.pop(session, None) is not None:
+                self._dropped.append(session)
+
+    def take_dropped(self) -> list[bytes]:
+        """Return the sessions dropped since the last call."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def all(self) -> list[Admission]:
+        """Every admitted session."""
+        with self._lock:
+            return list(self._admitted.values())

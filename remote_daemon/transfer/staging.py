@@ -1,0 +1,132 @@
+"""Uploads on their way in, and finished ones waiting to be claimed. Shared by the bulk and executor threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.memory.host_memory import allocate_host
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.runtime.wire.content import chunk_digest
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
+
+MAX_UPLOADS = 16_384
+"""Unclaimed uploads that one session may hold."""
+
+
+Allocate: TypeAlias = Callable[[int], torch.Tensor]
+
+UploadKey: TypeAlias = "int | tuple[int, int]"
+"""An upload of the client by its number, or a tensor of another worker by the numbers of its link and itself."""
+
+
+@dataclass
+class Upload:
+    """One transfer into worker memory: a flat uint8 tensor filled from the front, hashed chunk by chunk."""
+
+    nbytes: int
+    memory: torch.Tensor
+    view: memoryview
+    received: int = 0
+    chunk_digests: bytearray = field(default_factory=bytearray)
+
+    def room(self, offset: int) -> memoryview:
+        """Return where the chunk at `offset` belongs; chunks come in order.
+
+        Raises:
+            ProtocolError: The offset is not the next one.
+        """
+        if offset != self.received or offset >= self.nbytes:
+            raise ProtocolError(f"chunk at {offset} of an upload that expects {self.received} of {self.nbytes}")
+        return self.view[offset : min(offset + CHUNK_NBYTES, self.nbytes)]
+
+    def arrived(self, chunk: memoryview) -> bool:
+        """Account for a chunk written into `room`; return whether the upload is complete."""
+        self.chunk_digests += chunk_digest(chunk)
+        return self.advance(len(chunk))
+
+    def advance(self, nbytes: int) -> bool:
+        """Account for bytes that nobody will ask the digest of; return whether the upload is complete."""
+        self.received += nbytes
+        return self.received == self.nbytes
+
+
+class Staging:
+    """The uploads of one session."""
+
+    def __init__(self, budget: MemoryBudget, allocate: Allocate = allocate_host) -> None:
+        """Hold nothing yet; `allocate` returns host memory, flat, uint8, for so many bytes."""
+        self._budget = budget
+        self._allocate = allocate
+        self._lock = threading.Lock()
+        self._open: dict[UploadKey, Upload] = {}
+        self._finished: dict[UploadKey, Upload] = {}
+        self._closed = False
+
+    def begin(self, upload_id: UploadKey, nbytes: int) -> Upload:
+        """Reserve memory for an upload.
+
+        Raises:
+            QuotaExceeded: The memory limit or the number of uploads would be passed.
+            ProtocolError: The number is in use.
+        """
+        with self._lock:
+            if self._closed or upload_id in self._open or upload_id in self._finished:
+                raise ProtocolError(f"upload {upload_id} exists already")
+            if len(self._open) + len(self._finished) >= MAX_UPLOADS:
+                raise QuotaExceeded(f"more than {MAX_UPLOADS} uploads wait to be used")
+            self._budget.reserve(nbytes, f"an upload of {nbytes:,} bytes")
+            try:
+                memory = self._allocate(nbytes)
+            except (RuntimeError, OSError) as error:
+                self._budget.release(nbytes)
+                raise QuotaExceeded(f"no memory for an upload of {nbytes:,} bytes: {error}") from None
+            upload = Upload(nbytes, memory, memory.numpy().data)
+            (self._open if nbytes else self._finished)[upload_id] = upload
+            return upload
+
+    def find(self, upload_id: UploadKey) -> Upload | None:
+        """Return an upload that is still open."""
+        with self._lock:
+            return self._open.get(upload_id)
+
+    def finish(self, upload_id: UploadKey) -> None:
+        """Make a complete upload claimable."""
+        with self._lock:
+            upload = self._open.pop(upload_id, None)
+            if upload is not None:
+                self._finished[upload_id] = upload
+
+    def abort(self, upload_id: UploadKey) -> None:
+        """Forget an upload and its memory."""
+        with self._lock:
+            upload = self._open.pop(upload_id, None) or self._finished.pop(upload_id, None)
+            if upload is not None:
+                self._budget.release(upload.nbytes)
+
+    def claim(self, upload_id: UploadKey) -> Upload:
+        """Hand a finished upload over; its bytes stop counting as staged.
+
+        Raises:
+            ProtocolError: No such upload has finished.
+        """
+        with self._lock:
+            upload = self._finished.pop(upload_id, None)
+            if upload is None:
+                raise ProtocolError(f"upload {upload_id} is unknown or not complete")
+            self._budget.release(upload.nbytes)
+            return upload
+
+    def close(self) -> None:
+        """Forget everything; later uploads are refused."""
+        with self._lock:
+            self._closed = True
+            for upload in (*self._open.values(), *self._finished.values()):
+                self._budget.release(upload.nbytes)
+            self._open.clear()
+            self._finished.clear()

@@ -1,0 +1,1 @@
+"""The worker: its executor, its sessions, and the state they share."""

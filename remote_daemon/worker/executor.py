@@ -1,0 +1,200 @@
+"""The worker's executor thread: reads the control socket, runs commands, answers. It alone owns the tensors.
+
+Reading the socket in the thread that runs the commands saves two thread hand-overs in every call. Liveness does
+not depend on it: libzmq's own thread answers heartbeats, and the transfer thread talks to the supervisor.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
+from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
+from dynamo_genie.remote_daemon.memory.host_memory import give_back_idle
+from dynamo_genie.remote_daemon.transfer.mailboxes import Admission, Admissions
+from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
+from dynamo_genie.remote_daemon.worker.failures import describe_failure
+from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
+from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.wire import messages as m
+
+log = logging.getLogger(__name__)
+
+LOOK_AROUND_MS = 20
+"""How long the thread waits for a message before it looks for news; a poller would cost every call some us."""
+
+MAX_EARLY = 64
+"""Clients remembered that tried to attach before the supervisor's word about them; their connects time out."""
+
+OpenSession = Callable[[Admission], WorkerSession]
+
+
+class Executor:
+    """Runs every session's commands, one batch at a time, fairly between connections.
+
+    A session that waits for another worker is suspended: it keeps its place, and the others go on. Only then the
+    thread polls, for messages and for `wakeup`, which the transfer thread sets when what is waited for is there.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        admissions: Admissions,
+        open_session: OpenSession,
+        wakeup: Wakeup,
+        synchronize: Callable[[], None],
+    ) -> None:
+        """Serve on `socket`; `synchronize` waits until what was launched on the device is through."""
+        self._socket = socket
+        self._wakeup = wakeup
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(wakeup.fileno(), zmq.POLLIN)
+        self._suspended: dict[WorkerSession, bytes] = {}
+        self._admissions = admissions
+        self._open_session = open_session
+        self._synchronize = synchronize
+        self._launched: tuple[WorkerSession, bytes] | None = None
+        self._news = False
+        self._draining = False
+        self._by_identity: dict[bytes, WorkerSession] = {}
+        self._early: deque[tuple[bytes, m.Attach]] = deque(maxlen=MAX_EARLY)
+        self.sessions: dict[bytes, WorkerSession] = {}
+
+    def wake(self) -> None:
+        """Make the thread look for admitted and dropped sessions soon; called from another thread."""
+        self._news = True
+
+    def drain(self) -> None:
+        """Make `serve` return after the batch in hand; called from another thread."""
+        self._draining = True
+
+    def serve(self) -> None:
+        """Run until drained.
+
+        Raises:
+            DeviceLost: A session's command made the device unusable; that session has been told.
+        """
+        self._socket.rcvtimeo = LOOK_AROUND_MS
+        while not self._draining:
+            if self._news:
+                self._news = False
+                self._close_dropped()
+                self._attach_early()
+            if self._suspended:
+                self._wakeup.clear()
+                self._resume_suspended()
+            self._receive()
+
+    def _receive(self) -> None:
+        flags = 0
+        if self._suspended:
+            self._poller.poll(self._pause_ms())
+            flags = zmq.NOBLOCK
+        try:
+            frames = self._socket.recv_multipart(flags)
+        except zmq.Again:
+            return
+        identity = frames[0]
+        session: WorkerSession | None = None
+        try:
+            if len(frames) != 2:
+                raise ProtocolError(f"a control message has one frame, not {len(frames) - 1}")
+            message = codec.client_to_worker(frames[1])
+            if isinstance(message, m.Batch):
+                session = self._by_identity.get(identity)
+                if session is None:
+                    raise SessionLost("the connection to the worker was cut, and what was on the way is lost")
+                self._take_turn(session, identity)
+                replies = session.run(message, len(frames[1]), time.monotonic())
+                if session.due is not None:
+                    self._suspended[session] = identity
+            else:
+                replies = self._attach(identity, message)
+        except GenieError as error:
+            replies = [m.Failed(0, describe_failure(error))]
+        for reply in replies:
+            self._send(identity, reply)
+        if session is not None:
+            self._check_device(session)
+
+    def _take_turn(self, session: WorkerSession, identity: bytes) -> None:
+        """Let another session launch only after what the last one launched is through: a failure is its own."""
+        if self._launched is not None and self._launched[0] is not session:
+            last, whose = self._launched
+            try:
+                self._synchronize()
+            except RuntimeError as error:
+                failure = describe_failure(error)
+                self._send(whose, m.Failed(0, failure))
+                last.lost_device = failure.message.splitlines()[0]
+                self._check_device(last)
+        self._launched = (session, identity)
+
+    def _check_device(self, session: WorkerSession) -> None:
+        if session.lost_device:
+            raise DeviceLost(f"a program of one of its sessions made the device unusable: {session.lost_device}")
+
+    def _resume_suspended(self) -> None:
+        """Give each suspended session the chance to go on, with one batch at most."""
+        for session, identity in list(self._suspended.items()):
+            self._take_turn(session, identity)
+            for reply in session.resume(time.monotonic()):
+                self._send(identity, reply)
+            self._check_device(session)
+            if session.due is None:
+                del self._suspended[session]
+
+    def _pause_ms(self) -> int:
+        """Return how long nothing can happen but a message or a wake-up."""
+        due = min((session.due or 0.0 for session in self._suspended), default=0.0)
+        return max(0, min(LOOK_AROUND_MS, math.ceil((due - time.monotonic()) * 1000)))
+
+    def _attach(self, identity: bytes, message: m.Attach) -> list[m.WorkerToClient]:
+        if not self._admissions.knows(message.session):
+            self._early.append((identity, message))  # the supervisor's word is still on its way
+            return []
+        admission = self._admissions.attach(message.session, message.token)
+        if admission is None:
+            raise ProtocolError("no such session, or a wrong token")
+        session = self.sessions.get(message.session)
+        if session is None:
+            session = self.sessions[message.session] = self._open_session(admission)
+        self._by_identity[identity] = session
+        return [m.Attached(message.request_id)]
+
+    def _attach_early(self) -> None:
+        """Try again the clients that came before the supervisor's word about them; the others wait on."""
+        for _ in range(len(self._early)):
+            identity, message = self._early.popleft()
+            try:
+                replies = self._attach(identity, message)
+            except ProtocolError as error:
+                replies = [m.Failed(message.request_id, describe_failure(error))]
+            for reply in replies:
+                self._send(identity, reply)
+
+    def _close_dropped(self) -> None:
+        dropped = [self.sessions.pop(session, None) for session in self._admissions.take_dropped()]
+        for session in dropped:
+            if session is not None:
+                session.close()
+                if self._launched is not None and self._launched[0] is session:
+                    self._launched = None
+                self._suspended.pop(session, None)
+                self._by_identity = {i: s for i, s in self._by_identity.items() if s is not session}
+        if dropped:
+            give_back_idle()  # about a millisecond; a worker kept hundreds of MiB after a thousand sessions
+
+    def _send(self, identity: bytes, reply: m.WorkerToClient) -> None:
+        try:
+            self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
+            self._socket.send(codec.encode(reply), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            log.debug("client went away before its answer: %s", error)

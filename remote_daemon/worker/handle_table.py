@@ -1,0 +1,168 @@
+"""The tensors that one session can name, and what they cost. Knows nothing of messages' order or replies."""
+
+from __future__ import annotations
+
+import torch
+
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.offloaded import HostSpace, SpilledStorage
+from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
+from dynamo_genie.remote_daemon.worker.own_tensors import OwnTensors, Poison
+from dynamo_genie.runtime.wire.messages import ErrorInfo
+
+MAX_HANDLES = 4_000_000
+
+
+class PoisonedInput(Exception):
+    """A command names a handle whose making failed; carries that first error."""
+
+    def __init__(self, error: ErrorInfo) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class HandleTable(OwnTensors):
+    """Handles of one session: tensors of its own, and weights shared by content.
+
+    Attributes:
+        windows: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
+        bound: Handles that bindings name.
+    """
+
+    def __init__(
+        self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas, host: HostSpace | None = None
+    ) -> None:
+        """Name nothing yet; `host` is where tensors may lie while the session is idle."""
+        super().__init__(budget, arenas, host)
+        self._weights = weights
+        self._shared: dict[int, ResidentWeight] = {}
+        self.windows: set[int] = set()
+        self.bound: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def tensor(self, handle: int) -> torch.Tensor:
+        """Return the tensor a handle names, bringing it back to the device's memory first if it is not there.
+
+        Raises:
+            PoisonedInput: The call that should have made it failed.
+            ProtocolError: There is no such handle.
+            QuotaExceeded, torch.OutOfMemoryError: It does not fit in the device's memory; it stays where it is.
+        """
+        value = self._values.get(handle)
+        if type(value) is torch.Tensor:
+            return value
+        if isinstance(value, Poison):
+            raise PoisonedInput(value.error)
+        if isinstance(value, SpilledStorage):
+            self._bring_back(value)
+            return self.tensor(handle)
+        if isinstance(value, ResidentWeight):
+            tensor = self._values[handle] = self._weights.bring_back(value)
+            return tensor
+        if value is None:
+            raise ProtocolError(f"handle {handle} names nothing in this session")
+        return value
+
+    def add(self, handle: int, tensor: torch.Tensor, *, made: bool = False) -> None:
+        """Name a tensor; its storage counts once, however many handles share it. `made`: by a program.
+
+        Raises:
+            QuotaExceeded: The memory limit is reached; the handle is not made.
+        """
+        self._require_fresh(handle)
+        if self._weights.owns(tensor.untyped_storage()._cdata):  # a view of a weight would let one session change all
+            tensor = tensor.clone(memory_format=torch.preserve_format)
+        self._count(handle, tensor, made=made)
+        if self._arenas.holds(tensor.untyped_storage()._cdata):
+            self.windows.add(handle)
+
+    def poison(self, handle: int, error: ErrorInfo) -> None:
+        """Remember why a handle has no tensor."""
+        if handle > 0 and handle not in self._values and len(self._values) < MAX_HANDLES:
+            self._values[handle] = Poison(error)
+
+    def adopt(self, handle: int, weight: ResidentWeight) -> None:
+        """Name a shared weight that has been acquired for this handle."""
+        self._require_fresh(handle)
+        self._values[handle] = weight if weight.tensor is None else weight.tensor
+        self._shared[handle] = weight
+
+    def writable(self, handle: int) -> torch.Tensor:
+        """Return the tensor for writing, replacing a shared weight or a window of an arena by a private copy first."""
+        weight = self._shared.get(handle)
+        if weight is None:
+            return self.separate(handle)
+        copy = self._weights.private_copy(weight)
+        self.epoch += 1
+        del self._values[handle], self._shared[handle]
+        self._weights.release(weight)
+        self.add(handle, copy)
+        return copy
+
+    def separate(self, handle: int) -> torch.Tensor:
+        """Return a tensor as eager PyTorch would hold it, taking it out of its arena if it is in one.
+
+        Raises:
+            QuotaExceeded: The copy does not fit; the handle stays as it is.
+        """
+        window = self.tensor(handle)
+        if handle not in self.windows:
+            return window
+        copy = self._arenas.private_copy(window)
+        del self._values[handle]
+        try:
+            self.add(handle, copy)
+        except QuotaExceeded:
+            self._values[handle] = window
+            raise
+        self.windows.discard(handle)
+        self._uncount(handle, window)
+        if handle in self.bound:
+            self.epoch += 1
+        return copy
+
+    def spoil(self, handle: int, error: ErrorInfo) -> None:
+        """Let a handle whose tensor is not what it should be fail wherever it is used."""
+        self.free(handle)
+        self.poison(handle, error)
+
+    def free(self, handle: int) -> None:
+        """Forget a handle; unknown ones are ignored, so that freeing twice is harmless."""
+        if handle in self.bound:
+            self.bound.discard(handle)
+            self.epoch += 1
+        value = self._values.pop(handle, None)
+        weight = self._shared.pop(handle, None)
+        if weight is not None:
+            self._weights.release(weight)
+        elif isinstance(value, torch.Tensor):
+            self.windows.discard(handle)
+            self._uncount(handle, value)
+        elif isinstance(value, SpilledStorage):
+            self.windows.discard(handle)
+            self._uncount_spilled(handle, value)
+
+    def weights(self) -> list[ResidentWeight]:
+        """Return the weights that handles name, one item a handle."""
+        return list(self._shared.values())
+
+    def unload(self, weight: ResidentWeight) -> None:
+        """Let go of the tensor of a weight that was moved to host memory."""
+        for handle in [handle for handle, shared in self._shared.items() if shared is weight]:
+            self._values[handle] = weight
+            self.epoch += 1
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for handle in list(self._values):
+            self.free(handle)
+
+    def _require_fresh(self, handle: int) -> None:
+        if handle <= 0 or handle in self._values:
+            raise ProtocolError(f"handle {handle} is in use already")
+        if len(self._values) >= MAX_HANDLES:
+            raise ProtocolError(f"more than {MAX_HANDLES:,} handles")

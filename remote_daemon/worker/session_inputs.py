@@ -1,0 +1,144 @@
+"""What a session's calls give to their programs: resident tensors by their handles, small ones inside the message.
+
+A binding names the inputs that stay the same from call to call, so that a call names the others only.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.memory.buffers import BufferStore
+from dynamo_genie.remote_daemon.memory.dtypes import spec_nbytes
+from dynamo_genie.remote_daemon.worker.handle_table import HandleTable
+from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
+from dynamo_genie.runtime.wire.tensor import InlineTensor
+
+
+@dataclass
+class Binding:
+    """The resident inputs of a program, and the positions that a call fills.
+
+    `template` has the resident tensors in their places; it is made anew when `epoch` is not the handle table's.
+    """
+
+    handles: tuple[int, ...]
+    positions: tuple[int, ...]
+    holes: tuple[int, ...]
+    template: list[Any]
+    epoch: int = -1
+
+
+class SessionInputs:
+    """The bindings of one session, and what its calls name."""
+
+    def __init__(self, handles: HandleTable, buffers: BufferStore) -> None:
+        self._handles = handles
+        self._buffers = buffers
+        self._bindings: dict[int, Binding] = {}
+        self._emptied = 0
+
+    def bind(self, program: LoadedProgram, command: m.BindWeights) -> None:
+        """Remember which tensors stand at some positions of a program.
+
+        Raises:
+            ProtocolError: Positions and handles do not fit one another or the program.
+        """
+        taken = set(command.positions)
+        if len(taken) != len(command.handles) or not taken <= set(range(len(program.input_kinds))):
+            raise ProtocolError("a binding must give one handle for each of its positions")
+        for position, handle in zip(command.positions, command.handles, strict=True):
+            if position in program.mutated:
+                self._handles.writable(handle)
+            self._handles.separate(handle)
+        holes = tuple(i for i in range(len(program.input_kinds)) if i not in taken)
+        template = [None] * len(program.input_kinds)
+        self._bindings[command.binding] = Binding(command.handles, command.positions, holes, template)
+        self._handles.bound.update(command.handles)
+
+    def of(self, program: LoadedProgram, call: m.Call) -> list[Any]:
+        """Return the values that a call gives to its program, in order.
+
+        Raises:
+            PoisonedInput: The making of one of them failed.
+            ProtocolError: They are not what the program takes, or name nothing.
+            QuotaExceeded, torch.OutOfMemoryError: One does not fit in the device's memory.
+        """
+        tensor, writable = self._handles.tensor, self._handles.writable
+        kinds = program.input_kinds
+        values: list[Any]
+        if program.caches and self._handles.loose:  # first: a tensor that was looked up would be left behind
+            self._settle(program, call)
+        if call.binding:
+            binding = self._bindings.get(call.binding)
+            if binding is None:
+                raise ProtocolError(f"binding {call.binding} is unknown")
+            if binding.epoch != self._handles.epoch:
+                for position, handle in zip(binding.positions, binding.handles, strict=True):
+                    binding.template[position] = self._handles.separate(handle)
+                binding.epoch = self._handles.epoch
+            values = binding.template.copy()
+            holes: Any = binding.holes
+        else:
+            values = [None] * len(kinds)
+            holes = range(len(kinds))
+        if len(holes) != len(call.inputs):
+            raise ProtocolError(f"program {call.program} takes {len(holes)} inputs, not {len(call.inputs)}")
+        if self._handles.windows:  # before any is looked up: one handle may stand at several positions
+            self._separate(program, holes, call.inputs)
+        for position, value in zip(holes, call.inputs, strict=True):
+            kind = kinds[position]
+            if kind is None:
+                if type(value) is not int:
+                    values[position] = self.inline(value)
+                else:
+                    values[position] = tensor(value) if position not in program.mutated else writable(value)
+            elif type(value) is kind:
+                values[position] = value
+            else:
+                raise ProtocolError(f"input {position} of program {call.program} must be {kind.__name__}")
+        return values
+
+    def inline(self, tensor: Any) -> torch.Tensor:
+        """Return a tensor that came inside a message."""
+        if type(tensor) is not InlineTensor:
+            raise ProtocolError(f"a tensor input must be a handle or inline data, not {type(tensor).__name__}")
+        data = tensor.data
+        if tensor.packed:
+            expected = spec_nbytes(tensor.spec)
+            if expected > MAX_FETCH_INLINE_NBYTES:
+                raise ProtocolError(f"packed tensor of {expected} bytes is too large")
+            data = zlib.decompressobj().decompress(data, expected + 1)
+        return self._buffers.from_bytes(tensor.spec, data)
+
+    def let_go(self) -> None:
+        """Hold no tensor that its handle does not name any more."""
+        epoch = self._handles.epoch
+        if epoch != self._emptied:
+            self._emptied = epoch
+            for binding in self._bindings.values():
+                if binding.epoch != epoch:
+                    binding.template[:] = [None] * len(binding.template)
+
+    def _settle(self, program: LoadedProgram, call: m.Call) -> None:
+        """Move the caches that a program writes to where they will stay, if a program has just made them."""
+        binding = self._bindings.get(call.binding)
+        holes = binding.holes if binding is not None else range(len(call.inputs))
+        positions = zip(holes, call.inputs, strict=False)  # their number is checked later
+        self._handles.settle(
+            value for position, value in positions if position in program.caches and type(value) is int
+        )
+        self.let_go()
+
+    def _separate(self, program: LoadedProgram, holes: Sequence[int], inputs: Sequence[m.CallInput]) -> None:
+        """Take out of their arenas the inputs that the program would not read as it reads a growing cache."""
+        for position, value in zip(holes, inputs, strict=True):
+            if position in program.separate and type(value) is int and value in self._handles.windows:
+                self._handles.separate(value)

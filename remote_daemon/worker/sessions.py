@@ -1,0 +1,299 @@
+"""One client's command stream on a worker: each command changes the handle table, some are answered.
+
+Sans-IO: `WorkerSession.run` takes a decoded batch and returns replies; it touches no socket. A batch may be
+suspended at a command that waits for another worker (`due`, `resume`). The first error is latched and answers the
+next request; handles that a failed command should have made are poisoned, and whatever is computed from them
+fails with that same first error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import torch
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.memory.dtypes import spec_of
+from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
+from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
+from dynamo_genie.remote_daemon.transfer.staging import Staging
+from dynamo_genie.remote_daemon.worker.command_stream import CommandStream, Outcome
+from dynamo_genie.remote_daemon.worker.device_loss import device_is_lost
+from dynamo_genie.remote_daemon.worker.failures import describe_failure, is_out_of_memory
+from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
+from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
+from dynamo_genie.remote_daemon.worker.session_peers import PeerPort, SessionPeers
+from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
+from dynamo_genie.remote_daemon.worker.state import Services
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_ITEMS, MAX_SPANS, MAX_STRING
+
+MAX_REFUSED = 4096
+"""Refused programs whose reason is kept for those who call them."""
+
+EVICTED_SHARE = 8
+"""Where a program lacks memory, an eighth of all that may be used is evicted at a time."""
+
+Send = Callable[[memoryview], int]
+"""Hands bytes to the bulk thread and returns the number of the download."""
+
+
+class WorkerSession:
+    """State of one session: handles, programs, bindings, the latched error.
+
+    Attributes:
+        running: Whether a command of this session runs: it keeps all its tensors meanwhile.
+        last_used: When one did last, on the clock of those who call `run`.
+        lost_device: What a command of this session did to the device, where the worker cannot go on after it.
+    """
+
+    def __init__(self, services: Services, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
+        self._services = services
+        self.staging = staging
+        self._send_bulk = send_bulk
+        self.handles = HandleTable(services.budget, services.weights, services.arenas, services.host)
+        self.arena_counts = ArenaCounts()
+        self._inputs = SessionInputs(self.handles, services.buffers)
+        self._weights = SessionWeights(services.weights, staging, self.handles)
+        self._peers = SessionPeers(port, self.handles, services.buffers, services.host_budget)
+        self._stream = CommandStream(self._answer)
+        self._programs: dict[int, LoadedProgram] = {}
+        self._refused: dict[int, m.ErrorInfo] = {}
+        self._told_of: set[int] = set()
+        self._latched: m.ErrorInfo | None = None
+        self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
+        self.calls = 0
+        self.running = False
+        self.last_used = 0.0
+        self.lost_device = ""
+        self._run: dict[type, Callable[[Any], Outcome]] = {
+            m.Call: self._call,
+            m.Free: self._free,
+            m.Fetch: self._fetch,
+            m.Put: self._put,
+            m.SendTensor: self._peers.send,
+            m.ReceiveTensor: self._peers.receive,
+            m.RegisterProgram: self._register,
+            m.BindWeights: self._bind,
+            m.PutUploaded: self._put_uploaded,
+            m.QueryWeights: self._weights.query,
+            m.StoreWeight: self._weights.store,
+            m.AdoptWeight: self._weights.adopt,
+            m.PatchWeight: self._patch_weight,
+            m.Describe: self._describe,
+            m.Sync: self._sync,
+            m.Inspect: self._inspect,
+        }
+
+    @property
+    def due(self) -> float | None:
+        """When to call `resume` at the latest; None when the session has nothing left to do."""
+        return self._stream.due
+
+    def run(self, batch: m.Batch, nbytes: int, now: float) -> list[m.WorkerToClient]:
+        """Run a batch of `nbytes` encoded bytes in order, as far as it goes, and return its replies.
+
+        Raises:
+            SessionLost: A batch is missing, or too many wait.
+        """
+        self.running, self.last_used = True, now
+        try:
+            return self._stream.take(batch, nbytes, now)
+        finally:
+            self.running = False
+
+    def resume(self, now: float) -> list[m.WorkerToClient]:
+        """Go on where the session was suspended, if what it waits for is there or takes too long."""
+        self.running, self.last_used = True, now
+        try:
+            return self._stream.resume(now)
+        finally:
+            self.running = False
+
+    @property
+    def resident_nbytes(self) -> int:
+        """Bytes of own tensors in the device's memory."""
+        return self.handles.resident_nbytes
+
+    def evict(self, enough: Callable[[], bool]) -> None:
+        """Move own tensors to host memory, the largest first, until there is enough room or none may go."""
+        self.handles.evict(enough)
+        self._inputs.let_go()
+
+    def weights(self) -> list[ResidentWeight]:
+        """Return the weights in use, one item for each use."""
+        return [*self.handles.weights(), *self._weights.held]
+
+    def unload(self, weight: ResidentWeight) -> None:
+        """Let go of the tensor of a weight that was moved to host memory."""
+        self.handles.unload(weight)
+        self._inputs.let_go()
+
+    def close(self) -> None:
+        """Free everything the session holds."""
+        self._stream.close()
+        self.staging.close()
+        self._weights.let_go()
+        self.handles.clear()
+        self._inputs.let_go()
+
+    def _answer(self, command: m.Command, overdue: bool) -> Outcome:
+        request_id = getattr(command, "request_id", 0)
+        if request_id and self._latched is not None and not isinstance(command, m.Inspect):
+            error, self._latched = self._latched, None
+            self._poison_results(command, error)
+            return m.Failed(request_id, error)
+        before = self._services.arenas.counts
+        try:
+            if overdue and isinstance(command, m.ReceiveTensor):
+                raise self._peers.give_up(command)
+            return self._run[type(command)](command)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a record for the client
+            failure = describe_failure(error, type(command).__name__, getattr(command, "program", -1))
+            if device_is_lost(error):
+                self.lost_device = failure.message.splitlines()[0]
+                return m.Failed(request_id, failure)  # answered even where nothing is asked: there is no later answer
+            self._poison_results(command, failure)
+            if failure.kind == "OutOfMemoryError":
+                self._services.buffers.reclaim()
+            if request_id:
+                return m.Failed(request_id, failure)
+            if self._latched is None and not isinstance(error, PoisonedInput):
+                self._latched = failure
+            return None
+        finally:
+            if self._services.arenas.counts is not before:
+                self.arena_counts = self.arena_counts.plus(self._services.arenas.counts).plus(before, -1)
+
+    def _poison_results(self, command: m.Command, error: m.ErrorInfo) -> None:
+        for handle in getattr(command, "outputs", ()):
+            self.handles.poison(handle, error)
+        if isinstance(command, m.Put | m.PutUploaded | m.AdoptWeight | m.ReceiveTensor):
+            self.handles.poison(command.handle, error)
+        elif isinstance(command, m.PatchWeight):
+            self.handles.spoil(command.handle, error)
+        elif isinstance(command, m.RegisterProgram):
+            self._programs.pop(command.program, None)
+            if len(self._refused) < MAX_REFUSED:
+                self._refused[command.program] = error
+
+    def _program(self, number: int) -> LoadedProgram:
+        program = self._programs.get(number)
+        if program is None:
+            if number in self._refused:
+                raise PoisonedInput(self._refused[number])
+            raise ProtocolError(f"program {number} is not registered")
+        return program
+
+    def _call(self, call: m.Call) -> m.WorkerToClient | None:
+        program = self._program(call.program)
+        inputs = self._inputs.of(program, call)
+        if len(call.outputs) != program.outputs:
+            raise ProtocolError(f"program {call.program} has {program.outputs} outputs, not {len(call.outputs)}")
+        self.calls += 1
+        started = time.time_ns()
+        if program.random:
+            reply: m.WorkerToClient | None = self._call_random(program, inputs, call)
+        else:
+            self._name_outputs(call.outputs, self._execute(program, inputs, call))
+            reply = m.Done(call.request_id) if call.request_id else self._news_of(call.program, program)
+        self._spans.append((call.program, started, time.time_ns()))
+        return reply
+
+    def _execute(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> tuple[Any, ...]:
+        """Run a program; where memory is lacking and it writes to no input, evict and run it again."""
+        services = self._services
+        while True:
+            try:
+                return program.executable(inputs)
+            except Exception as error:
+                share = services.budget.limit // EVICTED_SHARE
+                if program.mutated or not is_out_of_memory(error) or not services.evictions.free_some(share):
+                    raise
+            services.buffers.reclaim()
+            inputs = self._inputs.of(program, call)
+
+    def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
+        """Return what the client should hear of a program's engine, once."""
+        running = program.executable
+        if not running.fell_back or number in self._told_of:
+            return None
+        self._told_of.add(number)
+        return m.EngineFellBack(number, running.reason[:MAX_STRING])
+
+    def _call_random(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> m.WorkerToClient | None:
+        if not call.rng or not call.request_id:
+            raise ProtocolError("a program that draws random numbers was called without a generator state")
+        generator = torch.default_generator
+        generator.set_state(torch.frombuffer(bytearray(call.rng), dtype=torch.uint8))
+        self._name_outputs(call.outputs, program.executable(inputs))
+        return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
+
+    def _name_outputs(self, handles: tuple[int, ...], values: tuple[Any, ...]) -> None:
+        for handle, value in zip(handles, values, strict=True):
+            if handle:
+                self.handles.add(handle, value, made=True)
+
+    def _free(self, command: m.Free) -> None:
+        for handle in command.handles:
+            self.handles.free(handle)
+        self._inputs.let_go()
+
+    def _put(self, command: m.Put) -> None:
+        self.handles.add(command.handle, self._inputs.inline(command.tensor))
+
+    def _put_uploaded(self, command: m.PutUploaded) -> None:
+        upload = self.staging.claim(command.upload)
+        self.handles.add(command.handle, self._services.buffers.adopt(command.spec, upload.memory))
+
+    def _register(self, command: m.RegisterProgram) -> m.EngineFellBack | None:
+        encoded = command.encoded
+        if command.upload:
+            encoded = self.staging.claim(command.upload).memory.numpy().tobytes()
+        program = self._services.programs.load(command.digest, encoded, command.engine)
+        self._programs[command.program] = program
+        return self._news_of(command.program, program)
+
+    def _bind(self, command: m.BindWeights) -> None:
+        self._weights.let_go()  # what was asked for and stored has its handles by now
+        self._inputs.bind(self._program(command.program), command)
+
+    def _patch_weight(self, command: m.PatchWeight) -> None:
+        upload = self.staging.claim(command.upload)
+        self._services.buffers.patch(self.handles.writable(command.handle), command.offset, upload.memory)
+
+    def _fetch(self, command: m.Fetch) -> m.Fetched:
+        budget = MAX_FETCH_INLINE_NBYTES
+        tensors = []
+        for handle in command.handles:
+            spec, data = self._services.buffers.to_host(self.handles.tensor(handle))
+            if data.nbytes <= budget:
+                budget -= data.nbytes
+                tensors.append(m.FetchedTensor(spec, bytes(data)))
+            else:
+                tensors.append(m.FetchedTensor(spec, b"", self._send_bulk(data)))
+        return m.Fetched(command.request_id, tuple(tensors))
+
+    def _describe(self, command: m.Describe) -> m.Described:
+        return m.Described(command.request_id, tuple(spec_of(self.handles.separate(h)) for h in command.handles))
+
+    def _sync(self, command: m.Sync) -> m.Done:
+        return m.Done(command.request_id)
+
+    def _inspect(self, command: m.Inspect) -> m.Inspection:
+        services, traffic = self._services, self._peers.port.traffic
+        spans = tuple(self._spans)
+        self._spans.clear()
+        engines = tuple(
+            (number, program.executable.engine, program.executable.reason[:MAX_STRING])
+            for number, program in islice(self._programs.items(), MAX_ITEMS if command.engines else 0)
+        )
+        return m.Inspection(
+            command.request_id, services.budget.limit, services.budget.used, services.weights.unused_nbytes,
+            traffic.sent, traffic.received, self.arena_counts.named(), spans, engines,
+        )  # fmt: skip

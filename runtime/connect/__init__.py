@@ -1,0 +1,1 @@
+"""Connecting: admission by a supervisor, leases, keys, sockets, and the embedded daemon."""

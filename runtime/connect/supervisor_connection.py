@@ -1,0 +1,104 @@
+"""One connection to a daemon's public endpoint: ask, wait a bounded time, get the answer or the reason why not."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TypeVar
+
+import zmq
+
+from dynamo_genie.errors import DaemonUnavailable, ProtocolError
+from dynamo_genie.runtime.connect.handshake import HandshakeWatch
+from dynamo_genie.runtime.connect.refusals import error_from_code
+from dynamo_genie.runtime.connect.transport import Dealer, connect_dealer
+from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.key_file import ClientKeys
+from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
+
+LAST_WORDS_MS = 200
+
+R = TypeVar("R", m.Welcome, m.StatusReply)
+
+
+class SupervisorConnection:
+    """Owns a context and a socket. Belongs to one thread at a time."""
+
+    def __init__(self, endpoint: str, keys: ClientKeys | None) -> None:
+        self.endpoint = endpoint
+        self._keys = keys
+        self._context: zmq.Context[Dealer] = zmq.Context()
+        self._watch: HandshakeWatch | None = None
+        try:
+            self.socket = connect_dealer(
+                self._context, endpoint, keys=keys, max_frame_nbytes=MAX_CONTROL_NBYTES, before_connect=self._attach
+            )
+        except BaseException:
+            self._close_watch()
+            self._context.destroy(linger=0)
+            raise
+
+    def _attach(self, socket: Dealer) -> None:
+        self._watch = HandshakeWatch(socket, self.endpoint, has_keys=self._keys is not None)
+
+    def ask(self, message: m.Hello | m.OpenDevice | m.StatusRequest, kind: type[R], timeout_s: float) -> R:
+        """Send a request and return its answer of type `kind`, or raise what the daemon refused it with."""
+        deadline = time.monotonic() + timeout_s
+        self.send(message)
+        assert self._watch is not None
+        poller = zmq.Poller()
+        poller.register(self.socket, zmq.POLLIN)
+        poller.register(self._watch.monitor, zmq.POLLIN)
+        while (remaining := deadline - time.monotonic()) > 0:
+            ready = dict(poller.poll(int(remaining * 1000) + 1))
+            if self.socket in ready:
+                answer = self._matching(self.receive(), message.request_id, kind)
+                if answer is not None:
+                    self._close_watch()
+                    return answer
+            self._watch.check()
+        raise self._nobody_answered(timeout_s)
+
+    def _matching(self, reply: m.SupervisorToClient, request_id: int, kind: type[R]) -> R | None:
+        if isinstance(reply, m.Refused) and reply.request_id in (request_id, 0):
+            raise error_from_code(reply.code, f"the daemon at {self.endpoint} refused: {reply.message}")
+        return reply if isinstance(reply, kind) and reply.request_id == request_id else None
+
+    def _nobody_answered(self, timeout_s: float) -> DaemonUnavailable:
+        limit = "(connect_timeout_s, GENIE_CONNECT_TIMEOUT_S)"
+        if self._watch is not None and self._watch.succeeded:
+            return DaemonUnavailable(
+                f"the daemon at {self.endpoint} did not answer within {timeout_s:g} s; "
+                f"is its worker still starting? {limit}"
+            )
+        return DaemonUnavailable(
+            f'no daemon answered at {self.endpoint} within {timeout_s:g} s; is "genie daemon" running there? {limit}'
+        )
+
+    def send(self, message: m.ClientToSupervisor) -> None:
+        """Send one message, or queue it while the connection is down."""
+        self.socket.send(codec.encode(message))
+
+    def receive(self) -> m.SupervisorToClient:
+        """Return the next message; poll `socket` first, this waits at most the socket's time-out."""
+        frames = self.socket.recv_multipart()
+        if len(frames) != 1:
+            raise ProtocolError(f"{self.endpoint} sent a message of {len(frames)} frames where one is expected")
+        return codec.supervisor_to_client(frames[0])
+
+    def _close_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def close(self, linger_ms: int = LAST_WORDS_MS) -> None:
+        """Close the socket; what was sent last may still leave for `linger_ms`."""
+        self._close_watch()
+        self._context.destroy(linger=linger_ms)
+
+    def __enter__(self) -> SupervisorConnection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

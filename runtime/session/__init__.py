@@ -1,0 +1,1 @@
+"""A session with one worker: commands, handles, bulk data and links to other workers."""

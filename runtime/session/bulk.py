@@ -1,0 +1,217 @@
+"""The client's end of the bulk socket: chunks out and in, a window of them at a time, without copies."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import torch
+import zmq
+
+from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout
+from dynamo_genie.runtime.connect.refusals import error_from_code
+from dynamo_genie.runtime.session.counters import Counters, framing
+from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, UPLOAD_WINDOW
+
+CREDIT_EVERY = 4
+
+Answer = TypeVar("Answer", m.Attached, m.PeerMeasured)
+
+Progress = Callable[[int], None]
+"""Told how many bytes more have been sent."""
+
+Arrived = Callable[[int], None]
+"""Told the number of each upload once all of it has arrived, in the order in which they were asked for."""
+
+
+class BulkConnection:
+    """Uploads and downloads of one session, one caller at a time (under the session's lock)."""
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        counters: Counters,
+        check: Callable[[], None],
+        report: Callable[[Exception], Exception],
+        timeout_s: float,
+    ) -> None:
+        self._socket = socket
+        self._counters = counters
+        self._check = check
+        self._report = report
+        self._timeout_s = timeout_s
+        self._credits = UPLOAD_WINDOW
+        self._taken = 0
+        self._next_upload = 0
+        self._unfinished: set[int] = set()
+
+    def attach(self, message: m.Attach) -> None:
+        """Open the session on this connection."""
+        self._send(message)
+        reply = self._receive()
+        if not isinstance(reply, m.Attached):
+            raise ProtocolError(f"expected the bulk connection to attach, got {type(reply).__name__}")
+
+    def admit_peer(self, message: m.AdmitPeer) -> None:
+        """Tell the worker who may send tensors to it, and return once it knows, be it busy or not."""
+        self._send(message)
+        self._answer(message.request_id, m.Attached)
+
+    def say(self, message: m.DismissPeer | m.OpenPeer | m.ClosePeer) -> None:
+        """Tell the worker about a link to another worker; it heeds this even while it computes."""
+        self._send(message)
+
+    def measure_peer(self, question: m.MeasurePeer) -> m.PeerMeasured:
+        """Ask how fast a link is; the worker answers, or says why there is no answer, within its own limits."""
+        self._send(question)
+        return self._answer(question.request_id, m.PeerMeasured)
+
+    def _answer(self, request_id: int, kind: type[Answer]) -> Answer:
+        while True:
+            reply = self._receive()
+            if isinstance(reply, kind) and reply.request_id == request_id:
+                return reply
+            self._heed(reply)
+
+    def discard(self, number: int) -> None:
+        """Give back the room of a finished upload that nobody will name."""
+        self._send(m.UploadAbort(number))
+
+    def upload(
+        self, views: Sequence[memoryview], kind: str, arrived: Arrived, progress: Progress | None = None
+    ) -> None:
+        """Send each view's bytes and wait until all have arrived.
+
+        Whoever is told of an arrival owns that upload from then on; what has not arrived is taken back on an error.
+
+        Raises:
+            QuotaExceeded: The worker has no room.
+            RequestTimeout: The worker stopped taking chunks.
+        """
+        numbers: deque[int] = deque()
+        try:
+            for view in views:
+                self._next_upload += 1
+                numbers.append(self._next_upload)
+                self._unfinished.add(self._next_upload)
+                self._send(m.UploadBegin(self._next_upload, view.nbytes))
+                self._send_chunks(self._next_upload, view, kind, progress)
+                self._pass_on(numbers, arrived)
+            while numbers:
+                self._take_report()
+                self._pass_on(numbers, arrived)
+        except BaseException:
+            self._abort(numbers)
+            raise
+
+    def _pass_on(self, numbers: deque[int], arrived: Arrived) -> None:
+        while numbers and numbers[0] not in self._unfinished:
+            arrived(numbers.popleft())
+
+    def _abort(self, numbers: Iterable[int]) -> None:
+        """Give back the room of uploads that nobody will name any more."""
+        self._unfinished.clear()
+        with contextlib.suppress(GenieError, zmq.ZMQError):  # what stopped the upload is worth more than this
+            for number in numbers:
+                self._send(m.UploadAbort(number))
+
+    def download(self, number: int, into: torch.Tensor, kind: str) -> None:
+        """Receive the bytes of a download into a flat uint8 tensor."""
+        room = into.numpy().data
+        received = 0
+        while received < len(room):
+            message = self._receive()
+            if not isinstance(message, m.Chunk):
+                self._heed(message)
+                continue
+            self._count_taken()
+            if message.transfer != number:
+                self._socket.recv()
+                continue
+            if message.offset != received:
+                raise ProtocolError(f"chunk at {message.offset} of download {number}, expected {received}")
+            expected = room[received : received + CHUNK_NBYTES]
+            if self._socket.recv_into(expected) != len(expected):
+                raise ProtocolError(f"a chunk of download {number} has the wrong size")
+            received += len(expected)
+            self._counters.received[kind] += len(expected)
+            self._counters.received_framing += framing(len(expected))
+
+    def _send_chunks(self, number: int, view: memoryview, kind: str, progress: Progress | None) -> None:
+        for offset in range(0, view.nbytes, CHUNK_NBYTES):
+            while self._credits == 0:
+                self._take_report()
+            if number not in self._unfinished:
+                return
+            chunk = view[offset : offset + CHUNK_NBYTES]
+            header = codec.encode(m.Chunk(number, offset))
+            self._hand_over(header, zmq.SNDMORE)
+            self._hand_over(chunk, copy=False)
+            self._credits -= 1
+            self._counters.sent["control"] += len(header)
+            self._counters.sent[kind] += len(chunk)
+            self._counters.sent_framing += framing(len(header)) + framing(len(chunk))
+            if progress is not None:
+                progress(len(chunk))
+
+    def _take_report(self) -> None:
+        self._heed(self._receive())
+
+    def _heed(self, message: m.BulkToClient) -> None:
+        """Note what the worker says about uploads; what concerns one that was given up is of no interest."""
+        if isinstance(message, m.Credit):
+            self._credits += message.chunks
+        elif isinstance(message, m.UploadDone):
+            self._unfinished.discard(message.upload)
+        elif isinstance(message, m.BulkFailed):
+            if message.transfer in self._unfinished or not message.transfer or message.code == "SessionLost":
+                raise self._report(error_from_code(message.code, message.message))
+        elif isinstance(message, m.Chunk):  # of a download whose reader gave up
+            self._socket.recv()
+            self._count_taken()
+
+    def _count_taken(self) -> None:
+        self._taken += 1
+        if self._taken % CREDIT_EVERY == 0:
+            self._send(m.Credit(CREDIT_EVERY))
+
+    def _send(self, message: m.ClientToBulk) -> None:
+        data = codec.encode(message)
+        self._hand_over(data)
+        self._counters.sent["control"] += len(data)
+        self._counters.sent_framing += framing(len(data))
+
+    def _hand_over(self, frame: bytes | memoryview, flags: int = 0, *, copy: bool = True) -> None:
+        """Give a frame to the socket, which takes none while the worker takes none."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._socket.send(frame, flags, copy=copy)
+                return
+            except zmq.Again:
+                self._check()
+                self._give_up_after(deadline)
+
+    def _receive(self) -> m.BulkToClient:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            self._check()
+            try:
+                data = self._socket.recv()
+            except zmq.Again:
+                self._give_up_after(deadline)
+                continue
+            self._counters.received["control"] += len(data)
+            self._counters.received_framing += framing(len(data))
+            return codec.bulk_to_client(data)
+
+    def _give_up_after(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise RequestTimeout(
+                f"the daemon moved no bulk data for {self._timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
+            ) from None

@@ -1,0 +1,94 @@
+"""What a session says about other daemons: who may send it tensors, whom its worker sends some, how fast that is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.runtime.session.bulk import BulkConnection
+from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.runtime.session.link_speed import LinkSpeed
+from dynamo_genie.runtime.wire import messages as m
+
+if TYPE_CHECKING:
+    from dynamo_genie.runtime.session.session import Session
+
+
+class SessionLinks:
+    """The ends of links in one session. `PeerMesh` opens links between two."""
+
+    def __init__(self, session: Session, bulk: BulkConnection) -> None:
+        self._session = session
+        self._bulk = bulk
+        self._last_transfer = 0
+        self._sources: dict[int, Session] = {}
+
+    def admit(self, token: bytes, public_key: str, source: Session) -> int:
+        """Let the worker that shows `token` send tensors to this one; return the number of the link.
+
+        Waits until the worker knows, which takes it no time even while it computes.
+
+        Args:
+            token: A secret of this link, 32 bytes, that the other session passes on (`open`).
+            public_key: The key that the other worker will prove; empty where this daemon has no keys.
+            source: The other worker's session. When it is lost, nothing here waits for its tensors any longer.
+        """
+        link = self._session.mint()
+        message = m.AdmitPeer(
+            self._session.request_id(), link, token, public_key, source.bulk_endpoint, self._session.bulk_endpoint
+        )
+        self._bulk.admit_peer(message)
+        self._sources[link] = source
+        return link
+
+    def open(self, endpoint: str, token: bytes, keys: m.PeerKeys | None) -> int:
+        """Let this session's worker connect to another one's bulk endpoint; return the number of the link."""
+        link = self._session.mint()
+        self._bulk.say(m.OpenPeer(link, endpoint, token, keys))
+        return link
+
+    def close(self, link: int) -> None:
+        """Close a link made by `open`."""
+        self._bulk.say(m.ClosePeer(link))
+
+    def dismiss(self, link: int, reason: str) -> None:
+        """Expect nothing more from a link made by `admit`: what waits for it fails at once."""
+        if self._sources.pop(link, None) is not None:
+            self._bulk.say(m.DismissPeer(link, reason))
+
+    def dismiss_lost_sources(self) -> None:
+        """While an answer stays away: it may wait for a worker that is gone."""
+        for link, source in list(self._sources.items()):
+            if not source.alive:
+                self.dismiss(link, f"its session with {source.bulk_endpoint} has ended")
+
+    def mint_transfer(self) -> int:
+        """Return a fresh number for a tensor that another worker sends to this session."""
+        self._last_transfer += 1
+        return self._last_transfer
+
+    @property
+    def transfers(self) -> int:
+        """How many tensors other workers were told to send to this session."""
+        return self._last_transfer
+
+    def send(self, handle: int, link: int, transfer: int, kind: str) -> None:
+        """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered."""
+        self._session.post(m.SendTensor(handle, link, transfer, kind))
+
+    def receive(self, link: int, transfer: int, timeout_s: float) -> Handle:
+        """Queue the receiving of a tensor and return its handle; commands after it wait for it on the worker."""
+        handle = self._session.new_handle()
+        self._session.post(m.ReceiveTensor(handle.id, link, transfer, timeout_s))
+        return handle
+
+    def measure(self, link: int) -> LinkSpeed:
+        """Ask this session's worker how fast its link to another worker is.
+
+        Raises:
+            DaemonUnavailable: The other worker cannot be reached from there.
+        """
+        measured = self._bulk.measure_peer(m.MeasurePeer(self._session.request_id(), link))
+        if measured.problem:
+            raise DaemonUnavailable(f"the daemon at {self._session.bulk_endpoint} reaches no other: {measured.problem}")
+        return LinkSpeed(measured.latency_s, measured.bytes_per_s)

@@ -1,0 +1,1 @@
+"""Resident weights: content digests, uploads, and what changed since."""

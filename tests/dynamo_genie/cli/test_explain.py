@@ -1,0 +1,78 @@
+"""`genie explain` around scripts that end in different ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+
+LIMIT_S = 110.0
+
+SCRIPT = """
+import sys, torch
+from neighbour import WIDTH
+assert __name__ == "__main__"
+model = torch.nn.Linear(WIDTH, 2)
+run = torch.compile(model, backend="genie")
+with torch.no_grad():
+    print("sum", float(run(torch.ones(3, WIDTH)).sum()), sys.argv[1:])
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    (tmp_path / "neighbour.py").write_text("WIDTH = 4\n")
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def explain(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dynamo_genie.cli", "explain", *map(str, arguments)]
+    environment = child_environment(os.environ)
+    environment.pop("PYTHONSAFEPATH")  # as a user has it
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False)
+
+
+def test_arguments_go_to_the_script_and_its_exit_code_comes_back(script: Path) -> None:
+    done = explain(script, 7, "--json", "--out")
+    assert done.returncode == 7, done.stderr
+    assert "['7', '--json', '--out']" in done.stdout
+    assert "0_0_inference" in done.stdout
+
+
+def test_json_is_all_that_stdout_holds_and_the_reports_are_kept(script: Path, tmp_path: Path) -> None:
+    done = explain("--json", "--out", tmp_path / "kept", script, 0)
+    assert done.returncode == 0, done.stderr
+    [report] = json.loads(done.stdout)
+    assert report["name"] == "0_0_inference"
+    assert report["placements"][0]["measured"]["calls"] == 1
+    assert "sum" in done.stderr
+    assert (tmp_path / "kept" / "0_0_inference" / "report.html").is_file()
+
+
+def test_a_script_that_fails_keeps_its_traceback_and_code(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("raise RuntimeError('on purpose')\n")
+    done = explain(tmp_path / "bad.py")
+    assert done.returncode == 1
+    assert "on purpose" in done.stderr
+
+
+def test_a_script_without_the_backend_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text("print('hello')\n")
+    done = explain(tmp_path / "plain.py")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("plain.py compiled nothing with backend='genie', or sets debug_dir itself")
+
+
+def test_a_missing_script_is_one_line() -> None:
+    done = explain("/no/such/script.py")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "genie: there is no script '/no/such/script.py'"

@@ -1,0 +1,145 @@
+"""A session waits at one command, in order and for so long; the executor is never asked to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo_genie.errors import SessionLost
+from dynamo_genie.remote_daemon.worker import command_stream
+from dynamo_genie.remote_daemon.worker.command_stream import CommandStream, NotYet
+from dynamo_genie.runtime.wire import messages as m
+
+
+class Commands:
+    """Runs `Sync` at once; `ReceiveTensor` when its transfer is there, or overdue."""
+
+    def __init__(self) -> None:
+        self.there: set[int] = set()
+        self.ran: list[str] = []
+
+    def __call__(self, command: m.Command, overdue: bool) -> command_stream.Outcome:
+        if isinstance(command, m.ReceiveTensor):
+            if overdue:
+                self.ran.append(f"overdue {command.transfer}")
+                return None
+            if command.transfer not in self.there:
+                return NotYet(command.timeout_s)
+            self.ran.append(f"received {command.transfer}")
+            return None
+        assert isinstance(command, m.Sync)
+        self.ran.append(f"sync {command.request_id}")
+        return m.Done(command.request_id)
+
+
+def receive(transfer: int, timeout_s: float = 10.0) -> m.ReceiveTensor:
+    return m.ReceiveTensor(transfer, 1, transfer, timeout_s)
+
+
+def batch(sequence: int, *commands: m.Command) -> m.Batch:
+    return m.Batch(sequence, commands)
+
+
+@pytest.fixture
+def commands() -> Commands:
+    return Commands()
+
+
+@pytest.fixture
+def stream(commands: Commands) -> CommandStream:
+    return CommandStream(commands)
+
+
+def test_what_comes_before_the_wait_is_answered_at_once(stream: CommandStream, commands: Commands) -> None:
+    assert stream.take(batch(1, m.Sync(1), receive(7), m.Sync(2)), 50, now=100.0) == [m.Done(1)]
+    assert stream.due == 110.0
+    assert stream.resume(now=101.0) == []
+    commands.there.add(7)
+    assert stream.resume(now=102.0) == [m.Done(2)]
+    assert stream.due is None
+
+
+def test_later_batches_wait_in_order_and_run_one_a_turn(stream: CommandStream, commands: Commands) -> None:
+    stream.take(batch(1, receive(7)), 50, now=0.0)
+    for sequence in (2, 3):
+        assert stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0) == []
+    commands.there.add(7)
+    assert stream.resume(now=1.0) == []
+    assert stream.due == 0.0, "there is more to do at once"
+    assert stream.resume(now=1.0) == [m.Done(2)]
+    assert stream.resume(now=1.0) == [m.Done(3)]
+    assert stream.due is None
+    assert commands.ran == ["received 7", "sync 2", "sync 3"]
+
+
+def test_a_wait_ends_at_its_deadline_and_the_stream_goes_on(stream: CommandStream, commands: Commands) -> None:
+    stream.take(batch(1, receive(7, 5.0), m.Sync(1), receive(8, 5.0), m.Sync(2)), 50, now=100.0)
+    assert stream.resume(now=104.9) == []
+    assert stream.resume(now=105.0) == [m.Done(1)]
+    assert stream.due == 110.0, "the next wait has a time of its own"
+    assert stream.resume(now=110.0) == [m.Done(2)]
+    assert commands.ran == ["overdue 7", "sync 1", "overdue 8", "sync 2"]
+
+
+def test_a_batch_that_comes_again_while_it_waits_is_not_run_twice(stream: CommandStream, commands: Commands) -> None:
+    first = batch(1, m.Sync(1), receive(7), m.Sync(2))
+    stream.take(first, 50, now=0.0)
+    assert stream.take(first, 50, now=0.0) == [m.Done(1)], "what it has answered so far"
+    stream.take(batch(2, m.Sync(3)), 50, now=0.0)
+    assert stream.take(batch(2, m.Sync(3)), 50, now=0.0) == []
+    commands.there.add(7)
+    stream.resume(now=1.0)
+    assert stream.resume(now=1.0) == [m.Done(3)]
+    assert stream.take(batch(2, m.Sync(3)), 50, now=0.0) == [m.Done(3)]
+    assert commands.ran == ["sync 1", "received 7", "sync 2", "sync 3"]
+
+
+def test_a_gap_ends_the_session(stream: CommandStream) -> None:
+    with pytest.raises(SessionLost, match="some between were lost"):
+        stream.take(batch(2, m.Sync(1)), 50, now=0.0)
+
+
+@pytest.mark.parametrize("limit", ["MAX_WAITING_NBYTES", "MAX_WAITING_BATCHES"])
+def test_too_much_behind_a_wait_ends_the_session_for_good(
+    stream: CommandStream, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_stream, limit, 2 if limit.endswith("BATCHES") else 100)
+    stream.take(batch(1, receive(7)), 50, now=0.0)
+    stream.take(batch(2, m.Sync(1)), 50, now=0.0)
+    stream.take(batch(3, m.Sync(1)), 50, now=0.0)
+    for sequence in (4, 5):
+        with pytest.raises(SessionLost, match="wait for a tensor of another daemon"):
+            stream.take(batch(sequence, m.Sync(1)), 50, now=0.0)
+    assert stream.due is None
+
+
+@given(
+    batches=st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=6),
+    arrivals=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 24)), max_size=30),
+)
+def test_replies_and_effects_come_in_order_whatever_arrives_when(
+    batches: list[list[int]], arrivals: list[tuple[int, int]]
+) -> None:
+    commands = Commands()
+    stream = CommandStream(commands)
+    numbered, number = [], 0
+    for kinds in batches:
+        made: list[m.Command] = []
+        for kind in kinds:
+            number += 1
+            made.append(receive(number) if kind == 0 else m.Sync(number))
+        numbered.append(made)
+    replies = []
+    for sequence, made in enumerate(numbered, 1):
+        replies += stream.take(batch(sequence, *made), 50, now=0.0)
+        for moment, transfer in arrivals:
+            if moment == sequence:
+                commands.there.add(transfer)
+                replies += stream.resume(now=0.0)
+    commands.there.update(range(1, number + 1))
+    while stream.due is not None:
+        replies += stream.resume(now=0.0)
+    flat = [command for made in numbered for command in made]
+    assert replies == [m.Done(c.request_id) for c in flat if isinstance(c, m.Sync)]
+    assert [int(line.split()[1]) for line in commands.ran] == list(range(1, number + 1))
