@@ -1,15 +1,15 @@
 """The order of one session's commands: batches once each, in sequence, suspended where one has to wait.
 
-When a command cannot run yet, the rest of its batch and later batches wait here, so that the executor can serve other
-sessions meanwhile. Sans-IO; time is passed in. Knows nothing of what the commands do.
+Stands between the executor, which has batches, and the session, which executes commands. When a command cannot run
+yet, the rest of its batch and later batches wait here, so that the executor can serve other sessions meanwhile.
+Sans-IO; time is passed in. Knows nothing of what the commands do.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from dynamo_genie.errors import SessionLost
 from dynamo_genie.runtime.wire import messages as m
@@ -27,15 +27,28 @@ class NotYet:
 
 
 Outcome: TypeAlias = "m.WorkerToClient | NotYet | None"
-Execute: TypeAlias = "Callable[[m.Command, bool], Outcome]"
-"""Runs a command; the flag says that it has waited for as long as it wanted to, and must end now."""
 
 
-class CommandStream:
+class CommandRunner(Protocol):
+    """A session, as far as its commands go."""
+
+    def execute(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
+        """Run a command; `overdue` says that it has waited for as long as it wanted to, and must end now."""
+        ...
+
+    def close(self) -> None:
+        """Free everything the session holds."""
+        ...
+
+
+S = TypeVar("S", bound=CommandRunner)
+
+
+class CommandStream(Generic[S]):
     """Takes batches, returns replies. Call `resume` when what is waited for may be there, at `due` at the latest."""
 
-    def __init__(self, execute: Execute) -> None:
-        self._execute = execute
+    def __init__(self, session: S) -> None:
+        self.session = session
         self._sequence = 0
         self._running = 0
         self._commands: tuple[m.Command, ...] = ()
@@ -83,7 +96,11 @@ class CommandStream:
         return self._advance(now)
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Forget what waits, and close the session."""
+        self._forget()
+        self.session.close()
+
+    def _forget(self) -> None:
         self._waiting.clear()
         self._commands, self._position, self._deadline = (), 0, None
         self._waiting_nbytes = 0
@@ -95,7 +112,7 @@ class CommandStream:
         already = len(self._replies)
         while self._position < len(self._commands):
             overdue = self._deadline is not None and now >= self._deadline
-            outcome = self._execute(self._commands[self._position], overdue)
+            outcome = self.session.execute(self._commands[self._position], now, overdue=overdue)
             if isinstance(outcome, NotYet):
                 if self._deadline is None:
                     self._deadline = now + outcome.timeout_s
@@ -108,7 +125,7 @@ class CommandStream:
 
     def _keep(self, batch: m.Batch, nbytes: int) -> None:
         if len(self._waiting) >= MAX_WAITING_BATCHES or self._waiting_nbytes + nbytes > MAX_WAITING_NBYTES:
-            self.close()
+            self._forget()
             self._broken = (
                 f"more than {MAX_WAITING_NBYTES:,} bytes or {MAX_WAITING_BATCHES:,} batches of commands wait for a "
                 "tensor of another daemon; wait for an answer now and then"

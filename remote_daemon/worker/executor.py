@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 import zmq
 
@@ -18,6 +19,7 @@ from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.memory.host_memory import give_back_idle
 from dynamo_genie.remote_daemon.transfer.mailboxes import Admission, Admissions
+from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
@@ -33,6 +35,7 @@ MAX_EARLY = 64
 """Clients remembered that tried to attach before the supervisor's word about them; their connects time out."""
 
 OpenSession = Callable[[Admission], WorkerSession]
+Stream: TypeAlias = CommandStream[WorkerSession]
 
 
 class Executor:
@@ -56,16 +59,25 @@ class Executor:
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(wakeup.fileno(), zmq.POLLIN)
-        self._suspended: dict[WorkerSession, bytes] = {}
+        self._suspended: dict[Stream, bytes] = {}
         self._admissions = admissions
         self._open_session = open_session
         self._synchronize = synchronize
         self._launched: tuple[WorkerSession, bytes] | None = None
         self._news = False
         self._draining = False
-        self._by_identity: dict[bytes, WorkerSession] = {}
+        self._by_identity: dict[bytes, Stream] = {}
         self._early: deque[tuple[bytes, m.Attach]] = deque(maxlen=MAX_EARLY)
-        self.sessions: dict[bytes, WorkerSession] = {}
+        self._streams: dict[bytes, Stream] = {}
+
+    def sessions(self) -> list[WorkerSession]:
+        """Return the attached sessions."""
+        return [stream.session for stream in self._streams.values()]
+
+    def session(self, number: bytes) -> WorkerSession | None:
+        """Return an attached session; may be called from any thread."""
+        stream = self._streams.get(number)
+        return stream.session if stream is not None else None
 
     def wake(self) -> None:
         """Make the thread look for admitted and dropped sessions soon; called from another thread."""
@@ -102,27 +114,27 @@ class Executor:
         except zmq.Again:
             return
         identity = frames[0]
-        session: WorkerSession | None = None
+        stream: Stream | None = None
         try:
             if len(frames) != 2:
                 raise ProtocolError(f"a control message has one frame, not {len(frames) - 1}")
             message = codec.client_to_worker(frames[1])
             if isinstance(message, m.Batch):
-                session = self._by_identity.get(identity)
-                if session is None:
+                stream = self._by_identity.get(identity)
+                if stream is None:
                     raise SessionLost("the connection to the worker was cut, and what was on the way is lost")
-                self._take_turn(session, identity)
-                replies = session.run(message, len(frames[1]), time.monotonic())
-                if session.due is not None:
-                    self._suspended[session] = identity
+                self._take_turn(stream.session, identity)
+                replies = stream.take(message, len(frames[1]), time.monotonic())
+                if stream.due is not None:
+                    self._suspended[stream] = identity
             else:
                 replies = self._attach(identity, message)
         except GenieError as error:
             replies = [m.Failed(0, describe_failure(error))]
         for reply in replies:
             self._send(identity, reply)
-        if session is not None:
-            self._check_device(session)
+        if stream is not None:
+            self._check_device(stream.session)
 
     def _take_turn(self, session: WorkerSession, identity: bytes) -> None:
         """Let another session launch only after what the last one launched is through: a failure is its own."""
@@ -143,17 +155,17 @@ class Executor:
 
     def _resume_suspended(self) -> None:
         """Give each suspended session the chance to go on, with one batch at most."""
-        for session, identity in list(self._suspended.items()):
-            self._take_turn(session, identity)
-            for reply in session.resume(time.monotonic()):
+        for stream, identity in list(self._suspended.items()):
+            self._take_turn(stream.session, identity)
+            for reply in stream.resume(time.monotonic()):
                 self._send(identity, reply)
-            self._check_device(session)
-            if session.due is None:
-                del self._suspended[session]
+            self._check_device(stream.session)
+            if stream.due is None:
+                del self._suspended[stream]
 
     def _pause_ms(self) -> int:
         """Return how long nothing can happen but a message or a wake-up."""
-        due = min((session.due or 0.0 for session in self._suspended), default=0.0)
+        due = min((stream.due or 0.0 for stream in self._suspended), default=0.0)
         return max(0, min(LOOK_AROUND_MS, math.ceil((due - time.monotonic()) * 1000)))
 
     def _attach(self, identity: bytes, message: m.Attach) -> list[m.WorkerToClient]:
@@ -163,10 +175,10 @@ class Executor:
         admission = self._admissions.attach(message.session, message.token)
         if admission is None:
             raise ProtocolError("no such session, or a wrong token")
-        session = self.sessions.get(message.session)
-        if session is None:
-            session = self.sessions[message.session] = self._open_session(admission)
-        self._by_identity[identity] = session
+        stream = self._streams.get(message.session)
+        if stream is None:
+            stream = self._streams[message.session] = CommandStream(self._open_session(admission))
+        self._by_identity[identity] = stream
         return [m.Attached(message.request_id)]
 
     def _attach_early(self) -> None:
@@ -181,14 +193,14 @@ class Executor:
                 self._send(identity, reply)
 
     def _close_dropped(self) -> None:
-        dropped = [self.sessions.pop(session, None) for session in self._admissions.take_dropped()]
-        for session in dropped:
-            if session is not None:
-                session.close()
-                if self._launched is not None and self._launched[0] is session:
+        dropped = [self._streams.pop(session, None) for session in self._admissions.take_dropped()]
+        for stream in dropped:
+            if stream is not None:
+                stream.close()
+                if self._launched is not None and self._launched[0] is stream.session:
                     self._launched = None
-                self._suspended.pop(session, None)
-                self._by_identity = {i: s for i, s in self._by_identity.items() if s is not session}
+                self._suspended.pop(stream, None)
+                self._by_identity = {i: s for i, s in self._by_identity.items() if s is not stream}
         if dropped:
             give_back_idle()  # about a millisecond; a worker kept hundreds of MiB after a thousand sessions
 

@@ -1,9 +1,8 @@
-"""One client's command stream on a worker: each command changes the handle table, some are answered.
+"""One client's session on a worker: each command changes the handle table, some are answered.
 
-Sans-IO: `WorkerSession.run` takes a decoded batch and returns replies; it touches no socket. A batch may be
-suspended at a command that waits for another worker (`due`, `resume`). The first error is latched and answers the
-next request; handles that a failed command should have made are poisoned, and whatever is computed from them
-fails with that same first error.
+Sans-IO: `WorkerSession.execute` takes a command and returns its reply; it touches no socket, and its command stream
+keeps the order. The first error is latched and answers the next request; handles that a failed command should have made
+are poisoned, and whatever is computed from them fails with that same first error.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from dynamo_genie.remote_daemon.memory.dtypes import spec_of
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
-from dynamo_genie.remote_daemon.worker.command_stream import CommandStream, Outcome
+from dynamo_genie.remote_daemon.worker.command_stream import Outcome
 from dynamo_genie.remote_daemon.worker.device_loss import device_is_lost
 from dynamo_genie.remote_daemon.worker.failures import describe_failure, is_out_of_memory
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
@@ -48,7 +47,7 @@ class WorkerSession:
 
     Attributes:
         running: Whether a command of this session runs: it keeps all its tensors meanwhile.
-        last_used: When one did last, on the clock of those who call `run`.
+        last_used: When one did last, on the clock of those who call `execute`.
         lost_device: What a command of this session did to the device, where the worker cannot go on after it.
     """
 
@@ -61,7 +60,6 @@ class WorkerSession:
         self._inputs = SessionInputs(self.handles, services.buffers)
         self._weights = SessionWeights(services.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, services.buffers, services.host_budget)
-        self._stream = CommandStream(self._answer)
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, m.ErrorInfo] = {}
         self._told_of: set[int] = set()
@@ -91,31 +89,6 @@ class WorkerSession:
         }
 
     @property
-    def due(self) -> float | None:
-        """When to call `resume` at the latest; None when the session has nothing left to do."""
-        return self._stream.due
-
-    def run(self, batch: m.Batch, nbytes: int, now: float) -> list[m.WorkerToClient]:
-        """Run a batch of `nbytes` encoded bytes in order, as far as it goes, and return its replies.
-
-        Raises:
-            SessionLost: A batch is missing, or too many wait.
-        """
-        self.running, self.last_used = True, now
-        try:
-            return self._stream.take(batch, nbytes, now)
-        finally:
-            self.running = False
-
-    def resume(self, now: float) -> list[m.WorkerToClient]:
-        """Go on where the session was suspended, if what it waits for is there or takes too long."""
-        self.running, self.last_used = True, now
-        try:
-            return self._stream.resume(now)
-        finally:
-            self.running = False
-
-    @property
     def resident_nbytes(self) -> int:
         """Bytes of own tensors in the device's memory."""
         return self.handles.resident_nbytes
@@ -136,19 +109,20 @@ class WorkerSession:
 
     def close(self) -> None:
         """Free everything the session holds."""
-        self._stream.close()
         self.staging.close()
         self._weights.let_go()
         self.handles.clear()
         self._inputs.let_go()
 
-    def _answer(self, command: m.Command, overdue: bool) -> Outcome:
+    def execute(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
+        """Run a command and return its reply, if it has one; every failure becomes a record for the client."""
         request_id = getattr(command, "request_id", 0)
         if request_id and self._latched is not None and not isinstance(command, m.Inspect):
             error, self._latched = self._latched, None
             self._poison_results(command, error)
             return m.Failed(request_id, error)
         before = self._services.arenas.counts
+        self.running, self.last_used = True, now
         try:
             if overdue and isinstance(command, m.ReceiveTensor):
                 raise self._peers.give_up(command)
@@ -167,6 +141,7 @@ class WorkerSession:
                 self._latched = failure
             return None
         finally:
+            self.running = False
             if self._services.arenas.counts is not before:
                 self.arena_counts = self.arena_counts.plus(self._services.arenas.counts).plus(before, -1)
 

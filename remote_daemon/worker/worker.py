@@ -56,7 +56,7 @@ class Worker:
             buffers,
             self._info.memory_limit,
             host_limit=config.host_memory_limit or default_host_limit(config.devices),
-            sessions=lambda: self._executor.sessions.values(),
+            sessions=lambda: self._executor.sessions(),
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
@@ -144,7 +144,7 @@ class Worker:
         now = time.monotonic()
         sessions = []
         for admission in self._admissions.all():
-            session = self._executor.sessions.get(admission.session)
+            session = self._executor.session(admission.session)
             sessions.append(
                 m.SessionStatus(
                     session=admission.session.hex()[:12],

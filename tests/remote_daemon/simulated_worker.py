@@ -19,10 +19,11 @@ NAME = "tests.remote_daemon.simulated_worker"
 
 def run_worker() -> None:
     """Run a worker as the supervisor starts it."""
-    from dynamo_genie.remote_daemon import spilled, worker
+    from dynamo_genie.remote_daemon.memory import offloaded
     from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
     from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
     from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
+    from dynamo_genie.remote_daemon.worker import worker
     from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, PromptDevice
 
     class Store(DeviceBufferStore):
@@ -34,7 +35,7 @@ def run_worker() -> None:
         return Store(device, DeviceMemory(limit, LivePool(), FakeTemporaries()), PinnedRing(slots, PromptDevice(0)))
 
     worker.open_buffers = open_buffers  # type: ignore[attr-defined]
-    spilled.MIN_EVICTED_NBYTES = 1
+    offloaded.MIN_EVICTED_NBYTES = 1
     worker.main()
 
 

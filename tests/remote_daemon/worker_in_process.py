@@ -18,6 +18,7 @@ from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
+from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.programs import Build
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
@@ -40,6 +41,7 @@ class WorkerInProcess:
         staging, traffic = Staging(services.host_budget), PeerTraffic()
         port = PeerPort(Arrivals(staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
         self.session = WorkerSession(services, staging, lambda view: 0, port)
+        self.stream = CommandStream(self.session)
         self.now = 0.0
         self._sequence = 0
         self._last = 0
@@ -49,7 +51,7 @@ class WorkerInProcess:
         """Run commands; a failure of one that is not answered shows in the next answer."""
         self._sequence += 1
         with torch.inference_mode():
-            return list(self.session.run(m.Batch(self._sequence, tuple(commands)), 0, self.now))
+            return list(self.stream.take(m.Batch(self._sequence, tuple(commands)), 0, self.now))
 
     def put(self, tensor: torch.Tensor) -> int:
         """Name a copy of a tensor."""

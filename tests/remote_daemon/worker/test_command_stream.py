@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ class Commands:
         self.there: set[int] = set()
         self.ran: list[str] = []
 
-    def __call__(self, command: m.Command, overdue: bool) -> command_stream.Outcome:
+    def execute(self, command: m.Command, now: float, *, overdue: bool) -> command_stream.Outcome:
         if isinstance(command, m.ReceiveTensor):
             if overdue:
                 self.ran.append(f"overdue {command.transfer}")
@@ -31,6 +33,12 @@ class Commands:
         assert isinstance(command, m.Sync)
         self.ran.append(f"sync {command.request_id}")
         return m.Done(command.request_id)
+
+    def close(self) -> None:
+        self.ran.append("closed")
+
+
+Stream: TypeAlias = CommandStream[Commands]
 
 
 def receive(transfer: int, timeout_s: float = 10.0) -> m.ReceiveTensor:
@@ -47,11 +55,11 @@ def commands() -> Commands:
 
 
 @pytest.fixture
-def stream(commands: Commands) -> CommandStream:
+def stream(commands: Commands) -> Stream:
     return CommandStream(commands)
 
 
-def test_what_comes_before_the_wait_is_answered_at_once(stream: CommandStream, commands: Commands) -> None:
+def test_what_comes_before_the_wait_is_answered_at_once(stream: Stream, commands: Commands) -> None:
     assert stream.take(batch(1, m.Sync(1), receive(7), m.Sync(2)), 50, now=100.0) == [m.Done(1)]
     assert stream.due == 110.0
     assert stream.resume(now=101.0) == []
@@ -60,7 +68,7 @@ def test_what_comes_before_the_wait_is_answered_at_once(stream: CommandStream, c
     assert stream.due is None
 
 
-def test_later_batches_wait_in_order_and_run_one_a_turn(stream: CommandStream, commands: Commands) -> None:
+def test_later_batches_wait_in_order_and_run_one_a_turn(stream: Stream, commands: Commands) -> None:
     stream.take(batch(1, receive(7)), 50, now=0.0)
     for sequence in (2, 3):
         assert stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0) == []
@@ -73,7 +81,7 @@ def test_later_batches_wait_in_order_and_run_one_a_turn(stream: CommandStream, c
     assert commands.ran == ["received 7", "sync 2", "sync 3"]
 
 
-def test_a_wait_ends_at_its_deadline_and_the_stream_goes_on(stream: CommandStream, commands: Commands) -> None:
+def test_a_wait_ends_at_its_deadline_and_the_stream_goes_on(stream: Stream, commands: Commands) -> None:
     stream.take(batch(1, receive(7, 5.0), m.Sync(1), receive(8, 5.0), m.Sync(2)), 50, now=100.0)
     assert stream.resume(now=104.9) == []
     assert stream.resume(now=105.0) == [m.Done(1)]
@@ -82,7 +90,7 @@ def test_a_wait_ends_at_its_deadline_and_the_stream_goes_on(stream: CommandStrea
     assert commands.ran == ["overdue 7", "sync 1", "overdue 8", "sync 2"]
 
 
-def test_a_batch_that_comes_again_while_it_waits_is_not_run_twice(stream: CommandStream, commands: Commands) -> None:
+def test_a_batch_that_comes_again_while_it_waits_is_not_run_twice(stream: Stream, commands: Commands) -> None:
     first = batch(1, m.Sync(1), receive(7), m.Sync(2))
     stream.take(first, 50, now=0.0)
     assert stream.take(first, 50, now=0.0) == [m.Done(1)], "what it has answered so far"
@@ -95,14 +103,14 @@ def test_a_batch_that_comes_again_while_it_waits_is_not_run_twice(stream: Comman
     assert commands.ran == ["sync 1", "received 7", "sync 2", "sync 3"]
 
 
-def test_a_gap_ends_the_session(stream: CommandStream) -> None:
+def test_a_gap_ends_the_session(stream: Stream) -> None:
     with pytest.raises(SessionLost, match="some between were lost"):
         stream.take(batch(2, m.Sync(1)), 50, now=0.0)
 
 
 @pytest.mark.parametrize("limit", ["MAX_WAITING_NBYTES", "MAX_WAITING_BATCHES"])
 def test_too_much_behind_a_wait_ends_the_session_for_good(
-    stream: CommandStream, limit: str, monkeypatch: pytest.MonkeyPatch
+    stream: Stream, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command_stream, limit, 2 if limit.endswith("BATCHES") else 100)
     stream.take(batch(1, receive(7)), 50, now=0.0)
@@ -112,6 +120,15 @@ def test_too_much_behind_a_wait_ends_the_session_for_good(
         with pytest.raises(SessionLost, match="wait for a tensor of another daemon"):
             stream.take(batch(sequence, m.Sync(1)), 50, now=0.0)
     assert stream.due is None
+
+
+def test_closing_forgets_what_waits_and_closes_the_session(stream: Stream, commands: Commands) -> None:
+    stream.take(batch(1, receive(7), m.Sync(1)), 50, now=0.0)
+    stream.take(batch(2, m.Sync(2)), 50, now=0.0)
+    stream.close()
+    assert stream.due is None
+    assert stream.resume(now=20.0) == []
+    assert commands.ran == ["closed"]
 
 
 @given(

@@ -97,7 +97,7 @@ def serve(device: Device, frames: list[list[bytes]], monkeypatch: pytest.MonkeyP
     sockets: Any = Sockets(frames)
     monkeypatch.setattr(zmq, "Poller", lambda: type("P", (), {"register": lambda *a: None, "poll": lambda *a: []})())
     executor = Executor(sockets, None, None, Wakeup(), device.synchronize)  # type: ignore[arg-type]
-    executor._by_identity = {name: WorkerInProcess(build=device.build).session for name in (b"a", b"b")}
+    executor._by_identity = {name: WorkerInProcess(build=device.build).stream for name in (b"a", b"b")}
     with pytest.raises(DeviceLost, match="device-side assert triggered"):
         executor.serve()
     return sockets

@@ -14,6 +14,7 @@ from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
+from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
@@ -42,11 +43,12 @@ class Bench:
         self.arrivals = Arrivals(staging, traffic, lambda: None)
         port = PeerPort(self.arrivals, traffic, self.link_failures, lambda link, out: self.sent.append((link, out)))
         self.session = WorkerSession(self.services, staging, lambda data: 0, port)
+        self.stream = CommandStream(self.session)
         self._sequence = 0
 
     def run(self, *commands: m.Command, now: float = 0.0) -> Sequence[m.WorkerToClient]:
         self._sequence += 1
-        return self.session.run(m.Batch(self._sequence, commands), 100, now)
+        return self.stream.take(m.Batch(self._sequence, commands), 100, now)
 
 
 def pair(first: float, second: float) -> InlineTensor:
@@ -68,19 +70,19 @@ def bench() -> Bench:
 def test_what_a_tensor_is_computed_into_waits_for_the_tensor(bench: Bench) -> None:
     call = m.Call(1, 0, (5,), (6,))
     assert bench.run(m.Sync(1), m.ReceiveTensor(5, 3, 1, 9.0), call, m.Fetch(2, (6,))) == [m.Done(1)]
-    assert bench.session.due == 9.0
+    assert bench.stream.due == 9.0
     assert bench.run(m.Sync(3)) == []
     bench.arrivals.begin(3, m.TensorBegin(1, PAIR, "activation", struct.pack("2f", 1, 2)))
-    [fetched] = bench.session.resume(1.0)
+    [fetched] = bench.stream.resume(1.0)
     assert floats(fetched) == (2, 4)
-    assert bench.session.resume(1.0) == [m.Done(3)]
-    assert bench.session.due is None
+    assert bench.stream.resume(1.0) == [m.Done(3)]
+    assert bench.stream.due is None
 
 
 def test_a_tensor_that_never_comes_poisons_its_handle_and_the_stream_goes_on(bench: Bench) -> None:
     bench.arrivals.note_link(3, "the link from the daemon at tcp://a:1 to this one at tcp://b:2")
     bench.run(m.ReceiveTensor(5, 3, 1, 9.0), m.Call(1, 0, (5,), (6,)), m.Sync(1), m.Fetch(2, (6,)), m.Sync(3))
-    first, second, third = bench.session.resume(9.0)
+    first, second, third = bench.stream.resume(9.0)
     assert isinstance(first, m.Failed)
     assert first.error.kind == "RequestTimeout"
     for part in ("within 9 s", "tcp://a:1", "tcp://b:2", "GENIE_REQUEST_TIMEOUT_S"):
@@ -144,9 +146,9 @@ def test_a_link_that_has_failed_says_so(bench: Bench) -> None:
 def test_a_session_that_ends_while_it_waits_leaves_nothing(bench: Bench) -> None:
     bench.run(m.ReceiveTensor(5, 3, 1, 9.0), m.Sync(1))
     bench.arrivals.begin(3, m.TensorBegin(1, PAIR, "x", struct.pack("2f", 1, 2)))
-    bench.session.close()
+    bench.stream.close()
     assert bench.budget.used == 0
-    assert bench.session.due is None
+    assert bench.stream.due is None
 
 
 def test_an_inspection_tells_calls_memory_and_what_was_copied(bench: Bench) -> None:
