@@ -15,7 +15,7 @@ def die_with_parent(parent_pid: int | None = None) -> None:
     """Have the kernel kill this process as soon as the parent's thread that started it ends.
 
     Call it first thing. With `parent_pid`, leaves at once if the parent died before the call. Outside Linux the
-    kernel has no such service: there the end of the link is the only signal.
+    kernel has no such service: there the end of the pipe is the only signal.
     """
     if not sys.platform.startswith("linux"):
         return

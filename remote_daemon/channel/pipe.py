@@ -1,7 +1,7 @@
 """The private stream between the supervisor and one of its workers: length-prefixed messages, both ways.
 
 Neither end ever waits for the other: what the kernel does not take now is kept and sent later, up to a limit.
-A link belongs to one thread.
+A pipe belongs to one thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READ_NBYTES = 256 << 10
 T = TypeVar("T")
 
 
-class Link(Generic[T]):
+class Pipe(Generic[T]):
     """One end of the stream. `closed` turns true when the other end is gone, or stops reading.
 
     Poll `fileno()` for reading, and for writing too while `pending` is true.
@@ -43,7 +43,7 @@ class Link(Generic[T]):
         self.closed = False
 
     def fileno(self) -> int:
-        """Return the descriptor to poll, -1 once the link was closed on this side."""
+        """Return the descriptor to poll, -1 once the pipe was closed on this side."""
         return self._socket.fileno()
 
     @property
@@ -52,7 +52,7 @@ class Link(Generic[T]):
         return bool(self._outgoing)
 
     def send(self, message: Any) -> None:
-        """Queue `message` and send what the kernel takes now. Does nothing on a closed link."""
+        """Queue `message` and send what the kernel takes now. Does nothing on a closed pipe."""
         data = codec.encode(message)
         assert len(data) <= MAX_MESSAGE_NBYTES
         self._outgoing += len(data).to_bytes(PREFIX_NBYTES, "big") + data
@@ -109,7 +109,7 @@ class Link(Generic[T]):
         while len(self._incoming) - start >= PREFIX_NBYTES and (limit is None or len(found) < limit):
             nbytes = int.from_bytes(self._incoming[start : start + PREFIX_NBYTES], "big")
             if nbytes > MAX_MESSAGE_NBYTES:
-                raise ProtocolError(f"a message of {nbytes} bytes on the link; the limit is {MAX_MESSAGE_NBYTES}")
+                raise ProtocolError(f"a message of {nbytes} bytes on the pipe; the limit is {MAX_MESSAGE_NBYTES}")
             end = start + PREFIX_NBYTES + nbytes
             if end > len(self._incoming):
                 break
@@ -124,27 +124,27 @@ class Link(Generic[T]):
         self._socket.close()
 
 
-WorkerLink = Link[m.SupervisorToWorker]
+WorkerPipe = Pipe[m.SupervisorToWorker]
 """The worker's end."""
 
-SupervisorLink = Link[m.WorkerToSupervisor]
+SupervisorPipe = Pipe[m.WorkerToSupervisor]
 """The supervisor's end."""
 
 
-def make_link() -> tuple[SupervisorLink, socket.socket]:
+def make_pipe() -> tuple[SupervisorPipe, socket.socket]:
     """Return the supervisor's end, and the socket that a worker inherits as its end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return Link(ours, codec.worker_to_supervisor), theirs
+    return Pipe(ours, codec.worker_to_supervisor), theirs
 
 
-def open_worker_link(fd: int, timeout_s: float = 10.0) -> tuple[WorkerLink, WorkerConfig]:
-    """Take over the inherited descriptor `--link-fd` and read the configuration from it."""
+def open_worker_pipe(fd: int, timeout_s: float = 10.0) -> tuple[WorkerPipe, WorkerConfig]:
+    """Take over the inherited descriptor `--pipe-fd` and read the configuration from it."""
     os.set_inheritable(fd, False)
-    link: WorkerLink = Link(socket.socket(fileno=fd), codec.supervisor_to_worker)
+    pipe: WorkerPipe = Pipe(socket.socket(fileno=fd), codec.supervisor_to_worker)
     try:
-        return link, link.receive_first(_decode_config, timeout_s)
+        return pipe, pipe.receive_first(_decode_config, timeout_s)
     except BaseException:
-        link.close()
+        pipe.close()
         raise
 
 

@@ -45,7 +45,7 @@ BindPolicy: TypeAlias = TcpBind | IpcBind
 
 
 class WorkerConfig(_Config, frozen=True):
-    """First message on the link. `keys` and `client_public_key` are empty where there are no keys.
+    """First message in the pipe. `keys` and `client_public_key` are empty where there are no keys.
 
     `device` is "auto", "cpu" or "cuda:N", one of `devices` that share a machine; limits are in bytes, 0 lets the
     worker choose.

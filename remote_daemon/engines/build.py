@@ -24,7 +24,7 @@ from dynamo_genie.runtime.wire.program import Program
 COMPILERS: dict[str, Compile] = {INDUCTOR: compile_with_inductor, TENSORRT: compile_with_tensorrt}
 
 
-class EngineRoom:
+class Engines:
     """Makes programs run on one device; what its engines share lives here."""
 
     def __init__(

@@ -26,7 +26,7 @@ import torch
 from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
 from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
 from dynamo_genie.remote_daemon.engines.traits import Traits
-from dynamo_genie.remote_daemon.worker.failures import is_out_of_memory
+from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 
 MAX_COPIED_NBYTES = 256 << 10
 """Inputs up to this size are copied before each replay unless they are known to stay; larger ones must stay."""

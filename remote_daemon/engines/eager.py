@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.engines.engine import Executable
+from dynamo_genie.remote_daemon.engines.engine import Executable, NodeError
 from dynamo_genie.remote_daemon.memory.dtypes import TORCH_DTYPE
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.operators.arena_plan import plan_arenas
@@ -33,15 +33,6 @@ from dynamo_genie.runtime.wire import program as p
 
 _FIRST_NODE_LINE = 4
 _FILE_NAME = "<program>"
-
-
-class NodeError(Exception):
-    """A node of a program failed; `__cause__` is what PyTorch raised."""
-
-    def __init__(self, node: int, operator: str) -> None:
-        super().__init__(f"node {node} ({operator}) failed")
-        self.node = node
-        self.operator = operator
 
 
 def compile_program(

@@ -19,6 +19,15 @@ Executable: TypeAlias = Callable[[list[Any]], tuple[Any, ...]]
 """A compiled program: tensors and numbers in, values out; empties the list, so that inputs can die early."""
 
 
+class NodeError(Exception):
+    """A node of a program failed; `__cause__` is what PyTorch raised."""
+
+    def __init__(self, node: int, operator: str) -> None:
+        super().__init__(f"node {node} ({operator}) failed")
+        self.node = node
+        self.operator = operator
+
+
 class Unfit(Exception):
     """An engine cannot run a program; nothing was changed. The message says why, for people."""
 

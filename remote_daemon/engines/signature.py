@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-Layout: TypeAlias = "tuple[torch.Size, tuple[int, ...], torch.dtype]"
+InputLayout: TypeAlias = "tuple[torch.Size, tuple[int, ...], torch.dtype]"
 Signature: TypeAlias = tuple[Any, ...]
 
 
-def layout_of(tensor: torch.Tensor) -> Layout:
+def layout_of(tensor: torch.Tensor) -> InputLayout:
     """Return shape, strides and dtype."""
     return tensor.shape, tensor.stride(), tensor.dtype
 

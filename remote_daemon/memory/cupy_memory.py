@@ -6,6 +6,7 @@ a CUDA device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,16 +39,16 @@ class CupyPool:
 
     @property
     def held(self) -> int:
-        """See `Pool`."""
+        """See `ResidentPool`."""
         return int(self._pool.total_bytes())
 
     @property
     def used(self) -> int:
-        """See `Pool`."""
+        """See `ResidentPool`."""
         return int(self._pool.used_bytes())
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """See `Pool`. In order with torch's compute stream, on which freed memory is used again."""
+        """See `ResidentPool`. In order with torch's compute stream, on which freed memory is used again."""
         if nbytes == 0:
             return torch.empty(0, dtype=torch.uint8, device=self._device)
         cupy = self._cupy
@@ -57,12 +58,12 @@ class CupyPool:
             return torch.from_dlpack(array)
 
     def trim(self) -> None:
-        """See `Pool`."""
+        """See `ResidentPool`."""
         with self._cupy.cuda.Device(self._device.index):
             self._pool.free_all_blocks()
 
 
-class TorchTemporaries:
+class TorchAllocator:
     """What torch's caching allocator holds of one device."""
 
     def __init__(self, device: torch.device) -> None:
@@ -71,15 +72,15 @@ class TorchTemporaries:
 
     @property
     def held(self) -> int:
-        """See `Temporaries`."""
+        """See `TemporaryAllocator`."""
         return int(torch.cuda.memory_reserved(self._device))
 
     def allow(self, nbytes: int) -> None:
-        """See `Temporaries`."""
+        """See `TemporaryAllocator`."""
         torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / self._total), self._device)
 
     def trim(self) -> None:
-        """See `Temporaries`."""
+        """See `TemporaryAllocator`."""
         with torch.cuda.device(self._device):
             torch.cuda.empty_cache()
 
@@ -92,15 +93,15 @@ class CudaStreams:
         self._copies = torch.cuda.Stream(device)
 
     def copies_wait(self) -> None:
-        """See `Streams`."""
+        """See `CopyStreams`."""
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
 
     def compute_waits(self) -> None:
-        """See `Streams`."""
+        """See `CopyStreams`."""
         torch.cuda.current_stream(self._device).wait_stream(self._copies)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
-        """See `Streams`."""
+        """See `CopyStreams`."""
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
             event = torch.cuda.Event()
@@ -108,12 +109,17 @@ class CudaStreams:
         return event
 
 
-def open_cuda_memory(device: torch.device, limit: int) -> tuple[DeviceMemory, PinnedRing]:
+def open_cuda_memory(
+    device: torch.device, limit: int, free: Callable[[int], object] | None = None
+) -> tuple[DeviceMemory, PinnedRing]:
     """Return a CUDA device's memory within `limit` bytes, and the ring through which it is filled.
+
+    Args:
+        free: Frees residents of so many bytes, if they can go.
 
     Raises:
         OptionError: CuPy is not installed.
     """
-    memory = DeviceMemory(limit, CupyPool(device, limit), TorchTemporaries(device))
+    memory = DeviceMemory(limit, CupyPool(device, limit), TorchAllocator(device), free)
     buffers = [torch.empty(SLOT_NBYTES, dtype=torch.uint8, pin_memory=True) for _ in range(SLOTS)]
     return memory, PinnedRing(buffers, CudaStreams(device))

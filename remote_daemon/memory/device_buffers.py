@@ -1,4 +1,4 @@
-"""Buffers in a device's memory: what stays comes from one pool, and is filled and read back through pinned buffers."""
+"""Buffers in a device's memory: residents come from one pool, and are filled and read through pinned buffers."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ class DeviceBufferStore:
         """See `BufferStore`."""
         self.memory.make_room_for_temporaries()
 
-    def evict(self, flat: torch.Tensor) -> torch.Tensor:
-        """See `Evictable`."""
+    def offload(self, flat: torch.Tensor) -> torch.Tensor:
+        """See `OffloadableMemory`."""
         host = allocate_host(flat.numel())
         self._ring.download(host, flat)
         return host
 
-    def settle(self, flat: torch.Tensor) -> torch.Tensor | None:
-        """See `Evictable`."""
+    def copy_to_pool(self, flat: torch.Tensor) -> torch.Tensor | None:
+        """See `OffloadableMemory`."""
         return self.memory.allocate(flat.numel()).copy_(flat) if self.memory.has_room(flat.numel()) else None
 
-    def restore(self, host: torch.Tensor) -> torch.Tensor:
-        """See `Evictable`."""
+    def reload(self, host: torch.Tensor) -> torch.Tensor:
+        """See `OffloadableMemory`."""
         flat = self.memory.allocate(host.numel())
         self._fill(flat, host)
         return flat

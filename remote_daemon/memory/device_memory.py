@@ -1,4 +1,4 @@
-"""One budget for a device's two allocators: the pool of what stays, and torch's for what programs make on the way.
+"""The memory of a device, shared by two allocators: a pool for residents, and torch's own for temporaries.
 
 Each keeps memory that it has got from the driver, used or not, and neither knows of the other: left alone, one starves
 the other. Here what the pool holds is taken from what torch may hold, and each gives back its idle memory before the
@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 
 
-class Pool(Protocol):
-    """Memory of tensors that stay."""
+class ResidentPool(Protocol):
+    """The allocator of residents: tensors that stay from call to call."""
 
     @property
     def held(self) -> int:
@@ -39,8 +39,8 @@ class Pool(Protocol):
         ...
 
 
-class Temporaries(Protocol):
-    """torch's allocator."""
+class TemporaryAllocator(Protocol):
+    """The allocator of temporaries, what programs make on the way: torch's own."""
 
     @property
     def held(self) -> int:
@@ -57,15 +57,18 @@ class Temporaries(Protocol):
 
 
 class DeviceMemory:
-    """Memory of one device within a limit.
+    """Memory of one device within a limit."""
 
-    Attributes:
-        evict: Called, where idle memory is not enough, with the bytes that are lacking; frees so many, if they can go.
-    """
-
-    def __init__(self, limit: int, pool: Pool, temporaries: Temporaries) -> None:
+    def __init__(
+        self,
+        limit: int,
+        pool: ResidentPool,
+        temporaries: TemporaryAllocator,
+        free: Callable[[int], object] | None = None,
+    ) -> None:
+        """Share `limit` bytes out; `free` frees residents of as many bytes as are lacking, if they can go."""
         self.limit = limit
-        self.evict: Callable[[int], object] | None = None
+        self._free = free
         self._pool = pool
         self._temporaries = temporaries
         self._share_out()
@@ -76,11 +79,11 @@ class DeviceMemory:
         return self._pool.held + self._temporaries.held
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether so much fits as things are: nothing is given back for it, nor evicted."""
+        """Whether so much fits as things are: nothing is given back for it, nor offloaded."""
         return nbytes <= self._pool.held - self._pool.used or self.held + nbytes <= self.limit
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """Return memory for a tensor that stays, flat, uint8.
+        """Return memory for a resident tensor, flat, uint8.
 
         Raises:
             torch.OutOfMemoryError: It does not fit beside what is in use.
@@ -104,8 +107,8 @@ class DeviceMemory:
     def _make_room(self, nbytes: int) -> None:
         if self._fits_once_trimmed(nbytes):
             return
-        if self.evict is not None:
-            self.evict(self.held + nbytes - self.limit)
+        if self._free is not None:
+            self._free(self.held + nbytes - self.limit)
             if self._fits_once_trimmed(nbytes):
                 return
         raise self._too_little(nbytes)

@@ -6,8 +6,13 @@ import contextlib
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
+
+Allocate: TypeAlias = Callable[[int], torch.Tensor]
+"""Returns host memory, flat, uint8, for so many bytes."""
 
 HUGE_PAGES_FROM_NBYTES = 8 << 20
 
@@ -29,8 +34,8 @@ def map_pages(nbytes: int) -> mmap.mmap:
     return region
 
 
-def give_back_idle() -> None:
-    """Return free memory to the system where the C library can: glibc's allocator keeps what lies in pieces."""
+def trim_host_memory() -> None:
+    """Give free memory back to the system where the C library can: glibc's allocator keeps what lies in pieces."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -154,12 +154,12 @@ class KVArenas:
         """Whether a storage (by its address) is an arena."""
         return storage_key in self._arenas
 
-    def take(self, storage_key: int) -> Arena | None:
-        """Forget a storage that goes and return how far it was filled, None if it is no arena."""
+    def remove(self, storage_key: int) -> Arena | None:
+        """Forget a storage that is offloaded and return how far it was filled, None if it is no arena."""
         entry = self._arenas.pop(storage_key, None)
         return None if entry is None else entry[1]
 
-    def put(self, storage: torch.UntypedStorage, arena: Arena) -> None:
+    def add(self, storage: torch.UntypedStorage, arena: Arena) -> None:
         """Know a storage as an arena."""
         self._forget_dead()
         self._arenas[storage._cdata] = (StorageWeakRef(storage), arena)
@@ -190,7 +190,7 @@ class KVArenas:
             return self._plain(tensors, axis)
         whole = self._empty(torch.Size(shape), first.dtype)
         arena = Arena(whole.shape, whole.stride(), axis, 0)
-        self.put(whole.untyped_storage(), arena)
+        self.add(whole.untyped_storage(), arena)
         *past, new = parts
         self._count(ArenaCounts(1, new.nbytes, int(bool(past)), sum(part.nbytes for part in past)))
         return arena.append(whole, parts, 0)

@@ -1,4 +1,4 @@
-"""How much memory a worker may fill, counted per storage. Thread-safe; knows nothing of tensors' meaning."""
+"""A memory budget: how much memory a worker may fill, counted per storage. Thread-safe; knows no tensors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ class MemoryBudget:
     it allocates it.
     """
 
-    def __init__(self, limit: int, option: str = "--memory-limit") -> None:
-        """Allow `limit` bytes; `option` of the daemon is what raises the limit."""
+    def __init__(
+        self, limit: int, option: str = "--memory-limit", make_room: Callable[[int], object] | None = None
+    ) -> None:
+        """Allow `limit` bytes.
+
+        Args:
+            option: What raises the limit, of the daemon's options.
+            make_room: Frees what nobody needs, until so many bytes more fit.
+        """
         self.limit = limit
         self._option = option
+        self._make_room = make_room
         self.used = 0
-        self.make_room: Callable[[int], object] | None = None  # gives back what may go, until so many bytes more fit
         self._lock = threading.Lock()
 
     def reserve(self, nbytes: int, what: str) -> None:
-        """Take `nbytes`, after giving back what nobody needs where that helps, or raise.
+        """Take `nbytes`, after freeing what nobody needs where that helps, or raise.
 
         Raises:
             QuotaExceeded: The limit would be passed; the message names what was asked, used and allowed.
@@ -39,9 +46,9 @@ class MemoryBudget:
             self.used += nbytes
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether `nbytes` more would fit, after giving back what nobody needs where that helps; takes nothing."""
-        if self.used + nbytes > self.limit and self.make_room is not None:
-            self.make_room(nbytes)
+        """Whether `nbytes` more would fit, after freeing what nobody needs where that helps; takes nothing."""
+        if self.used + nbytes > self.limit and self._make_room is not None:
+            self._make_room(nbytes)
         return self.used + nbytes <= self.limit
 
     def release(self, nbytes: int) -> None:

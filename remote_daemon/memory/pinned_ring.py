@@ -23,7 +23,7 @@ SLOTS = 8
 SLOT_NBYTES = 4 << 20
 
 
-class Event(Protocol):
+class CopyEvent(Protocol):
     """A point on a stream."""
 
     def synchronize(self) -> None:
@@ -31,7 +31,7 @@ class Event(Protocol):
         ...
 
 
-class Streams(Protocol):
+class CopyStreams(Protocol):
     """The compute stream of a worker, and a stream for copies beside it."""
 
     def copies_wait(self) -> None:
@@ -42,7 +42,7 @@ class Streams(Protocol):
         """Let later launches on the compute stream wait for the copies so far."""
         ...
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Event:
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> CopyEvent:
         """Launch a copy between pinned and device memory; return the point at which it is through."""
         ...
 
@@ -50,7 +50,7 @@ class Streams(Protocol):
 @dataclass
 class _Slot:
     memory: torch.Tensor
-    busy: Event | None = None
+    busy: CopyEvent | None = None
 
     def free(self) -> torch.Tensor:
         """Wait until nothing reads or writes this buffer, and return it."""
@@ -63,7 +63,7 @@ class _Slot:
 class PinnedRing:
     """A ring of pinned buffers; used by one thread."""
 
-    def __init__(self, buffers: Sequence[torch.Tensor], streams: Streams) -> None:
+    def __init__(self, buffers: Sequence[torch.Tensor], streams: CopyStreams) -> None:
         """Use `buffers`, flat uint8 tensors of one size in pinned memory."""
         self._slots = [_Slot(memory) for memory in buffers]
         self._streams = streams

@@ -1,4 +1,4 @@
-"""Weights of one worker by content: uploaded once, shared by all its sessions, copied when one changes them."""
+"""The resident weights of one worker by content: uploaded once, shared by all sessions, copied when one writes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
+from dynamo_genie.remote_daemon.memory.host_pool import HostPool, TensorLayout
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.memory.offloaded import HostSpace, Layout
-from dynamo_genie.remote_daemon.transfer.staging import Upload
+from dynamo_genie.remote_daemon.memory.upload import Upload
 from dynamo_genie.runtime.wire.content import content_digest
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 
 
 @dataclass
 class ResidentWeight:
-    """A tensor with a known content. `users` counts the handles that name it.
+    """A resident tensor with a known content. `users` counts the handles that name it.
 
     Attributes:
-        tensor: None while the bytes lie in host memory; `WeightStore.bring_back` returns it then.
-        host: Those bytes.
+        tensor: None while it is offloaded; `WeightStore.reload` returns it then.
+        host: Its bytes then.
     """
 
     digest: bytes
@@ -42,8 +42,8 @@ class WeightStore:
     least recently used ones make room when memory is wanted.
     """
 
-    def __init__(self, buffers: BufferStore, budget: MemoryBudget, host: HostSpace | None = None) -> None:
-        """Hold nothing yet; `host` is where weights lie whose users are idle."""
+    def __init__(self, buffers: BufferStore, budget: MemoryBudget, host: HostPool | None = None) -> None:
+        """Hold nothing yet; weights whose users are idle may be offloaded to `host`."""
         self._buffers = buffers
         self._budget = budget
         self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
@@ -58,7 +58,7 @@ class WeightStore:
 
     @property
     def unused_nbytes(self) -> int:
-        """Bytes that `drop_unused` could give back."""
+        """Bytes that `free_unused` could free."""
         with self._lock:
             return sum(weight.nbytes for weight in self._by_digest.values() if weight.users == 0)
 
@@ -103,31 +103,31 @@ class WeightStore:
         if weight is not None and weight.spec == spec:
             return weight
         if weight is not None:
-            self.release(weight)
+            self.drop(weight)
         raise ProtocolError("a weight was named that this worker does not hold")
 
-    def release(self, weight: ResidentWeight) -> None:
-        """Count one user less; the content stays until memory is wanted."""
+    def drop(self, weight: ResidentWeight) -> None:
+        """Drop one user's reference; the content stays until memory is wanted."""
         with self._lock:
             weight.users -= 1
             if weight.users == 0 and weight.host is not None:
-                self._forget(weight)  # nothing in the device's memory to keep
+                self._free(weight)  # nothing in the device's memory to keep
 
-    def drop_unused(self, enough: Callable[[], bool]) -> None:
-        """Drop unused weights, oldest first, until there is enough room or none is left."""
+    def free_unused(self, enough: Callable[[], bool]) -> None:
+        """Free unused weights, oldest first, until there is enough room or none is left."""
         with self._lock:
             for weight in [weight for weight in self._by_digest.values() if weight.users == 0]:
                 if enough():
                     return
-                self._forget(weight)
+                self._free(weight)
 
-    def spill(self, weight: ResidentWeight) -> bool:
-        """Move a weight to host memory if there is room; those who hold its tensor must let go of it."""
+    def offload(self, weight: ResidentWeight) -> bool:
+        """Move a weight to host memory if there is room; those who hold its tensor must drop it."""
         with self._lock:
             if weight.tensor is None or self._host is None:
                 return False
             storage = weight.tensor.untyped_storage()
-            weight.host = self._host.take(storage)
+            weight.host = self._host.offload(storage)
             if weight.host is None:
                 return False
             self._storages.discard(storage._cdata)
@@ -135,8 +135,8 @@ class WeightStore:
             self.nbytes -= weight.nbytes
             return True
 
-    def bring_back(self, weight: ResidentWeight) -> torch.Tensor:
-        """Return a weight's tensor, bringing it back to the device's memory first if it is not there.
+    def reload(self, weight: ResidentWeight) -> torch.Tensor:
+        """Return a weight's tensor, moved back to the device's memory first if it was offloaded.
 
         Raises:
             QuotaExceeded: It does not fit; it stays where it is.
@@ -144,16 +144,16 @@ class WeightStore:
         if weight.tensor is not None:
             return weight.tensor
         assert weight.host is not None and self._host is not None
-        storage = self._host.give_back(weight.host, "a weight")
+        storage = self._host.reload(weight.host, "a weight")
         with self._lock:
-            weight.tensor = Layout.described(weight.spec).on(storage)
+            weight.tensor = TensorLayout.described(weight.spec).on(storage)
             weight.host = None
             self._storages.add(storage._cdata)
             self.nbytes += weight.nbytes
         return weight.tensor
 
     def private_copy(self, weight: ResidentWeight) -> torch.Tensor:
-        """Return what one session may change instead; the caller accounts for it and releases the original.
+        """Return what one session may change instead; the caller accounts for it and drops the original.
 
         A copy where one fits, so that the content stays for the next session; else the tensor itself, if nobody
         else uses it.
@@ -161,7 +161,7 @@ class WeightStore:
         Raises:
             QuotaExceeded: The copy does not fit.
         """
-        tensor = self.bring_back(weight)
+        tensor = self.reload(weight)
         if self._budget.has_room(weight.nbytes):
             return tensor.clone(memory_format=torch.preserve_format)
         with self._lock:
@@ -170,14 +170,14 @@ class WeightStore:
                     f"no room to copy a weight of {weight.nbytes:,} bytes before changing it, and others use it too; "
                     "free tensors or start the daemon with a larger --memory-limit"
                 )
-            self._forget(weight)
+            self._free(weight)
         return tensor
 
-    def _forget(self, weight: ResidentWeight) -> None:
+    def _free(self, weight: ResidentWeight) -> None:
         del self._by_digest[weight.digest]
         if weight.tensor is None:
             assert weight.host is not None and self._host is not None
-            self._host.drop(weight.host)
+            self._host.free(weight.host)
             return
         self._storages.discard(weight.tensor.untyped_storage()._cdata)
         self._budget.release(weight.nbytes)

@@ -53,12 +53,12 @@ class ArenaPlan:
     Attributes:
         appends: Numbers of the nodes, `cat`s all, that grow a cache.
         reshapes: Numbers of the nodes that must take any strides, because they may view a window.
-        separate: Positions of the inputs that must not be windows when the Program is called.
+        read_otherwise: Positions of the inputs that must not be windows when the Program is called.
     """
 
     appends: frozenset[int] = frozenset()
     reshapes: frozenset[int] = frozenset()
-    separate: frozenset[int] = frozenset()
+    read_otherwise: frozenset[int] = frozenset()
 
 
 def plan_arenas(program: p.Program) -> ArenaPlan:
@@ -66,13 +66,13 @@ def plan_arenas(program: p.Program) -> ArenaPlan:
     walk = _Walk(program)
     for number, node in enumerate(program.nodes):
         walk.follow(walk.first + number, node)
-    walk.expose_results()
+    walk.note_results()
     appends = walk.appends()
-    windows = appends | (walk.inputs - walk.exposed)
+    windows = appends | (walk.inputs - walk.read_otherwise)
     return ArenaPlan(
         appends=frozenset(value - walk.first for value in appends),
         reshapes=frozenset(value - walk.first for value, viewed in walk.reshaped.items() if viewed & windows),
-        separate=frozenset(walk.inputs & walk.exposed),
+        read_otherwise=frozenset(walk.inputs & walk.read_otherwise),
     )
 
 
@@ -101,7 +101,7 @@ class _Walk:
     Attributes:
         first: The number of the first node's value.
         inputs: The tensor inputs.
-        exposed: Sources that must not be windows.
+        read_otherwise: Sources that must not be windows.
         reshaped: For each value of a reshaping node, the sources that it views.
     """
 
@@ -109,7 +109,7 @@ class _Walk:
         self._program = program
         self.first = len(program.inputs) + len(program.constants)
         self.inputs = {i for i, item in enumerate(program.inputs) if isinstance(item, p.TensorInput)}
-        self.exposed = set(program.mutated_inputs)
+        self.read_otherwise = set(program.mutated_inputs)
         self.reshaped: dict[int, set[int]] = {}
         self._sources: dict[int, set[int]] = {i: {i} for i in self.inputs}
         self._ends: dict[int, _End] = {}
@@ -118,33 +118,33 @@ class _Walk:
     def follow(self, value: int, node: p.Node) -> None:
         """Note what a node's result may be a view of, and which arguments it reads in a way of its own."""
         if node.op in VIEWS or node.op in RESHAPES:
-            self._expose_except(node, (0,))
+            self._note_reads_except(node, (0,))
             self._view(value, node)
         elif node.op in READERS:
-            self._expose_except(node, READERS[node.op])
+            self._note_reads_except(node, READERS[node.op])
             if node.op == _CAT:
                 self._join(value, node)
         else:
-            self._expose_except(node, ())  # whatever the result views, it is no window
+            self._note_reads_except(node, ())  # whatever the result views, it is no window
 
-    def expose_results(self) -> None:
+    def note_results(self) -> None:
         """Note which sources the caller could reach through a result, other than one `cat` through one."""
         reached: set[int] = set()
         for output in self._program.outputs:
             sources = self._sources_of((output,))
             end = self._end_of(output)
-            self.exposed |= (sources & reached) | (sources - {end.cat} if end else sources)
+            self.read_otherwise |= (sources & reached) | (sources - {end.cat} if end else sources)
             reached |= sources
 
     def appends(self) -> set[int]:
         """Return the `cat`s that may grow in place and, by the facts, are caches, continue one or end as one."""
         caches = {end.cat for value, end in self._ends.items() if self._is_cache(value)}
-        return (caches | self._continued) - self.exposed
+        return (caches | self._continued) - self.read_otherwise
 
     def _view(self, value: int, node: p.Node) -> None:
         viewed = self._sources[value] = self._sources_of(node.args[:1])
         if node.op in RESHAPES:
-            self.exposed |= {source for source in viewed & self.inputs if not self._is_cache(source)}
+            self.read_otherwise |= {source for source in viewed & self.inputs if not self._is_cache(source)}
             self.reshaped[value] = viewed
         elif node.args and (end := self._end_of(node.args[0])) and end.is_kept_by(node):
             self._ends[value] = end
@@ -170,9 +170,9 @@ class _Walk:
     def _is_cache(self, value: int) -> bool:
         return p.role_of(self._program, value) == KV_CACHE
 
-    def _expose_except(self, node: p.Node, harmless: Sequence[int]) -> None:
+    def _note_reads_except(self, node: p.Node, harmless: Sequence[int]) -> None:
         others = [argument for position, argument in enumerate(node.args) if position not in harmless]
-        self.exposed |= self._sources_of([*others, *(argument for _, argument in node.kwargs)])
+        self.read_otherwise |= self._sources_of([*others, *(argument for _, argument in node.kwargs)])
 
     def _end_of(self, argument: p.Argument) -> _End | None:
         return self._ends.get(argument.index) if isinstance(argument, p.Ref) else None

@@ -51,7 +51,7 @@ class Rules:
     tenant_name: Callable[[str], str] = lambda key: key[:8] or "default"
 
 
-class SupervisorProtocol:
+class SupervisorStateMachine:
     """All that a supervisor knows of its tenants, workers and sessions."""
 
     def __init__(self, rules: Rules, now: float) -> None:
@@ -160,7 +160,7 @@ class SupervisorProtocol:
             hello.request_id, protocol, session, token, ready.control, ready.bulk, ready.device,
             rules.heartbeat_s, rules.lease_s, rules.devices,
         )  # fmt: skip
-        # the worker hears first: when the client gets there, the token is waiting on the link
+        # the worker hears first: when the client gets there, the token is waiting in the pipe
         return [
             TellWorker(tenant.worker, m.AdmitSession(session, token, hello.client, tenant.key)),
             TellClient(client.peer, welcome),

@@ -1,4 +1,4 @@
-"""Runs the daemon: sockets, worker processes and clocks around the decisions of `protocol.py`. Never imports torch."""
+"""The supervisor process: sockets, workers and clocks around the decisions of `state_machine`. Never imports torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerStarted,
 )
 from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, short_form
-from dynamo_genie.remote_daemon.supervisor.state_machine import Rules, SupervisorProtocol
+from dynamo_genie.remote_daemon.supervisor.state_machine import Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.worker_process import WORKER_COMMAND, WorkerProcess
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -98,7 +98,7 @@ class Supervisor:
             self._auth = closing.enter_context(Authenticator(context, config.keys.clients))
         self._router, self.endpoint = self._bind(context)
         closing.callback(self._close_router)
-        self._protocol = SupervisorProtocol(self._rules(), time.monotonic())
+        self._machine = SupervisorStateMachine(self._rules(), time.monotonic())
 
     def _bind(self, context: zmq.Context[Router]) -> tuple[Router, str]:
         pair = self._config.keys.pair if self._config.keys else None
@@ -127,7 +127,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until drained, told to exit, or alone; return the exit code."""
-        self._do(self._protocol.start(time.monotonic()))
+        self._do(self._machine.start(time.monotonic()))
         while self._exit is None:
             self._turn()
         if self._exit.message:
@@ -153,8 +153,8 @@ class Supervisor:
         if self._parent is not None and self._parent.fileno() >= 0:
             poller.register(self._parent.fileno(), zmq.POLLIN)
         for process in self._workers.values():
-            if not process.link.closed:
-                poller.register(process.link.fileno(), zmq.POLLIN | (zmq.POLLOUT if process.link.pending else 0))
+            if not process.pipe.closed:
+                poller.register(process.pipe.fileno(), zmq.POLLIN | (zmq.POLLOUT if process.pipe.pending else 0))
             if process.exit_fd >= 0:
                 poller.register(process.exit_fd, zmq.POLLIN)
         return poller
@@ -163,7 +163,7 @@ class Supervisor:
         wait_s = MAX_WAIT_S
         if any(process.exit_fd < 0 for process in self._workers.values()):
             wait_s = POLL_WITHOUT_PIDFD_S
-        due = self._protocol.next_deadline()
+        due = self._machine.next_deadline()
         if due is not None:
             wait_s = min(wait_s, max(0.0, due - time.monotonic()))
         return int(wait_s * 1000) + 1
@@ -179,13 +179,13 @@ class Supervisor:
 
     def _happened(self, event: Event) -> None:
         if self._exit is None:
-            self._do(self._protocol.handle(event, time.monotonic()))
+            self._do(self._machine.handle(event, time.monotonic()))
 
     def _hear_worker(self, worker: WorkerId) -> None:
         process = self._workers[worker]
         how = process.poll()  # before the link is read, so that last words are not lost
         try:
-            for message in process.link.receive_available():
+            for message in process.pipe.receive_available():
                 self._happened(WorkerSaid(worker, message))
         except ProtocolError as error:
             logger.error("worker %d is stopped: %s", process.pid, error)
@@ -195,7 +195,7 @@ class Supervisor:
             del self._workers[worker]
             process.close()
             self._happened(WorkerExited(worker, how))
-        elif process.link.closed and not self._protocol.draining:
+        elif process.pipe.closed and not self._machine.draining:
             process.kill()  # nobody can talk to it any more; its end is noticed like any other
 
     def _hear_clients(self) -> None:
@@ -233,7 +233,7 @@ class Supervisor:
                 case TellClient(peer, message):
                     self._tell_client(peer, message)
                 case TellWorker(worker, to_worker):
-                    self._workers[worker].link.send(to_worker)
+                    self._workers[worker].pipe.send(to_worker)
                 case StartWorker(worker, tenant, device):
                     self._start_worker(worker, tenant, device)
                 case KillWorker(worker):

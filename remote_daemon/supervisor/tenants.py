@@ -9,7 +9,7 @@ from dynamo_genie.runtime.wire import messages as m
 
 FIRST_BACK_OFF_S = 0.25
 MAX_BACK_OFF_S = 30.0
-SETTLED_S = 10.0
+STABLE_AFTER_S = 10.0
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Tenant:
     def exited(self, how: str, now: float) -> None:
         """Note that the process is gone and when to start the next: at once, unless the last ones died young."""
         was_ready, self.worker, self.ready = self.ready is not None, None, None
-        self.failures = 0 if was_ready and now - self.ready_at >= SETTLED_S else self.failures + 1
+        self.failures = 0 if was_ready and now - self.ready_at >= STABLE_AFTER_S else self.failures + 1
         if not was_ready and self.failure is None:
             self.failure = m.WorkerFailed("DaemonUnavailable", f"the worker died while it started ({how})")
         self.restart_at = now + self._back_off_s(first_is_free=was_ready)

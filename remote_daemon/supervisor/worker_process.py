@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dynamo_genie import errors
 from dynamo_genie.remote_daemon.channel.parent import open_pidfd
-from dynamo_genie.remote_daemon.channel.pipe import SupervisorLink, make_link
+from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
 from dynamo_genie.remote_daemon.channel.worker_config import IpcBind, WorkerConfig
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
@@ -40,14 +40,14 @@ def _installed_paths() -> set[str]:
 
 
 class WorkerProcess:
-    """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `link`."""
+    """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `pipe`."""
 
     def __init__(self, command: Sequence[str], config: WorkerConfig) -> None:
-        self.link: SupervisorLink
-        self.link, theirs = make_link()
+        self.pipe: SupervisorPipe
+        self.pipe, theirs = make_pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [*command, "--link-fd", str(theirs.fileno())],
+                [*command, "--pipe-fd", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
@@ -56,7 +56,7 @@ class WorkerProcess:
             )
         self.exit_fd = open_pidfd(self._process.pid)
         self._bind = config.bind
-        self.link.send(config)
+        self.pipe.send(config)
 
     @property
     def pid(self) -> int:
@@ -77,7 +77,7 @@ class WorkerProcess:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait(timeout_s)
-        self.link.close()
+        self.pipe.close()
         if self.exit_fd >= 0:
             os.close(self.exit_fd)
             self.exit_fd = -1

@@ -14,7 +14,8 @@ from typing import TypeAlias
 from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.remote_daemon.memory.dtypes import spec_nbytes
 from dynamo_genie.remote_daemon.memory.host_buffers import check_dense
-from dynamo_genie.remote_daemon.transfer.staging import Staging, Upload
+from dynamo_genie.remote_daemon.memory.upload import Upload
+from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.tensor import TensorSpec
@@ -29,7 +30,7 @@ MAX_CUT = 512
 
 
 @dataclass(frozen=True)
-class Arrival:
+class ArrivedTensor:
     """A complete tensor: its description and its bytes in memory order."""
 
     spec: TensorSpec
@@ -128,14 +129,14 @@ class Arrivals:
 
     # --- the executor ----------------------------------------------------------------------------------------
 
-    def take(self, link: int, transfer: int) -> Arrival | m.ErrorInfo | None:
+    def take(self, link: int, transfer: int) -> ArrivedTensor | m.ErrorInfo | None:
         """Return a tensor or why it will not come; None when it is still to come, and then wake the executor."""
         key = (link, transfer)
         with self._lock:
             self._awaited = None
             if key in self._complete:
                 self._complete.discard(key)
-                return Arrival(self._announced.pop(key).spec, self.staging.claim(key))
+                return ArrivedTensor(self._announced.pop(key).spec, self.staging.claim(key))
             if key in self._failed:
                 return self._failed.pop(key)
             if link in self._cut:

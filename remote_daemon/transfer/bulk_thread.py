@@ -23,7 +23,7 @@ from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.transfer.client_bulk import ClientBulk, Download
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.transfer.link_receiver import LinkReceiver
-from dynamo_genie.remote_daemon.transfer.mailboxes import Admission, Admissions
+from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
 from dynamo_genie.remote_daemon.transfer.outbound_links import OutboundLinks
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.runtime.wire import codec
@@ -37,7 +37,7 @@ TICK_S = 1.0
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 
-class Transfers:
+class BulkThread:
     """Owns the bulk socket and the links; `serve` runs in its own thread until `stop`.
 
     `client_key` is the CURVE key that a session's client proves, empty without keys.
@@ -47,12 +47,12 @@ class Transfers:
         self,
         context: zmq.Context[Socket],
         socket: Socket,
-        admissions: Admissions,
+        mailboxes: SessionMailboxes,
         links: InboundLinks,
         client_key: str = "",
     ) -> None:
         self._socket = socket
-        self._admissions = admissions
+        self._mailboxes = mailboxes
         self._client_key = client_key
         self._wakeup = Wakeup()
         self._poller = zmq.Poller()
@@ -62,7 +62,7 @@ class Transfers:
         self._stopping = threading.Event()
         self._watch(socket, self._receive_available)
         self._watch(self._wakeup.fileno(), self._wakeup.clear)
-        self.outbound = OutboundLinks(context, admissions, self._watch, self._unwatch)
+        self.outbound = OutboundLinks(context, mailboxes, self._watch, self._unwatch)
         self.inbound = LinkReceiver(socket, self._say, links)
         self.clients = ClientBulk(socket, self._say, self.inbound, self.outbound)
 
@@ -72,15 +72,15 @@ class Transfers:
 
     # --- from the executor's thread --------------------------------------------------------------------------
 
-    def send(self, admission: Admission, data: memoryview) -> int:
+    def send(self, mailbox: SessionMailbox, data: memoryview) -> int:
         """Queue bytes for a client; return the download's number."""
         self._next_download += 1
-        self._post(partial(self.clients.start_download, admission, Download(self._next_download, data)))
+        self._post(partial(self.clients.start_download, mailbox, Download(self._next_download, data)))
         return self._next_download
 
-    def send_tensor(self, admission: Admission, link: int, outgoing: Outgoing) -> None:
+    def send_tensor(self, mailbox: SessionMailbox, link: int, outgoing: Outgoing) -> None:
         """Queue a tensor for another worker."""
-        self._post(partial(self.outbound.send, admission, link, outgoing))
+        self._post(partial(self.outbound.send, mailbox, link, outgoing))
 
     def stop(self) -> None:
         """Make `serve` return."""
@@ -153,10 +153,10 @@ class Transfers:
                 self._socket.recv(zmq.NOBLOCK)
 
     def _attach(self, identity: bytes, user: str, message: m.Attach) -> None:
-        admission = self._admissions.attach(message.session, message.token)
-        if admission is None or user != self._client_key or self.inbound.links.of(identity) is not None:
+        mailbox = self._mailboxes.attach(message.session, message.token)
+        if mailbox is None or user != self._client_key or self.inbound.links.of(identity) is not None:
             raise ProtocolError("no such session, or a wrong token")
-        self.clients.attach(identity, admission)
+        self.clients.attach(identity, mailbox)
         self._say(identity, m.Attached(message.request_id))
 
     def _attach_peer(self, identity: bytes, user: str, message: m.AttachPeer) -> None:

@@ -10,7 +10,7 @@ import zmq
 
 from dynamo_genie.remote_daemon.transfer.chunks import receive_chunk
 from dynamo_genie.remote_daemon.transfer.link_receiver import CREDIT_EVERY, LinkReceiver, Say
-from dynamo_genie.remote_daemon.transfer.mailboxes import Admission
+from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox
 from dynamo_genie.remote_daemon.transfer.outbound_links import OutboundLinks
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -33,7 +33,7 @@ class ClientConnection:
     """One client's bulk connection."""
 
     identity: bytes
-    admission: Admission
+    mailbox: SessionMailbox
     outgoing: deque[Download] = field(default_factory=deque)
     credits: int = UPLOAD_WINDOW
     taken: int = 0
@@ -49,10 +49,10 @@ class ClientBulk:
         self._outbound = outbound
         self._connections: dict[bytes, ClientConnection] = {}
 
-    def attach(self, identity: bytes, admission: Admission) -> None:
+    def attach(self, identity: bytes, mailbox: SessionMailbox) -> None:
         """Take a connection in, for a session."""
-        admission.bulk_identity = identity
-        self._connections[identity] = ClientConnection(identity, admission)
+        mailbox.bulk_identity = identity
+        self._connections[identity] = ClientConnection(identity, mailbox)
 
     def of(self, identity: bytes) -> ClientConnection | None:
         """Return the client that is attached on a connection."""
@@ -60,7 +60,7 @@ class ClientBulk:
 
     def forget(self, session: bytes) -> None:
         """Let go of a dropped session's connections and of what waits for them."""
-        self._connections = {i: c for i, c in self._connections.items() if c.admission.session != session}
+        self._connections = {i: c for i, c in self._connections.items() if c.mailbox.session != session}
 
     def receive(self, client: ClientConnection, message: m.ClientToBulk) -> None:
         """Take one message; `Chunk`'s second frame is still in the socket.
@@ -68,47 +68,47 @@ class ClientBulk:
         Raises:
             GenieError: It is wrong; that concerns this client only.
         """
-        admission = client.admission
+        mailbox = client.mailbox
         match message:
             case m.Chunk():
                 self._take_chunk(client, message)
             case m.UploadBegin():
-                admission.staging.begin(message.upload, message.nbytes)
+                mailbox.staging.begin(message.upload, message.nbytes)
                 if message.nbytes == 0:
                     self._say(client.identity, m.UploadDone(message.upload))
             case m.UploadAbort():
-                admission.staging.abort(message.upload)
+                mailbox.staging.abort(message.upload)
             case m.Credit():
                 client.credits += min(message.chunks, UPLOAD_WINDOW)
                 self._pump(client)
             case m.AdmitPeer():
                 links = self._inbound.links
-                self._say(client.identity, links.admit(admission.session, admission.arrivals, message))
+                self._say(client.identity, links.admit(mailbox.session, mailbox.arrivals, message))
             case m.DismissPeer():
-                self._inbound.dismiss(admission.session, message)
+                self._inbound.dismiss(mailbox.session, message)
             case m.OpenPeer():
-                self._outbound.open(admission, message)
+                self._outbound.open(mailbox, message)
             case m.ClosePeer():
-                self._outbound.close(admission.session, message.link)
+                self._outbound.close(mailbox.session, message.link)
             case m.MeasurePeer():
-                self._outbound.measure(admission, message, lambda answer: self._tell(admission, answer))
+                self._outbound.measure(mailbox, message, lambda answer: self._tell(mailbox, answer))
 
-    def start_download(self, admission: Admission, download: Download) -> None:
+    def start_download(self, mailbox: SessionMailbox, download: Download) -> None:
         """Send bytes that the executor has handed over."""
-        client = self._connections.get(admission.bulk_identity)
+        client = self._connections.get(mailbox.bulk_identity)
         if client is not None:
             client.outgoing.append(download)
             self._pump(client)
 
-    def _tell(self, admission: Admission, answer: m.PeerMeasured) -> None:
-        self._say(admission.bulk_identity, answer)
+    def _tell(self, mailbox: SessionMailbox, answer: m.PeerMeasured) -> None:
+        self._say(mailbox.bulk_identity, answer)
 
     def _take_chunk(self, client: ClientConnection, chunk: m.Chunk) -> None:
         """Receive a chunk into its place. A chunk of an upload that was refused is dropped, credit and all."""
         client.taken += 1
         if client.taken % CREDIT_EVERY == 0:
             self._say(client.identity, m.Credit(CREDIT_EVERY))
-        staging = client.admission.staging
+        staging = client.mailbox.staging
         if receive_chunk(self._socket, staging, chunk.transfer, chunk.offset, digest=True):
             staging.finish(chunk.transfer)
             self._say(client.identity, m.UploadDone(chunk.transfer))

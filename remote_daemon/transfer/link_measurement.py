@@ -14,7 +14,7 @@ SLOW_S = 0.1
 
 
 @dataclass(frozen=True)
-class LinkSpeed:
+class PeerLinkSpeed:
     """Half the best round trip, and throughput, one way."""
 
     latency_s: float
@@ -34,7 +34,7 @@ class LinkMeasurement:
         """Return the first ping."""
         return self._pings(1, b"", self._sent_at)
 
-    def pong(self, number: int, now: float) -> list[m.PeerPing] | LinkSpeed:
+    def pong(self, number: int, now: float) -> list[m.PeerPing] | PeerLinkSpeed:
         """Take an answer."""
         if number != self._number - self._outstanding + 1:
             return []  # of an earlier measurement
@@ -49,7 +49,7 @@ class LinkMeasurement:
         if probes == 1 and elapsed_s < SLOW_S:
             return self._pings(PROBES, bytes(PROBE_NBYTES), now)
         transfer_s = max(elapsed_s - self._round_trip_s, 1e-6)
-        return LinkSpeed(self._round_trip_s / 2, probes * PROBE_NBYTES / transfer_s)
+        return PeerLinkSpeed(self._round_trip_s / 2, probes * PROBE_NBYTES / transfer_s)
 
     def _pings(self, count: int, padding: bytes, now: float) -> list[m.PeerPing]:
         first = self._number + 1

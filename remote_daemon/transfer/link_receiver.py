@@ -9,9 +9,9 @@ from typing import TypeAlias
 import zmq
 
 from dynamo_genie.errors import DaemonUnavailable, GenieError, ProtocolError
+from dynamo_genie.remote_daemon.channel.error_record import error_record
 from dynamo_genie.remote_daemon.transfer.chunks import receive_chunk
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLink, InboundLinks
-from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.runtime.wire import messages as m
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class LinkReceiver:
         try:
             link.arrivals.begin(link.number, message)
         except GenieError as error:
-            link.arrivals.fail(link.number, message.transfer, describe_failure(error, "ReceiveTensor"))
+            link.arrivals.fail(link.number, message.transfer, error_record(error, "ReceiveTensor"))
             raise
 
     def _take_chunk(self, link: InboundLink, chunk: m.Chunk) -> None:
@@ -77,7 +77,7 @@ class LinkReceiver:
             if receive_chunk(self._socket, link.arrivals.staging, key, chunk.offset, digest=False):
                 link.arrivals.complete(*key)
         except ProtocolError as error:
-            link.arrivals.fail(*key, describe_failure(error, "ReceiveTensor"))
+            link.arrivals.fail(*key, error_record(error, "ReceiveTensor"))
             raise
 
     def _count_taken(self, link: InboundLink) -> None:
@@ -88,4 +88,4 @@ class LinkReceiver:
     def _cut(self, link: InboundLink, what: str) -> None:
         error = DaemonUnavailable(f"the link from {link.describe()} {what}")
         log.info("%s", error)
-        link.arrivals.cut(link.number, describe_failure(error, "ReceiveTensor"))
+        link.arrivals.cut(link.number, error_record(error, "ReceiveTensor"))

@@ -1,4 +1,4 @@
-"""Which sessions may attach, and which attached: shared by the executor and the transfer thread."""
+"""The mailboxes of sessions that may attach: shared by the executor and the bulk thread."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dynamo_genie.remote_daemon.memory.host_memory import allocate_host
+from dynamo_genie.remote_daemon.memory.host_memory import Allocate, allocate_host
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
-from dynamo_genie.remote_daemon.transfer.staging import Allocate, Staging
+from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.runtime.wire.messages import AdmitSession
 
 
 @dataclass
-class Admission:
-    """A session that the supervisor let in, from the worker's point of view.
+class SessionMailbox:
+    """Where the executor and the bulk thread leave things for one session that the supervisor let in.
 
     Attributes:
         arrivals: Tensors from other workers.
@@ -37,8 +37,8 @@ class Admission:
     bulk_identity: bytes = b""
 
 
-class Admissions:
-    """Admitted sessions by id, and the ids whose state the executor has yet to free."""
+class SessionMailboxes:
+    """The mailboxes of admitted sessions by id, and the ids whose state the executor has yet to free."""
 
     def __init__(self, budget: MemoryBudget, wake: Callable[[], None], allocate: Allocate = allocate_host) -> None:
         """Make an empty list.
@@ -53,29 +53,29 @@ class Admissions:
         self._wake = wake
         self.traffic = PeerTraffic()
         self._lock = threading.Lock()
-        self._admitted: dict[bytes, Admission] = {}
+        self._admitted: dict[bytes, SessionMailbox] = {}
         self._dropped: list[bytes] = []
 
     def admit(self, message: AdmitSession) -> None:
         """Let a session attach with its token."""
         staging, traffic = Staging(self._budget, self._allocate), PeerTraffic(self.traffic)
         arrivals = Arrivals(staging, traffic, self._wake)
-        admission = Admission(message.session, message.token, message.client, staging, arrivals, traffic)
+        mailbox = SessionMailbox(message.session, message.token, message.client, staging, arrivals, traffic)
         with self._lock:
-            self._admitted[message.session] = admission
+            self._admitted[message.session] = mailbox
 
     def knows(self, session: bytes) -> bool:
         """Whether the session was admitted and not dropped since."""
         with self._lock:
             return session in self._admitted
 
-    def attach(self, session: bytes, token: bytes) -> Admission | None:
-        """Return the admission when the token is right."""
+    def attach(self, session: bytes, token: bytes) -> SessionMailbox | None:
+        """Return a session's mailbox when the token is right."""
         with self._lock:
-            admission = self._admitted.get(session)
-        if admission is None or not hmac.compare_digest(admission.token, token):
+            mailbox = self._admitted.get(session)
+        if mailbox is None or not hmac.compare_digest(mailbox.token, token):
             return None
-        return admission
+        return mailbox
 
     def drop(self, session: bytes) -> None:
         """Shut a session out; the executor frees what it holds."""
@@ -89,7 +89,7 @@ class Admissions:
             dropped, self._dropped = self._dropped, []
         return dropped
 
-    def all(self) -> list[Admission]:
+    def all(self) -> list[SessionMailbox]:
         """Every admitted session."""
         with self._lock:
             return list(self._admitted.values())

@@ -17,8 +17,8 @@ import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.channel.sockets import connect_link
-from dynamo_genie.remote_daemon.transfer.link_measurement import LinkMeasurement, LinkSpeed
-from dynamo_genie.remote_daemon.transfer.mailboxes import Admission, Admissions
+from dynamo_genie.remote_daemon.transfer.link_measurement import LinkMeasurement, PeerLinkSpeed
+from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -56,7 +56,7 @@ class Measuring:
 class OutboundLink:
     """One link. Without a socket it was spoken of, but not opened yet."""
 
-    admission: Admission
+    mailbox: SessionMailbox
     number: int
     since: float
     endpoint: str = ""
@@ -70,7 +70,7 @@ class OutboundLink:
     @property
     def key(self) -> tuple[bytes, int]:
         """The session and the client's number of the link."""
-        return self.admission.session, self.number
+        return self.mailbox.session, self.number
 
 
 class OutboundLinks:
@@ -79,12 +79,12 @@ class OutboundLinks:
     def __init__(
         self,
         context: zmq.Context[Socket],
-        admissions: Admissions,
+        mailboxes: SessionMailboxes,
         watch: Callable[[Socket, Callable[[], None]], None],
         unwatch: Callable[[Socket], None],
     ) -> None:
         self._context = context
-        self._admissions = admissions
+        self._mailboxes = mailboxes
         self._watch = watch
         self._unwatch = unwatch
         self._links: dict[tuple[bytes, int], OutboundLink] = {}
@@ -94,7 +94,7 @@ class OutboundLinks:
 
     # --- what the client says --------------------------------------------------------------------------------
 
-    def open(self, admission: Admission, message: m.OpenPeer) -> None:
+    def open(self, mailbox: SessionMailbox, message: m.OpenPeer) -> None:
         """Connect to another worker.
 
         Raises:
@@ -102,8 +102,8 @@ class OutboundLinks:
             QuotaExceeded: The session has too many links.
             OptionError: The endpoint is none.
         """
-        link = self._link(admission, message.link)
-        if link.socket is not None or message.link in admission.link_failures:
+        link = self._link(mailbox, message.link)
+        if link.socket is not None or message.link in mailbox.link_failures:
             raise ProtocolError(f"link {message.link} was opened before")
         link.endpoint, link.since = message.endpoint, time.monotonic()
         link.socket = connect_link(self._context, message.endpoint, message.keys)
@@ -115,7 +115,7 @@ class OutboundLinks:
         link = self._links.pop((session, number), None)
         if link is None:
             return
-        link.admission.link_failures.pop(number, None)
+        link.mailbox.link_failures.pop(number, None)
         self._empty(link)
         self._answer(link, m.PeerMeasured(0, 0.0, 0.0, "the link was closed"))
         if link.socket is not None:
@@ -128,10 +128,10 @@ class OutboundLinks:
         for number in [key[1] for key in self._links if key[0] == session]:
             self.close(session, number)
 
-    def measure(self, admission: Admission, message: m.MeasurePeer, answer: Answer) -> None:
+    def measure(self, mailbox: SessionMailbox, message: m.MeasurePeer, answer: Answer) -> None:
         """Find out how fast a link is and answer, in the end."""
-        link = self._link(admission, message.link)
-        problem = admission.link_failures.get(message.link)
+        link = self._link(mailbox, message.link)
+        problem = mailbox.link_failures.get(message.link)
         if problem is None and link.measuring is not None:
             problem = "the link is being measured already"
         if problem is not None:
@@ -143,15 +143,15 @@ class OutboundLinks:
 
     # --- what the executor says ------------------------------------------------------------------------------
 
-    def send(self, admission: Admission, number: int, outgoing: Outgoing) -> None:
+    def send(self, mailbox: SessionMailbox, number: int, outgoing: Outgoing) -> None:
         """Send a tensor, or word that there is none."""
         try:
-            link = self._link(admission, number)
+            link = self._link(mailbox, number)
         except GenieError as error:
             log.warning("a tensor was not sent: %s", error)
             outgoing.drop()
             return
-        if number in admission.link_failures:
+        if number in mailbox.link_failures:
             outgoing.drop()
             return
         if not link.queue:
@@ -162,7 +162,7 @@ class OutboundLinks:
     def tick(self, now: float) -> None:
         """Notice what takes too long."""
         for link in list(self._links.values()):
-            if link.number in link.admission.link_failures:
+            if link.number in link.mailbox.link_failures:
                 continue
             if not link.attached and now > link.since + CONNECT_S:
                 where = f"the worker at {link.endpoint} from this one" if link.endpoint else "it"
@@ -174,18 +174,18 @@ class OutboundLinks:
 
     # --- the socket ------------------------------------------------------------------------------------------
 
-    def _link(self, admission: Admission, number: int) -> OutboundLink:
+    def _link(self, mailbox: SessionMailbox, number: int) -> OutboundLink:
         """Return a link, noting one that nobody spoke of before."""
-        link = self._links.get((admission.session, number))
+        link = self._links.get((mailbox.session, number))
         if link is not None:
             return link
-        if not self._admissions.knows(admission.session):
+        if not self._mailboxes.knows(mailbox.session):
             raise ProtocolError("the session has ended")
-        if sum(key[0] == admission.session for key in self._links) >= MAX_LINKS:
+        if sum(key[0] == mailbox.session for key in self._links) >= MAX_LINKS:
             raise QuotaExceeded(f"more than {MAX_LINKS} links out of one session")
         if len(self._links) >= MAX_LINKS_OF_WORKER:
             raise QuotaExceeded(f"more than {MAX_LINKS_OF_WORKER} links out of one worker")
-        link = OutboundLink(admission, number, time.monotonic())
+        link = OutboundLink(mailbox, number, time.monotonic())
         self._links[link.key] = link
         return link
 
@@ -221,9 +221,9 @@ class OutboundLinks:
         while link.attached and link.queue and link.credits > 0:
             outgoing = link.queue[0]
             frames, sent = outgoing.next_frames()
-            link.admission.traffic.count_sent(outgoing.kind, sent)  # first: who gets it may ask at once
+            link.mailbox.traffic.count_sent(outgoing.kind, sent)  # first: who gets it may ask at once
             if not self._hand_over(link, frames):
-                link.admission.traffic.count_sent(outgoing.kind, -sent)
+                link.mailbox.traffic.count_sent(outgoing.kind, -sent)
                 return
             link.credits -= 1
             if outgoing.advance(sent):
@@ -250,7 +250,7 @@ class OutboundLinks:
     def _fail(self, link: OutboundLink, problem: str) -> None:
         """Give a link up: its socket closes at once, its number stays taken until the client closes it."""
         log.warning("link %d: %s", link.number, problem)
-        link.admission.link_failures[link.number] = problem
+        link.mailbox.link_failures[link.number] = problem
         self._empty(link)
         self._answer(link, m.PeerMeasured(0, 0.0, 0.0, problem))
         if link.socket is not None:
@@ -274,7 +274,7 @@ class OutboundLinks:
         if link.measuring is None or link.measuring.state is None:
             return
         found = link.measuring.state.pong(pong.number, time.monotonic())
-        if isinstance(found, LinkSpeed):
+        if isinstance(found, PeerLinkSpeed):
             self._answer(link, m.PeerMeasured(0, found.latency_s, found.bytes_per_s))
             return
         for ping in found:

@@ -10,6 +10,7 @@ from dynamo_genie.remote_daemon.memory.cupy_memory import open_cuda_memory
 from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.memory.host_memory import machine_nbytes
+from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.worker.device_speed import measure_speed
 from dynamo_genie.runtime.wire.messages import DeviceInfo
 
@@ -37,15 +38,15 @@ def choose_device(name: str) -> torch.device:
     raise OptionError(f"--device {name!r} is unknown; use auto, cpu or cuda:N")
 
 
-def open_buffers(device: torch.device, limit: int) -> BufferStore:
-    """Return the store for a device's memory, of which this worker may use `limit` bytes.
+def open_buffers(device: torch.device, offloader: Offloader) -> BufferStore:
+    """Return the store for a device's memory, in which `offloader` makes room within its budget.
 
     Raises:
         OptionError: What a GPU needs is not installed.
     """
     if device.type == "cpu":
         return HostBufferStore()
-    return DeviceBufferStore(device, *open_cuda_memory(device, limit))
+    return DeviceBufferStore(device, *open_cuda_memory(device, offloader.budget.limit, offloader.free))
 
 
 def device_info(device: torch.device, memory_limit: int, devices: int = 1) -> DeviceInfo:

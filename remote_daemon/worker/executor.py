@@ -17,8 +17,8 @@ import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
-from dynamo_genie.remote_daemon.memory.host_memory import give_back_idle
-from dynamo_genie.remote_daemon.transfer.mailboxes import Admission, Admissions
+from dynamo_genie.remote_daemon.memory.host_memory import trim_host_memory
+from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
@@ -34,7 +34,7 @@ LOOK_AROUND_MS = 20
 MAX_EARLY = 64
 """Clients remembered that tried to attach before the supervisor's word about them; their connects time out."""
 
-OpenSession = Callable[[Admission], WorkerSession]
+OpenSession = Callable[[SessionMailbox], WorkerSession]
 Stream: TypeAlias = CommandStream[WorkerSession]
 
 
@@ -48,7 +48,7 @@ class Executor:
     def __init__(
         self,
         socket: zmq.Socket[bytes],
-        admissions: Admissions,
+        mailboxes: SessionMailboxes,
         open_session: OpenSession,
         wakeup: Wakeup,
         synchronize: Callable[[], None],
@@ -60,7 +60,7 @@ class Executor:
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(wakeup.fileno(), zmq.POLLIN)
         self._suspended: dict[Stream, bytes] = {}
-        self._admissions = admissions
+        self._mailboxes = mailboxes
         self._open_session = open_session
         self._synchronize = synchronize
         self._launched: tuple[WorkerSession, bytes] | None = None
@@ -69,10 +69,6 @@ class Executor:
         self._by_identity: dict[bytes, Stream] = {}
         self._early: deque[tuple[bytes, m.Attach]] = deque(maxlen=MAX_EARLY)
         self._streams: dict[bytes, Stream] = {}
-
-    def sessions(self) -> list[WorkerSession]:
-        """Return the attached sessions."""
-        return [stream.session for stream in self._streams.values()]
 
     def session(self, number: bytes) -> WorkerSession | None:
         """Return an attached session; may be called from any thread."""
@@ -169,15 +165,15 @@ class Executor:
         return max(0, min(LOOK_AROUND_MS, math.ceil((due - time.monotonic()) * 1000)))
 
     def _attach(self, identity: bytes, message: m.Attach) -> list[m.WorkerToClient]:
-        if not self._admissions.knows(message.session):
+        if not self._mailboxes.knows(message.session):
             self._early.append((identity, message))  # the supervisor's word is still on its way
             return []
-        admission = self._admissions.attach(message.session, message.token)
-        if admission is None:
+        mailbox = self._mailboxes.attach(message.session, message.token)
+        if mailbox is None:
             raise ProtocolError("no such session, or a wrong token")
         stream = self._streams.get(message.session)
         if stream is None:
-            stream = self._streams[message.session] = CommandStream(self._open_session(admission))
+            stream = self._streams[message.session] = CommandStream(self._open_session(mailbox))
         self._by_identity[identity] = stream
         return [m.Attached(message.request_id)]
 
@@ -193,7 +189,7 @@ class Executor:
                 self._send(identity, reply)
 
     def _close_dropped(self) -> None:
-        dropped = [self._streams.pop(session, None) for session in self._admissions.take_dropped()]
+        dropped = [self._streams.pop(session, None) for session in self._mailboxes.take_dropped()]
         for stream in dropped:
             if stream is not None:
                 stream.close()
@@ -202,7 +198,7 @@ class Executor:
                 self._suspended.pop(stream, None)
                 self._by_identity = {i: s for i, s in self._by_identity.items() if s is not stream}
         if dropped:
-            give_back_idle()  # about a millisecond; a worker kept hundreds of MiB after a thousand sessions
+            trim_host_memory()  # about a millisecond; a worker kept hundreds of MiB after a thousand sessions
 
     def _send(self, identity: bytes, reply: m.WorkerToClient) -> None:
         try:

@@ -1,15 +1,15 @@
-"""The tensors that one session can name, and what they cost. Knows nothing of messages' order or replies."""
+"""The handle table of one session: the tensors that it can name. Knows nothing of messages' order or replies."""
 
 from __future__ import annotations
 
 import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.memory.host_pool import HostPool
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.memory.offloaded import HostSpace, SpilledStorage
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
-from dynamo_genie.remote_daemon.worker.own_tensors import OwnTensors, Poison
+from dynamo_genie.remote_daemon.worker.session_memory import OffloadedStorage, Poison, SessionMemory
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
 MAX_HANDLES = 4_000_000
@@ -23,29 +23,29 @@ class PoisonedInput(Exception):
         self.error = error
 
 
-class HandleTable(OwnTensors):
+class HandleTable(SessionMemory):
     """Handles of one session: tensors of its own, and weights shared by content.
 
     Attributes:
-        windows: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
+        arena_views: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
         bound: Handles that bindings name.
     """
 
     def __init__(
-        self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas, host: HostSpace | None = None
+        self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas, host: HostPool | None = None
     ) -> None:
-        """Name nothing yet; `host` is where tensors may lie while the session is idle."""
+        """Name nothing yet; while the session is idle, tensors may be offloaded to `host`."""
         super().__init__(budget, arenas, host)
         self._weights = weights
         self._shared: dict[int, ResidentWeight] = {}
-        self.windows: set[int] = set()
+        self.arena_views: set[int] = set()
         self.bound: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._values)
 
     def tensor(self, handle: int) -> torch.Tensor:
-        """Return the tensor a handle names, bringing it back to the device's memory first if it is not there.
+        """Return the tensor a handle names, moved back to the device's memory first if it was offloaded.
 
         Raises:
             PoisonedInput: The call that should have made it failed.
@@ -57,11 +57,11 @@ class HandleTable(OwnTensors):
             return value
         if isinstance(value, Poison):
             raise PoisonedInput(value.error)
-        if isinstance(value, SpilledStorage):
-            self._bring_back(value)
+        if isinstance(value, OffloadedStorage):
+            self._reload(value)
             return self.tensor(handle)
         if isinstance(value, ResidentWeight):
-            tensor = self._values[handle] = self._weights.bring_back(value)
+            tensor = self._values[handle] = self._weights.reload(value)
             return tensor
         if value is None:
             raise ProtocolError(f"handle {handle} names nothing in this session")
@@ -76,9 +76,9 @@ class HandleTable(OwnTensors):
         self._require_fresh(handle)
         if self._weights.owns(tensor.untyped_storage()._cdata):  # a view of a weight would let one session change all
             tensor = tensor.clone(memory_format=torch.preserve_format)
-        self._count(handle, tensor, made=made)
+        self._hold(handle, tensor, made=made)
         if self._arenas.holds(tensor.untyped_storage()._cdata):
-            self.windows.add(handle)
+            self.arena_views.add(handle)
 
     def poison(self, handle: int, error: ErrorInfo) -> None:
         """Remember why a handle has no tensor."""
@@ -95,22 +95,22 @@ class HandleTable(OwnTensors):
         """Return the tensor for writing, replacing a shared weight or a window of an arena by a private copy first."""
         weight = self._shared.get(handle)
         if weight is None:
-            return self.separate(handle)
+            return self.detach_from_arena(handle)
         copy = self._weights.private_copy(weight)
         self.epoch += 1
         del self._values[handle], self._shared[handle]
-        self._weights.release(weight)
+        self._weights.drop(weight)
         self.add(handle, copy)
         return copy
 
-    def separate(self, handle: int) -> torch.Tensor:
+    def detach_from_arena(self, handle: int) -> torch.Tensor:
         """Return a tensor as eager PyTorch would hold it, taking it out of its arena if it is in one.
 
         Raises:
             QuotaExceeded: The copy does not fit; the handle stays as it is.
         """
         window = self.tensor(handle)
-        if handle not in self.windows:
+        if handle not in self.arena_views:
             return window
         copy = self._arenas.private_copy(window)
         del self._values[handle]
@@ -119,47 +119,47 @@ class HandleTable(OwnTensors):
         except QuotaExceeded:
             self._values[handle] = window
             raise
-        self.windows.discard(handle)
-        self._uncount(handle, window)
+        self.arena_views.discard(handle)
+        self._drop(handle, window)
         if handle in self.bound:
             self.epoch += 1
         return copy
 
     def spoil(self, handle: int, error: ErrorInfo) -> None:
         """Let a handle whose tensor is not what it should be fail wherever it is used."""
-        self.free(handle)
+        self.drop(handle)
         self.poison(handle, error)
 
-    def free(self, handle: int) -> None:
-        """Forget a handle; unknown ones are ignored, so that freeing twice is harmless."""
+    def drop(self, handle: int) -> None:
+        """Drop what a handle names; unknown ones are ignored, so that dropping twice is harmless."""
         if handle in self.bound:
             self.bound.discard(handle)
             self.epoch += 1
         value = self._values.pop(handle, None)
         weight = self._shared.pop(handle, None)
         if weight is not None:
-            self._weights.release(weight)
+            self._weights.drop(weight)
         elif isinstance(value, torch.Tensor):
-            self.windows.discard(handle)
-            self._uncount(handle, value)
-        elif isinstance(value, SpilledStorage):
-            self.windows.discard(handle)
-            self._uncount_spilled(handle, value)
+            self.arena_views.discard(handle)
+            self._drop(handle, value)
+        elif isinstance(value, OffloadedStorage):
+            self.arena_views.discard(handle)
+            self._drop_offloaded(handle, value)
 
     def weights(self) -> list[ResidentWeight]:
         """Return the weights that handles name, one item a handle."""
         return list(self._shared.values())
 
-    def unload(self, weight: ResidentWeight) -> None:
-        """Let go of the tensor of a weight that was moved to host memory."""
+    def drop_tensor(self, weight: ResidentWeight) -> None:
+        """Drop the tensor of a weight that was offloaded."""
         for handle in [handle for handle, shared in self._shared.items() if shared is weight]:
             self._values[handle] = weight
             self.epoch += 1
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         for handle in list(self._values):
-            self.free(handle)
+            self.drop(handle)
 
     def _require_fresh(self, handle: int) -> None:
         if handle <= 0 or handle in self._values:

@@ -29,7 +29,7 @@ class LoadedProgram:
         executable: Takes the inputs in a list that it empties, and returns the results.
         input_kinds: For each input None for a tensor, the Python type for a scalar.
         caches: Tensor inputs that are KV caches, by the facts, and written in place.
-        separate: Tensor inputs that must not share memory with a growing cache; see `arena_plan`.
+        read_otherwise: Tensor inputs that must not share memory with a growing cache; see `arena_plan`.
     """
 
     def __init__(self, program: Program, executable: RunningProgram) -> None:
@@ -38,7 +38,7 @@ class LoadedProgram:
         self.outputs = len(program.outputs)
         self.mutated = frozenset(program.mutated_inputs)
         self.caches = frozenset(i for i in self.mutated if role_of(program, i) == KV_CACHE)
-        self.separate = plan_arenas(program).separate
+        self.read_otherwise = plan_arenas(program).read_otherwise
         self.random = program.random
 
 

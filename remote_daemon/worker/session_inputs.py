@@ -57,7 +57,7 @@ class SessionInputs:
         for position, handle in zip(command.positions, command.handles, strict=True):
             if position in program.mutated:
                 self._handles.writable(handle)
-            self._handles.separate(handle)
+            self._handles.detach_from_arena(handle)
         holes = tuple(i for i in range(len(program.input_kinds)) if i not in taken)
         template = [None] * len(program.input_kinds)
         self._bindings[command.binding] = Binding(command.handles, command.positions, holes, template)
@@ -74,15 +74,15 @@ class SessionInputs:
         tensor, writable = self._handles.tensor, self._handles.writable
         kinds = program.input_kinds
         values: list[Any]
-        if program.caches and self._handles.loose:  # first: a tensor that was looked up would be left behind
-            self._settle(program, call)
+        if program.caches and self._handles.in_temporaries:  # first: a tensor looked up now would be left behind
+            self._move_caches_to_pool(program, call)
         if call.binding:
             binding = self._bindings.get(call.binding)
             if binding is None:
                 raise ProtocolError(f"binding {call.binding} is unknown")
             if binding.epoch != self._handles.epoch:
                 for position, handle in zip(binding.positions, binding.handles, strict=True):
-                    binding.template[position] = self._handles.separate(handle)
+                    binding.template[position] = self._handles.detach_from_arena(handle)
                 binding.epoch = self._handles.epoch
             values = binding.template.copy()
             holes: Any = binding.holes
@@ -91,8 +91,8 @@ class SessionInputs:
             holes = range(len(kinds))
         if len(holes) != len(call.inputs):
             raise ProtocolError(f"program {call.program} takes {len(holes)} inputs, not {len(call.inputs)}")
-        if self._handles.windows:  # before any is looked up: one handle may stand at several positions
-            self._separate(program, holes, call.inputs)
+        if self._handles.arena_views:  # before any is looked up: one handle may stand at several positions
+            self._detach(program, holes, call.inputs)
         for position, value in zip(holes, call.inputs, strict=True):
             kind = kinds[position]
             if kind is None:
@@ -118,8 +118,8 @@ class SessionInputs:
             data = zlib.decompressobj().decompress(data, expected + 1)
         return self._buffers.from_bytes(tensor.spec, data)
 
-    def let_go(self) -> None:
-        """Hold no tensor that its handle does not name any more."""
+    def drop_moved(self) -> None:
+        """Drop tensors that their handles do not name any more."""
         epoch = self._handles.epoch
         if epoch != self._emptied:
             self._emptied = epoch
@@ -127,18 +127,18 @@ class SessionInputs:
                 if binding.epoch != epoch:
                     binding.template[:] = [None] * len(binding.template)
 
-    def _settle(self, program: LoadedProgram, call: m.Call) -> None:
-        """Move the caches that a program writes to where they will stay, if a program has just made them."""
+    def _move_caches_to_pool(self, program: LoadedProgram, call: m.Call) -> None:
+        """Move the caches that a program writes to into the resident pool, if a program has just made them."""
         binding = self._bindings.get(call.binding)
         holes = binding.holes if binding is not None else range(len(call.inputs))
         positions = zip(holes, call.inputs, strict=False)  # their number is checked later
-        self._handles.settle(
+        self._handles.move_to_pool(
             value for position, value in positions if position in program.caches and type(value) is int
         )
-        self.let_go()
+        self.drop_moved()
 
-    def _separate(self, program: LoadedProgram, holes: Sequence[int], inputs: Sequence[m.CallInput]) -> None:
+    def _detach(self, program: LoadedProgram, holes: Sequence[int], inputs: Sequence[m.CallInput]) -> None:
         """Take out of their arenas the inputs that the program would not read as it reads a growing cache."""
         for position, value in zip(holes, inputs, strict=True):
-            if position in program.separate and type(value) is int and value in self._handles.windows:
-                self._handles.separate(value)
+            if position in program.read_otherwise and type(value) is int and value in self._handles.arena_views:
+                self._handles.detach_from_arena(value)

@@ -23,7 +23,7 @@ class SessionWeights:
 
     def query(self, command: m.QueryWeights) -> m.WeightsMissing:
         """Answer which contents are lacking; the others, and what is stored now, stay until the next query."""
-        self.let_go()
+        self.drop_held()
         missing = []
         for position, digest in enumerate(command.digests):
             weight = self._weights.hold(digest)
@@ -46,11 +46,11 @@ class SessionWeights:
         try:
             self._handles.adopt(command.handle, weight)
         except ProtocolError:
-            self._weights.release(weight)
+            self._weights.drop(weight)
             raise
 
-    def let_go(self) -> None:
-        """Hold what was asked for or stored no longer."""
+    def drop_held(self) -> None:
+        """Drop the references to weights that were asked for or stored."""
         for weight in self.held:
-            self._weights.release(weight)
+            self._weights.drop(weight)
         self.held.clear()

@@ -18,25 +18,26 @@ import torch
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.memory.dtypes import spec_of
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
+from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.command_stream import Outcome
 from dynamo_genie.remote_daemon.worker.device_loss import device_is_lost
-from dynamo_genie.remote_daemon.worker.failures import describe_failure, is_out_of_memory
+from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
 from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
-from dynamo_genie.remote_daemon.worker.state import Services
+from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_ITEMS, MAX_SPANS, MAX_STRING
 
 MAX_REFUSED = 4096
 """Refused programs whose reason is kept for those who call them."""
 
-EVICTED_SHARE = 8
-"""Where a program lacks memory, an eighth of all that may be used is evicted at a time."""
+FREED_SHARE = 8
+"""Where a program lacks memory, an eighth of all that may be used is freed at a time."""
 
 Send = Callable[[memoryview], int]
 """Hands bytes to the bulk thread and returns the number of the download."""
@@ -51,15 +52,15 @@ class WorkerSession:
         lost_device: What a command of this session did to the device, where the worker cannot go on after it.
     """
 
-    def __init__(self, services: Services, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
-        self._services = services
+    def __init__(self, state: WorkerState, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
+        self._state = state
         self.staging = staging
         self._send_bulk = send_bulk
-        self.handles = HandleTable(services.budget, services.weights, services.arenas, services.host)
+        self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host)
         self.arena_counts = ArenaCounts()
-        self._inputs = SessionInputs(self.handles, services.buffers)
-        self._weights = SessionWeights(services.weights, staging, self.handles)
-        self._peers = SessionPeers(port, self.handles, services.buffers, services.host_budget)
+        self._inputs = SessionInputs(self.handles, state.buffers)
+        self._weights = SessionWeights(state.weights, staging, self.handles)
+        self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, m.ErrorInfo] = {}
         self._told_of: set[int] = set()
@@ -87,32 +88,35 @@ class WorkerSession:
             m.Sync: self._sync,
             m.Inspect: self._inspect,
         }
+        if state.host is not None:  # else there is nowhere to offload to, and uploads make room from another thread
+            state.offloader.add_session(self)
 
     @property
     def resident_nbytes(self) -> int:
         """Bytes of own tensors in the device's memory."""
         return self.handles.resident_nbytes
 
-    def evict(self, enough: Callable[[], bool]) -> None:
+    def offload(self, enough: Callable[[], bool]) -> None:
         """Move own tensors to host memory, the largest first, until there is enough room or none may go."""
-        self.handles.evict(enough)
-        self._inputs.let_go()
+        self.handles.offload(enough)
+        self._inputs.drop_moved()
 
     def weights(self) -> list[ResidentWeight]:
         """Return the weights in use, one item for each use."""
         return [*self.handles.weights(), *self._weights.held]
 
-    def unload(self, weight: ResidentWeight) -> None:
-        """Let go of the tensor of a weight that was moved to host memory."""
-        self.handles.unload(weight)
-        self._inputs.let_go()
+    def drop_tensor(self, weight: ResidentWeight) -> None:
+        """Drop the tensor of a weight that was offloaded."""
+        self.handles.drop_tensor(weight)
+        self._inputs.drop_moved()
 
     def close(self) -> None:
         """Free everything the session holds."""
         self.staging.close()
-        self._weights.let_go()
+        self._state.offloader.remove_session(self)
+        self._weights.drop_held()
         self.handles.clear()
-        self._inputs.let_go()
+        self._inputs.drop_moved()
 
     def execute(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
         """Run a command and return its reply, if it has one; every failure becomes a record for the client."""
@@ -121,7 +125,7 @@ class WorkerSession:
             error, self._latched = self._latched, None
             self._poison_results(command, error)
             return m.Failed(request_id, error)
-        before = self._services.arenas.counts
+        before = self._state.arenas.counts
         self.running, self.last_used = True, now
         try:
             if overdue and isinstance(command, m.ReceiveTensor):
@@ -134,7 +138,7 @@ class WorkerSession:
                 return m.Failed(request_id, failure)  # answered even where nothing is asked: there is no later answer
             self._poison_results(command, failure)
             if failure.kind == "OutOfMemoryError":
-                self._services.buffers.reclaim()
+                self._state.buffers.reclaim()
             if request_id:
                 return m.Failed(request_id, failure)
             if self._latched is None and not isinstance(error, PoisonedInput):
@@ -142,8 +146,8 @@ class WorkerSession:
             return None
         finally:
             self.running = False
-            if self._services.arenas.counts is not before:
-                self.arena_counts = self.arena_counts.plus(self._services.arenas.counts).plus(before, -1)
+            if self._state.arenas.counts is not before:
+                self.arena_counts = self.arena_counts.plus(self._state.arenas.counts).plus(before, -1)
 
     def _poison_results(self, command: m.Command, error: m.ErrorInfo) -> None:
         for handle in getattr(command, "outputs", ()):
@@ -181,16 +185,16 @@ class WorkerSession:
         return reply
 
     def _execute(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> tuple[Any, ...]:
-        """Run a program; where memory is lacking and it writes to no input, evict and run it again."""
-        services = self._services
+        """Run a program; where memory is lacking and it writes to no input, free some and run it again."""
+        state = self._state
         while True:
             try:
                 return program.executable(inputs)
             except Exception as error:
-                share = services.budget.limit // EVICTED_SHARE
-                if program.mutated or not is_out_of_memory(error) or not services.evictions.free_some(share):
+                share = state.budget.limit // FREED_SHARE
+                if program.mutated or not is_out_of_memory(error) or not state.offloader.free_some(share):
                     raise
-            services.buffers.reclaim()
+            state.buffers.reclaim()
             inputs = self._inputs.of(program, call)
 
     def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
@@ -216,37 +220,37 @@ class WorkerSession:
 
     def _free(self, command: m.Free) -> None:
         for handle in command.handles:
-            self.handles.free(handle)
-        self._inputs.let_go()
+            self.handles.drop(handle)
+        self._inputs.drop_moved()
 
     def _put(self, command: m.Put) -> None:
         self.handles.add(command.handle, self._inputs.inline(command.tensor))
 
     def _put_uploaded(self, command: m.PutUploaded) -> None:
         upload = self.staging.claim(command.upload)
-        self.handles.add(command.handle, self._services.buffers.adopt(command.spec, upload.memory))
+        self.handles.add(command.handle, self._state.buffers.adopt(command.spec, upload.memory))
 
     def _register(self, command: m.RegisterProgram) -> m.EngineFellBack | None:
         encoded = command.encoded
         if command.upload:
             encoded = self.staging.claim(command.upload).memory.numpy().tobytes()
-        program = self._services.programs.load(command.digest, encoded, command.engine)
+        program = self._state.programs.load(command.digest, encoded, command.engine)
         self._programs[command.program] = program
         return self._news_of(command.program, program)
 
     def _bind(self, command: m.BindWeights) -> None:
-        self._weights.let_go()  # what was asked for and stored has its handles by now
+        self._weights.drop_held()  # what was asked for and stored has its handles by now
         self._inputs.bind(self._program(command.program), command)
 
     def _patch_weight(self, command: m.PatchWeight) -> None:
         upload = self.staging.claim(command.upload)
-        self._services.buffers.patch(self.handles.writable(command.handle), command.offset, upload.memory)
+        self._state.buffers.patch(self.handles.writable(command.handle), command.offset, upload.memory)
 
     def _fetch(self, command: m.Fetch) -> m.Fetched:
         budget = MAX_FETCH_INLINE_NBYTES
         tensors = []
         for handle in command.handles:
-            spec, data = self._services.buffers.to_host(self.handles.tensor(handle))
+            spec, data = self._state.buffers.to_host(self.handles.tensor(handle))
             if data.nbytes <= budget:
                 budget -= data.nbytes
                 tensors.append(m.FetchedTensor(spec, bytes(data)))
@@ -255,13 +259,15 @@ class WorkerSession:
         return m.Fetched(command.request_id, tuple(tensors))
 
     def _describe(self, command: m.Describe) -> m.Described:
-        return m.Described(command.request_id, tuple(spec_of(self.handles.separate(h)) for h in command.handles))
+        return m.Described(
+            command.request_id, tuple(spec_of(self.handles.detach_from_arena(h)) for h in command.handles)
+        )
 
     def _sync(self, command: m.Sync) -> m.Done:
         return m.Done(command.request_id)
 
     def _inspect(self, command: m.Inspect) -> m.Inspection:
-        services, traffic = self._services, self._peers.port.traffic
+        state, traffic = self._state, self._peers.port.traffic
         spans = tuple(self._spans)
         self._spans.clear()
         engines = tuple(
@@ -269,6 +275,6 @@ class WorkerSession:
             for number, program in islice(self._programs.items(), MAX_ITEMS if command.engines else 0)
         )
         return m.Inspection(
-            command.request_id, services.budget.limit, services.budget.used, services.weights.unused_nbytes,
+            command.request_id, state.budget.limit, state.budget.used, state.weights.unused_nbytes,
             traffic.sent, traffic.received, self.arena_counts.named(), spans, engines,
         )  # fmt: skip

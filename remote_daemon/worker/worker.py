@@ -1,7 +1,7 @@
 """The worker process: one tenant, one device, everything resident. Started by the supervisor, dies with it.
 
 Two threads: the main one runs commands (`Executor`), the other moves bulk data and talks to the supervisor
-(`Transfers`).
+(`BulkThread`).
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ import zmq
 from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.channel.auth import BULK_ZAP_DOMAIN, Authenticator
 from dynamo_genie.remote_daemon.channel.parent import die_with_parent
-from dynamo_genie.remote_daemon.channel.pipe import WorkerLink, open_worker_link
+from dynamo_genie.remote_daemon.channel.pipe import WorkerPipe, open_worker_pipe
 from dynamo_genie.remote_daemon.channel.sockets import BULK_HIGH_WATER, bind_router
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
-from dynamo_genie.remote_daemon.transfer.bulk_thread import Transfers
+from dynamo_genie.remote_daemon.memory.offloader import Offloader
+from dynamo_genie.remote_daemon.transfer.bulk_thread import BulkThread
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
-from dynamo_genie.remote_daemon.transfer.mailboxes import Admission, Admissions
+from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
 from dynamo_genie.remote_daemon.worker.device import choose_device, device_info, open_buffers
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.worker.executor import Executor
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
-from dynamo_genie.remote_daemon.worker.state import default_host_limit, open_services
+from dynamo_genie.remote_daemon.worker.state import default_host_limit, open_state
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_STRING
 
@@ -46,18 +47,15 @@ LAST_WORDS_MS = 500
 class Worker:
     """Everything a worker owns, wired together."""
 
-    def __init__(self, link: WorkerLink, config: WorkerConfig) -> None:
-        self._link = link
+    def __init__(self, pipe: WorkerPipe, config: WorkerConfig) -> None:
+        self._pipe = pipe
         self._config = config
         device = choose_device(config.device)
         self._info = device_info(device, config.memory_limit, config.devices)
-        buffers = open_buffers(device, self._info.memory_limit)
-        self._services = open_services(
-            buffers,
-            self._info.memory_limit,
-            host_limit=config.host_memory_limit or default_host_limit(config.devices),
-            sessions=lambda: self._executor.sessions(),
-        )
+        offloader = Offloader(self._info.memory_limit)
+        buffers = open_buffers(device, offloader)
+        host_limit = config.host_memory_limit or default_host_limit(config.devices)
+        self._state = open_state(buffers, offloader, host_limit=host_limit)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
         self._authenticator = None
@@ -67,36 +65,36 @@ class Worker:
             )
         self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
-        self._admissions = Admissions(self._services.host_budget, wakeup.set, self._services.allocate)
+        self._mailboxes = SessionMailboxes(self._state.host_budget, wakeup.set, self._state.allocate)
         bulk, self._bulk_endpoint = self._bind(
             "b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER, zap_domain=BULK_ZAP_DOMAIN
         )
-        self._transfers = Transfers(self._context, bulk, self._admissions, links, config.client_public_key)
-        self._executor = Executor(self._control, self._admissions, self._open_session, wakeup, buffers.synchronize)
+        self._bulk = BulkThread(self._context, bulk, self._mailboxes, links, config.client_public_key)
+        self._executor = Executor(self._control, self._mailboxes, self._open_session, wakeup, buffers.synchronize)
 
     def serve(self) -> None:
         """Say that the worker is ready and run until the supervisor drains it or goes away."""
-        self._transfers.watch(self._link.fileno(), self._on_link)
-        self._link.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
+        self._bulk.watch(self._pipe.fileno(), self._on_pipe)
+        self._pipe.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
         threading.Thread(target=self._transfer, name="genie-transfers", daemon=True).start()
         try:
             with torch.inference_mode():
                 self._executor.serve()
         except DeviceLost as error:
             self._end(str(error))
-        self._transfers.stop()
+        self._bulk.stop()
 
     def _end(self, reason: str) -> None:
         """Give the reason and exit, without what would wait for a device that never answers."""
         log.error("the worker ends: %s", reason)
-        self._link.send(m.WorkerEnding(reason[:MAX_STRING]))
+        self._pipe.send(m.WorkerEnding(reason[:MAX_STRING]))
         self._control.close(linger=LAST_WORDS_MS)
         time.sleep(LAST_WORDS_MS / 1000)  # ZeroMQ does not say when its thread has sent the last answer
         os._exit(1)
 
     def _transfer(self) -> None:
         try:
-            self._transfers.serve()
+            self._bulk.serve()
         except BaseException:
             log.exception("the transfer thread failed; the worker ends")
             os._exit(1)
@@ -112,27 +110,27 @@ class Worker:
             **settings,
         )
 
-    def _open_session(self, admission: Admission) -> WorkerSession:
-        send_tensor = partial(self._transfers.send_tensor, admission)
-        port = PeerPort(admission.arrivals, admission.traffic, admission.link_failures, send_tensor)
-        return WorkerSession(self._services, admission.staging, partial(self._transfers.send, admission), port)
+    def _open_session(self, mailbox: SessionMailbox) -> WorkerSession:
+        send_tensor = partial(self._bulk.send_tensor, mailbox)
+        port = PeerPort(mailbox.arrivals, mailbox.traffic, mailbox.link_failures, send_tensor)
+        return WorkerSession(self._state, mailbox.staging, partial(self._bulk.send, mailbox), port)
 
-    def _on_link(self) -> None:
+    def _on_pipe(self) -> None:
         """Do what the supervisor says; runs in the transfer thread."""
-        for message in self._link.receive_available():
+        for message in self._pipe.receive_available():
             match message:
                 case m.AdmitSession():
-                    self._admissions.admit(message)
+                    self._mailboxes.admit(message)
                     self._executor.wake()
                 case m.DropSession():
-                    self._admissions.drop(message.session)
-                    self._transfers.forget(message.session)
+                    self._mailboxes.drop(message.session)
+                    self._bulk.forget(message.session)
                     self._executor.wake()
                 case m.WorkerStatusRequest():
-                    self._link.send(m.WorkerStatusReport(message.request_id, self._status()))
+                    self._pipe.send(m.WorkerStatusReport(message.request_id, self._status()))
                 case m.Drain():
                     self._executor.drain()
-        if self._link.closed:
+        if self._pipe.closed:
             os._exit(0)  # the supervisor is gone: nobody can reach this process in good order any more
         if self._authenticator is not None and not self._authenticator.alive:
             log.error("the authenticator died; the worker ends")
@@ -140,52 +138,52 @@ class Worker:
 
     def _status(self) -> m.WorkerStatus:
         """Count, from another thread than the executor's: figures may be a call old."""
-        services = self._services
+        state = self._state
         now = time.monotonic()
         sessions = []
-        for admission in self._admissions.all():
-            session = self._executor.session(admission.session)
+        for mailbox in self._mailboxes.all():
+            session = self._executor.session(mailbox.session)
             sessions.append(
                 m.SessionStatus(
-                    session=admission.session.hex()[:12],
-                    client=admission.client,
-                    age_s=now - admission.since,
+                    session=mailbox.session.hex()[:12],
+                    client=mailbox.client,
+                    age_s=now - mailbox.since,
                     calls=session.calls if session else 0,
                     handles=len(session.handles) if session else 0,
                     resident_nbytes=session.resident_nbytes if session else 0,
-                    spilled_nbytes=session.handles.spilled_nbytes if session else 0,
+                    spilled_nbytes=session.handles.offloaded_nbytes if session else 0,
                 )
             )
         return m.WorkerStatus(
             tenant=self._config.tenant,
             pid=os.getpid(),
             state="ready",
-            device=f"{self._services.buffers.device} {self._info.name}",
+            device=f"{self._state.buffers.device} {self._info.name}",
             memory_limit=self._info.memory_limit,
-            resident_nbytes=services.budget.used,
-            weight_nbytes=services.weights.nbytes,
-            programs=len(services.programs),
+            resident_nbytes=state.budget.used,
+            weight_nbytes=state.weights.nbytes,
+            programs=len(state.programs),
             calls=sum(session.calls for session in sessions),
             sessions=tuple(sessions),
-            peer_sent=self._admissions.traffic.sent,
-            peer_received=self._admissions.traffic.received,
-            engines=engine_statuses(services.programs.running()),
+            peer_sent=self._mailboxes.traffic.sent,
+            peer_received=self._mailboxes.traffic.received,
+            engines=engine_statuses(state.programs.running()),
         )
 
 
 def main() -> None:
-    """Run `python -m dynamo_genie.remote_daemon.worker.worker --link-fd N`."""
+    """Run `python -m dynamo_genie.remote_daemon.worker.worker --pipe-fd N`."""
     parser = argparse.ArgumentParser(description="Worker of a genie daemon; started by the daemon itself.")
-    parser.add_argument("--link-fd", type=int, required=True)
+    parser.add_argument("--pipe-fd", type=int, required=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the supervisor, which drains us
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    link, config = open_worker_link(parser.parse_args().link_fd)
+    pipe, config = open_worker_pipe(parser.parse_args().pipe_fd)
     die_with_parent(config.supervisor_pid)
     try:
-        worker = Worker(link, config)
+        worker = Worker(pipe, config)
     except (GenieError, RuntimeError) as error:
         code = type(error).__name__ if isinstance(error, GenieError) else "RemoteError"
-        link.send(m.WorkerFailed(code, f"the worker cannot start: {error}"))
+        pipe.send(m.WorkerFailed(code, f"the worker cannot start: {error}"))
         raise SystemExit(1) from error
     worker.serve()
 

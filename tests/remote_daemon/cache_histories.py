@@ -84,7 +84,7 @@ class Both:
         for handle, expected in self.eager.items():
             found = self.worker.value(handle)
             assert torch.equal(found, expected)
-            if handle not in self.worker.session.handles.windows and expected.numel():
+            if handle not in self.worker.session.handles.arena_views and expected.numel():
                 assert (found.stride(), found.storage_offset()) == (expected.stride(), expected.storage_offset())
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from dynamo_genie.remote_daemon.memory.pinned_ring import Event
+from dynamo_genie.remote_daemon.memory.pinned_ring import CopyEvent
 
 Work = Callable[[], object]
 
@@ -39,7 +39,7 @@ class _Stream:
         self.done += 1
 
 
-class _Point(Event):
+class _Point(CopyEvent):
     """A point on a stream: so many launches of it."""
 
     def __init__(self, device: SimulatedDevice, stream: _Stream) -> None:
@@ -55,7 +55,7 @@ class _Point(Event):
 
 
 class SimulatedDevice:
-    """`Streams` of a device in host memory; `compute` launches a kernel."""
+    """`CopyStreams` of a device in host memory; `compute` launches a kernel."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -73,7 +73,7 @@ class SimulatedDevice:
     def compute_waits(self) -> None:
         self._wait(self._compute, self._copies)
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Event:
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> CopyEvent:
         self._copies.launch(lambda: target.copy_(source))
         self.most_in_flight = max(self.most_in_flight, len(self._copies.waiting))
         while self._random.random() < 0.3 and self._copies.can_step():  # now and then the device is quick
@@ -97,7 +97,7 @@ class SimulatedDevice:
 class PromptDevice(SimulatedDevice):
     """Copies at once: operators of the tests run on the host, in no stream."""
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Event:
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> CopyEvent:
         point = super().copy(target, source)
         point.synchronize()
         return point
@@ -138,7 +138,7 @@ class LivePool(FakePool):
         return memory
 
 
-class FakeTemporaries:
+class FakeAllocator:
     """torch's allocator, as far as it is counted."""
 
     def __init__(self, held: int = 0, idle: int = 0) -> None:

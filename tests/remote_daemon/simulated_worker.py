@@ -19,23 +19,25 @@ NAME = "tests.remote_daemon.simulated_worker"
 
 def run_worker() -> None:
     """Run a worker as the supervisor starts it."""
-    from dynamo_genie.remote_daemon.memory import offloaded
+    from dynamo_genie.remote_daemon.memory import host_pool
     from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
     from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
+    from dynamo_genie.remote_daemon.memory.offloader import Offloader
     from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
     from dynamo_genie.remote_daemon.worker import worker
-    from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, PromptDevice
+    from tests.remote_daemon.simulated_device import FakeAllocator, LivePool, PromptDevice
 
     class Store(DeviceBufferStore):
         def synchronize(self) -> None:
             """Nothing is launched: operators are through when they return."""
 
-    def open_buffers(device: torch.device, limit: int) -> Store:
+    def open_buffers(device: torch.device, offloader: Offloader) -> Store:
         slots = [torch.zeros(SLOT_NBYTES, dtype=torch.uint8) for _ in range(SLOTS)]
-        return Store(device, DeviceMemory(limit, LivePool(), FakeTemporaries()), PinnedRing(slots, PromptDevice(0)))
+        memory = DeviceMemory(offloader.budget.limit, LivePool(), FakeAllocator(), offloader.free)
+        return Store(device, memory, PinnedRing(slots, PromptDevice(0)))
 
     worker.open_buffers = open_buffers  # type: ignore[attr-defined]
-    offloaded.MIN_EVICTED_NBYTES = 1
+    host_pool.MIN_OFFLOADED_NBYTES = 1
     worker.main()
 
 

@@ -15,6 +15,7 @@ from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.pipeline import run_passes
 from dynamo_genie.passes.understanding.analysis import analyse
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
+from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
@@ -22,7 +23,7 @@ from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.programs import Build
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
-from dynamo_genie.remote_daemon.worker.state import Services, open_services
+from dynamo_genie.remote_daemon.worker.state import WorkerState, open_state
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from tests.captured import capture
@@ -32,15 +33,15 @@ class WorkerInProcess:
     """One session of a worker on the CPU."""
 
     def __init__(
-        self, memory_limit: int = 1 << 40, build: Build | None = None, services: Services | None = None
+        self, memory_limit: int = 1 << 40, build: Build | None = None, state: WorkerState | None = None
     ) -> None:
-        """Open a session of a worker of its own, or of the one whose `services` are given."""
-        self.services = services or open_services(HostBufferStore(), memory_limit, build=build)
-        services = self.services
-        self.budget, self.arenas, self.programs = services.budget, services.arenas, services.programs
-        staging, traffic = Staging(services.host_budget), PeerTraffic()
+        """Open a session of a worker of its own, or of the one whose `state` are given."""
+        self.state = state or open_state(HostBufferStore(), Offloader(memory_limit), build=build)
+        state = self.state
+        self.budget, self.arenas, self.programs = state.budget, state.arenas, state.programs
+        staging, traffic = Staging(state.host_budget), PeerTraffic()
         port = PeerPort(Arrivals(staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
-        self.session = WorkerSession(services, staging, lambda view: 0, port)
+        self.session = WorkerSession(state, staging, lambda view: 0, port)
         self.stream = CommandStream(self.session)
         self.now = 0.0
         self._sequence = 0

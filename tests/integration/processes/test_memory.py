@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynamo_genie.remote_daemon.memory.host_memory import give_back_idle
+from dynamo_genie.remote_daemon.memory.host_memory import trim_host_memory
 from tests.integration.conftest import Compile
 
 WARM_CALLS = 100
@@ -42,7 +42,7 @@ def _rss_nbytes(pid: int) -> int:
 def _measure(backend_name: str) -> dict[str, int]:
     """What would grow with a leak; sizes in bytes."""
     gc.collect()
-    give_back_idle()  # what earlier tests of this process left in pieces comes and goes by itself
+    trim_host_memory()  # what earlier tests of this process left in pieces comes and goes by itself
     own = Path("/proc/self").resolve().name
     measured = {
         "client": _rss_nbytes(int(own)),

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.engines.eager import NodeError, compile_program
+from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.engines.engine import NodeError
 from dynamo_genie.remote_daemon.operators import attention
 from dynamo_genie.remote_daemon.operators.table import _as_on_cpu, _overloads, resolve_operator
 from dynamo_genie.runtime.wire import program as p

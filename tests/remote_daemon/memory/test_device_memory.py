@@ -15,7 +15,7 @@ from dynamo_genie.remote_daemon.memory.dtypes import DTYPE_NAME
 from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
 from dynamo_genie.remote_daemon.worker.device import choose_device
 from dynamo_genie.runtime.wire.tensor import TensorSpec
-from tests.remote_daemon.simulated_device import FakePool, FakeTemporaries, SimulatedDevice
+from tests.remote_daemon.simulated_device import FakeAllocator, FakePool, SimulatedDevice
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def test_what_the_pool_holds_is_taken_from_what_torch_may_hold() -> None:
-    pool, temporaries = FakePool(), FakeTemporaries()
+    pool, temporaries = FakePool(), FakeAllocator()
     memory = DeviceMemory(1000, pool, temporaries)
     assert temporaries.allowed == 1000
     memory.allocate(300)
@@ -36,7 +36,7 @@ def test_what_the_pool_holds_is_taken_from_what_torch_may_hold() -> None:
 
 
 def test_torchs_idle_memory_goes_before_a_tensor_is_refused() -> None:
-    pool, temporaries = FakePool(), FakeTemporaries(held=800, idle=500)
+    pool, temporaries = FakePool(), FakeAllocator(held=800, idle=500)
     memory = DeviceMemory(1000, pool, temporaries)
     memory.allocate(600)
     assert (temporaries.trims, pool.trims) == (1, 0)
@@ -44,7 +44,7 @@ def test_torchs_idle_memory_goes_before_a_tensor_is_refused() -> None:
 
 
 def test_memory_that_was_freed_is_used_again_without_asking_anybody() -> None:
-    pool, temporaries = FakePool(), FakeTemporaries(held=500)
+    pool, temporaries = FakePool(), FakeAllocator(held=500)
     memory = DeviceMemory(1000, pool, temporaries)
     memory.allocate(500)
     pool.free(500)
@@ -53,7 +53,7 @@ def test_memory_that_was_freed_is_used_again_without_asking_anybody() -> None:
 
 
 def test_what_does_not_fit_is_out_of_memory_with_all_figures() -> None:
-    memory = DeviceMemory(1000, FakePool(), FakeTemporaries(held=300))
+    memory = DeviceMemory(1000, FakePool(), FakeAllocator(held=300))
     memory.allocate(600)
     with pytest.raises(torch.OutOfMemoryError, match="200 bytes do not fit: of 1,000 the tensors that stay use 600"):
         memory.allocate(200)
@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_out_of_memory_with_all_figures() -> None:
 
 
 def test_idle_memory_in_pieces_is_given_back_and_asked_for_again() -> None:
-    pool, temporaries = FakePool(), FakeTemporaries()
+    pool, temporaries = FakePool(), FakeAllocator()
     memory = DeviceMemory(1000, pool, temporaries)
     pool.fails = 1
     assert memory.allocate(10).numel() == 10
@@ -171,7 +171,7 @@ def test_the_device_copies_while_the_host_fills_the_next_buffer() -> None:
 
 def store(limit: int = 1 << 30) -> tuple[DeviceBufferStore, SimulatedDevice]:
     device = SimulatedDevice(3)
-    memory = DeviceMemory(limit, FakePool(), FakeTemporaries())
+    memory = DeviceMemory(limit, FakePool(), FakeAllocator())
     return DeviceBufferStore(CPU, memory, ring(device, size=50_000)), device
 
 

@@ -182,7 +182,7 @@ def test_a_step_appends_in_place(both: Both) -> None:
     both.append(cache, new)
     both.check()
     assert both.worker.session.arena_counts.plus(before, -1) == ArenaCounts(1, ROW_NBYTES, 0, 0)
-    assert len(both.worker.session.handles.windows) == 2
+    assert len(both.worker.session.handles.arena_views) == 2
 
 
 def test_writing_into_a_cache_reaches_no_other_one(both: Both) -> None:
@@ -193,7 +193,7 @@ def test_writing_into_a_cache_reaches_no_other_one(both: Both) -> None:
     both.write(longer, both.put(torch.full((1,), 3.0)))
     both.append(longer, new)
     both.check()
-    assert cache not in both.worker.session.handles.windows
+    assert cache not in both.worker.session.handles.arena_views
 
 
 def test_a_write_is_seen_where_the_same_cache_is_read(both: Both) -> None:
@@ -246,7 +246,7 @@ def test_a_bound_cache_is_an_ordinary_tensor(both: Both) -> None:
     cache = both.append(cache, new)
     both.worker.send(m.BindWeights(1, 1, (0,), (cache,)))
     both.worker.check()
-    assert cache not in both.worker.session.handles.windows
+    assert cache not in both.worker.session.handles.arena_views
 
 
 def test_memory_is_counted_once_and_given_back(both: Both) -> None:
@@ -263,7 +263,7 @@ def test_memory_is_counted_once_and_given_back(both: Both) -> None:
     for handle in list(both.eager):
         both.free(handle)
     assert handles.resident_nbytes == both.worker.budget.used == 0
-    assert not handles.windows
+    assert not handles.arena_views
 
 
 def test_a_cache_that_cannot_leave_its_arena_for_want_of_memory_stays_as_it_is() -> None:

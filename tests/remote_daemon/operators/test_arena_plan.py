@@ -80,7 +80,7 @@ COPIED: dict[str, p.Program] = {
 def test_a_cache_grows_in_place_where(what: p.Program) -> None:
     plan = plan_arenas(what)
     assert plan.appends == {0}
-    assert 0 not in plan.separate
+    assert 0 not in plan.read_otherwise
 
 
 def test_a_past_that_torch_skips_says_nothing_about_dimensions() -> None:
@@ -123,17 +123,17 @@ def test_a_cache_is_copied_where(what: p.Program) -> None:
 )
 def test_an_input_is_separate_where_it_is_not_read_as_a_cache_is(reader: p.Node, separate: bool) -> None:
     plan = plan_arenas(program(reader, outputs=(p.Ref(2),), caches=()))
-    assert (0 in plan.separate) is separate
+    assert (0 in plan.read_otherwise) is separate
 
 
 def test_inputs_that_the_program_says_it_writes_or_returns_are_separate() -> None:
-    assert plan_arenas(program(outputs=(p.Ref(1),), mutated_inputs=(0,))).separate == {0, 1}
+    assert plan_arenas(program(outputs=(p.Ref(1),), mutated_inputs=(0,))).read_otherwise == {0, 1}
 
 
 def test_a_known_cache_that_is_reshaped_and_read_stays_in_its_arena() -> None:
     view = node("view.default", p.Ref(0), p.Items((6, -1, 4)))
     plan = plan_arenas(program(view, node("bmm.default", p.Ref(2), p.Ref(2)), outputs=(p.Ref(3),), caches=(0,)))
-    assert (0 in plan.separate, plan.reshapes) == (False, {0})
+    assert (0 in plan.read_otherwise, plan.reshapes) == (False, {0})
 
 
 def test_every_operator_that_the_schemas_call_a_view_of_its_first_argument_is_one() -> None:

@@ -18,7 +18,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerSaid,
     WorkerStarted,
 )
-from dynamo_genie.remote_daemon.supervisor.state_machine import MAX_WAITING, Rules, SupervisorProtocol
+from dynamo_genie.remote_daemon.supervisor.state_machine import MAX_WAITING, Rules, SupervisorStateMachine
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS
 
@@ -28,12 +28,12 @@ HELLO = m.Hello(1, PROTOCOLS, "tester")
 ONE = WorkerId(1)
 
 
-def supervisor(*, keyed: bool = False, max_sessions: int = 4, devices: int = 1) -> SupervisorProtocol:
+def supervisor(*, keyed: bool = False, max_sessions: int = 4, devices: int = 1) -> SupervisorStateMachine:
     rules = Rules("tcp://h:7", 42, keyed, devices, lease_s=10.0, drain_s=5.0, max_sessions=max_sessions)
-    return SupervisorProtocol(rules, now=0.0)
+    return SupervisorStateMachine(rules, now=0.0)
 
 
-def ready_supervisor(**arguments: int) -> SupervisorProtocol:
+def ready_supervisor(**arguments: int) -> SupervisorStateMachine:
     daemon = supervisor(**arguments)
     daemon.start(0.0)
     daemon.handle(WorkerSaid(ONE, READY), 0.0)
@@ -45,7 +45,7 @@ def only_client_message(actions: list[Action]) -> m.SupervisorToClient:
     return message
 
 
-def admit(daemon: SupervisorProtocol, peer: bytes = b"p", tenant: str = "", now: float = 0.0) -> m.Welcome:
+def admit(daemon: SupervisorStateMachine, peer: bytes = b"p", tenant: str = "", now: float = 0.0) -> m.Welcome:
     welcome = only_client_message(daemon.handle(ClientSaid(peer, tenant, HELLO), now))
     assert isinstance(welcome, m.Welcome)
     return welcome
@@ -152,7 +152,7 @@ def test_a_client_that_comes_during_back_off_hears_the_reason() -> None:
     assert "exit code 3" in refused.message
 
 
-def two_devices() -> SupervisorProtocol:
+def two_devices() -> SupervisorStateMachine:
     daemon = supervisor(devices=2)
     daemon.start(0.0)
     for worker in (2, 1):
@@ -161,7 +161,7 @@ def two_devices() -> SupervisorProtocol:
     return daemon
 
 
-def open_device(daemon: SupervisorProtocol, device: int, peer: bytes = b"p") -> m.SupervisorToClient:
+def open_device(daemon: SupervisorStateMachine, device: int, peer: bytes = b"p") -> m.SupervisorToClient:
     hello = m.OpenDevice(1, PROTOCOLS, "tester", device)
     return only_client_message(daemon.handle(ClientSaid(peer, "", hello), 0.0))
 
@@ -262,7 +262,7 @@ def test_goodbye_drops_the_session_and_makes_room() -> None:
     admit(daemon, b"q", now=2.0)
 
 
-def report(daemon: SupervisorProtocol, answers: bool) -> m.DaemonStatus:
+def report(daemon: SupervisorStateMachine, answers: bool) -> m.DaemonStatus:
     (asked,) = daemon.handle(ClientSaid(b"p", "", m.StatusRequest(5)), 2.0)
     assert isinstance(asked, TellWorker)
     assert isinstance(asked.message, m.WorkerStatusRequest)

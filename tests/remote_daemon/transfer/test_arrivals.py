@@ -7,17 +7,17 @@ import struct
 import pytest
 
 from dynamo_genie.errors import DaemonUnavailable, ProtocolError, QuotaExceeded
+from dynamo_genie.remote_daemon.channel.error_record import error_record
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.transfer.arrivals import MAX_CUT, Arrival, Arrivals
+from dynamo_genie.remote_daemon.transfer.arrivals import MAX_CUT, Arrivals, ArrivedTensor
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import MAX_KINDS, PeerTraffic
-from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 
 PAIR = TensorSpec("float32", (2,), (1,))
 BYTES = struct.pack("2f", 1, 2)
-LOST = describe_failure(DaemonUnavailable("gone"))
+LOST = error_record(DaemonUnavailable("gone"))
 
 
 class Box:
@@ -42,7 +42,7 @@ def test_a_small_tensor_arrives_whole(box: Box) -> None:
     box.arrivals.begin(1, m.TensorBegin(5, PAIR, "activation", BYTES))
     assert box.wakes == 0, "nobody waited"
     found = box.arrivals.take(1, 5)
-    assert isinstance(found, Arrival)
+    assert isinstance(found, ArrivedTensor)
     assert bytes(found.upload.view) == BYTES
     assert box.traffic.received == (("activation", 8),)
     assert box.budget.used == 0
@@ -60,7 +60,7 @@ def test_a_large_one_arrives_in_chunks_and_wakes_who_waits_for_it_only(box: Box)
     assert upload.advance(8)
     box.arrivals.complete(1, 5)
     assert box.wakes == 1
-    assert isinstance(box.arrivals.take(1, 5), Arrival)
+    assert isinstance(box.arrivals.take(1, 5), ArrivedTensor)
     assert box.arrivals.awaited_link == 0
 
 
@@ -114,7 +114,7 @@ def test_a_link_that_is_cut_keeps_what_is_complete(box: Box) -> None:
     box.arrivals.cut(1, LOST)
     assert box.wakes == 1
     assert box.arrivals.take(1, 6) == LOST
-    assert isinstance(box.arrivals.take(1, 5), Arrival)
+    assert isinstance(box.arrivals.take(1, 5), ArrivedTensor)
     assert box.arrivals.take(2, 6) is None
     assert box.budget.used == 8, "the other link's is still on its way"
 
@@ -134,7 +134,7 @@ def test_a_thousand_links_and_classes_leave_a_bounded_memory(box: Box) -> None:
     for number in range(1, 2000):
         box.arrivals.begin(number, m.TensorBegin(1, PAIR, f"kind {number}", BYTES))
         box.arrivals.cut(number, LOST)
-        assert isinstance(box.arrivals.take(number, 1), Arrival)
+        assert isinstance(box.arrivals.take(number, 1), ArrivedTensor)
     assert len(box.arrivals._cut) == MAX_CUT
     assert len(box.traffic.received) <= MAX_KINDS + 1
     assert sum(count for _, count in box.traffic.received) == 1999 * 8

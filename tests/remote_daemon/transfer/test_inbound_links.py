@@ -27,7 +27,7 @@ def token(number: int = 0) -> bytes:
     return number.to_bytes(32, "big")
 
 
-def admission(link: int = 1, secret: bytes = token(), key: str = "") -> m.AdmitPeer:
+def mailbox(link: int = 1, secret: bytes = token(), key: str = "") -> m.AdmitPeer:
     return m.AdmitPeer(9, link, secret, key, "tcp://a:1", "tcp://b:2")
 
 
@@ -37,7 +37,7 @@ def attachment(secret: bytes = token(), protocol: int = PROTOCOLS[-1]) -> m.Atta
 
 def test_a_link_opens_with_its_token_once() -> None:
     links = InboundLinks()
-    links.admit(SESSION, arrivals(), admission())
+    links.admit(SESSION, arrivals(), mailbox())
     assert links.attach(b"i", "", attachment()) == m.Attached(3)
     found = links.of(b"i")
     assert found is not None
@@ -50,7 +50,7 @@ def test_a_stranger_is_refused() -> None:
     links = InboundLinks()
     with pytest.raises(ProtocolError, match="opens no link"):
         links.attach(b"i", "", attachment())
-    assert links.admit(SESSION, arrivals(), admission()) == m.Attached(9)
+    assert links.admit(SESSION, arrivals(), mailbox()) == m.Attached(9)
     with pytest.raises(ProtocolError, match="opens no link"):
         links.attach(b"i", "", attachment(token(1)))
 
@@ -58,7 +58,7 @@ def test_a_stranger_is_refused() -> None:
 @pytest.mark.parametrize("user", ["", "another key", KEY[::-1]])
 def test_the_token_is_worth_nothing_with_another_key(user: str) -> None:
     links = InboundLinks()
-    links.admit(SESSION, arrivals(), admission(key=KEY))
+    links.admit(SESSION, arrivals(), mailbox(key=KEY))
     with pytest.raises(ProtocolError):
         links.attach(b"i", user, attachment())
     assert links.attach(b"i", KEY, attachment()) == m.Attached(3)
@@ -66,29 +66,29 @@ def test_the_token_is_worth_nothing_with_another_key(user: str) -> None:
 
 def test_another_protocol_is_refused_by_name() -> None:
     links = InboundLinks()
-    links.admit(SESSION, arrivals(), admission())
+    links.admit(SESSION, arrivals(), mailbox())
     with pytest.raises(VersionMismatch, match="99"):
         links.attach(b"i", "", attachment(protocol=99))
 
 
 def test_numbers_tokens_and_their_count_are_checked() -> None:
     links = InboundLinks()
-    links.admit(SESSION, arrivals(), admission())
-    for wrong in (admission(1, token(1)), admission(2, token())):
+    links.admit(SESSION, arrivals(), mailbox())
+    for wrong in (mailbox(1, token(1)), mailbox(2, token())):
         with pytest.raises(ProtocolError):
             links.admit(SESSION, arrivals(), wrong)
     for number in range(2, MAX_LINKS + 1):
-        links.admit(SESSION, arrivals(), admission(number, token(number)))
+        links.admit(SESSION, arrivals(), mailbox(number, token(number)))
     with pytest.raises(QuotaExceeded):
-        links.admit(SESSION, arrivals(), admission(MAX_LINKS + 1, token(MAX_LINKS + 1)))
-    links.admit(b"t" * 16, arrivals(), admission(1, token(MAX_LINKS + 2)))
+        links.admit(SESSION, arrivals(), mailbox(MAX_LINKS + 1, token(MAX_LINKS + 1)))
+    links.admit(b"t" * 16, arrivals(), mailbox(1, token(MAX_LINKS + 2)))
 
 
 def test_a_session_takes_its_tokens_and_keys_with_it_a_thousand_times() -> None:
     links = InboundLinks()
     for number in range(1000):
         session = number.to_bytes(16, "big")
-        links.admit(session, arrivals(), admission(key=KEY, secret=token(number)))
+        links.admit(session, arrivals(), mailbox(key=KEY, secret=token(number)))
         links.attach(b"i", KEY, attachment(token(number)))
         assert links.public_keys == {KEY}
         links.forget(session)

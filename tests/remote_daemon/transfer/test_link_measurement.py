@@ -1,14 +1,20 @@
 from __future__ import annotations
 
-from dynamo_genie.remote_daemon.transfer.link_measurement import PINGS, PROBE_NBYTES, PROBES, LinkMeasurement, LinkSpeed
+from dynamo_genie.remote_daemon.transfer.link_measurement import (
+    PINGS,
+    PROBE_NBYTES,
+    PROBES,
+    LinkMeasurement,
+    PeerLinkSpeed,
+)
 from dynamo_genie.runtime.wire import messages as m
 
 
-def measure(latency_s: float, bytes_per_s: float) -> LinkSpeed:
+def measure(latency_s: float, bytes_per_s: float) -> PeerLinkSpeed:
     """Drive a measurement over a link that takes exactly so long."""
     now = 100.0
     state = LinkMeasurement(now)
-    found: list[m.PeerPing] | LinkSpeed = state.start()
+    found: list[m.PeerPing] | PeerLinkSpeed = state.start()
     for _ in range(20):
         assert isinstance(found, list)
         pings = found
@@ -17,7 +23,7 @@ def measure(latency_s: float, bytes_per_s: float) -> LinkSpeed:
             if ping is pings[-1]:
                 now += 2 * latency_s
             found = state.pong(ping.number, now)
-        if isinstance(found, LinkSpeed):
+        if isinstance(found, PeerLinkSpeed):
             return found
     raise AssertionError("the measurement has no end")
 

@@ -13,7 +13,7 @@ import zmq
 
 from dynamo_genie.errors import OptionError, ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.transfer.mailboxes import Admission, Admissions
+from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
 from dynamo_genie.remote_daemon.transfer.outbound_links import CONNECT_S, MAX_LINKS, MEASURE_S, STALL_S, OutboundLinks
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.runtime.wire import codec
@@ -34,19 +34,19 @@ class Bench:
         self.endpoint = f"ipc://{path}/r"
         self.router.bind(self.endpoint)
         self.budget = MemoryBudget(1 << 30)
-        self.admissions = Admissions(self.budget, lambda: None)
-        self.admissions.admit(m.AdmitSession(SESSION, b"t" * 16, "test", ""))
+        self.mailboxes = SessionMailboxes(self.budget, lambda: None)
+        self.mailboxes.admit(m.AdmitSession(SESSION, b"t" * 16, "test", ""))
         self.watched: dict[Any, Callable[[], None]] = {}
-        self.links = OutboundLinks(self._context, self.admissions, self.watched.__setitem__, self.watched.pop)
+        self.links = OutboundLinks(self._context, self.mailboxes, self.watched.__setitem__, self.watched.pop)
         self.identity = b""
 
     @property
-    def admission(self) -> Admission:
-        [admission] = self.admissions.all()
-        return admission
+    def mailbox(self) -> SessionMailbox:
+        [mailbox] = self.mailboxes.all()
+        return mailbox
 
     def open(self, number: int = 1) -> None:
-        self.links.open(self.admission, m.OpenPeer(number, self.endpoint, b"k" * 16, None))
+        self.links.open(self.mailbox, m.OpenPeer(number, self.endpoint, b"k" * 16, None))
         assert self.router.poll(WAIT_MS)
         self.identity, frame = self.router.recv_multipart()
         assert isinstance(codec.to_bulk(frame), m.AttachPeer)
@@ -71,7 +71,7 @@ class Bench:
         self.budget.reserve(nbytes, "a copy")
         spec = TensorSpec("uint8", (nbytes,), (1,))
         release = partial(self.budget.release, nbytes)
-        self.links.send(self.admission, link, Outgoing(transfer, "x", spec, memoryview(bytes(nbytes)), release=release))
+        self.links.send(self.mailbox, link, Outgoing(transfer, "x", spec, memoryview(bytes(nbytes)), release=release))
 
     def close(self) -> None:
         self.links.forget(SESSION)
@@ -94,7 +94,7 @@ def test_what_is_sent_before_the_link_is_open_waits_for_it(bench: Bench) -> None
     [(begun, _)] = bench.heard()
     assert begun == m.TensorBegin(1, TensorSpec("uint8", (10,), (1,)), "x", bytes(10))
     assert bench.budget.used == 0
-    assert bench.admission.traffic.sent == (("x", 10),)
+    assert bench.mailbox.traffic.sent == (("x", 10),)
 
 
 def test_no_more_is_sent_than_there_are_credits(bench: Bench) -> None:
@@ -108,7 +108,7 @@ def test_no_more_is_sent_than_there_are_credits(bench: Bench) -> None:
     bench.say(m.Credit(1 << 61))
     assert len(bench.heard()) == 20 + 2 - UPLOAD_WINDOW - 2, "credits never exceed the window"
     assert bench.budget.used == 0
-    assert bench.admission.traffic.sent == (("x", 20 * CHUNK_NBYTES + 10),)
+    assert bench.mailbox.traffic.sent == (("x", 20 * CHUNK_NBYTES + 10),)
 
 
 def test_a_tensor_that_is_refused_makes_way_for_the_next(bench: Bench) -> None:
@@ -131,17 +131,17 @@ def test_a_link_that_does_not_open_in_time_fails(bench: Bench, opened: bool) -> 
     bench.send(10)
     now = time.monotonic()
     bench.links.tick(now + CONNECT_S - 1)
-    assert not bench.admission.link_failures
+    assert not bench.mailbox.link_failures
     bench.links.tick(now + CONNECT_S + 1)
-    assert "did not open" in bench.admission.link_failures[1]
+    assert "did not open" in bench.mailbox.link_failures[1]
     assert bench.budget.used == 0
     assert not bench.watched, "its socket is closed"
     bench.send(10)
     assert bench.budget.used == 0
     with pytest.raises(ProtocolError, match="opened before"):
-        bench.links.open(bench.admission, m.OpenPeer(1, bench.endpoint, b"k" * 16, None))
+        bench.links.open(bench.mailbox, m.OpenPeer(1, bench.endpoint, b"k" * 16, None))
     bench.links.close(SESSION, 1)
-    assert not bench.admission.link_failures
+    assert not bench.mailbox.link_failures
     assert len(bench.links) == 0
 
 
@@ -149,10 +149,10 @@ def test_a_link_that_takes_nothing_fails_and_an_idle_one_does_not(bench: Bench) 
     bench.open()
     bench.say(m.Attached(1))
     bench.links.tick(time.monotonic() + 10 * STALL_S)
-    assert not bench.admission.link_failures
+    assert not bench.mailbox.link_failures
     bench.send(40 * CHUNK_NBYTES)
     bench.links.tick(time.monotonic() + STALL_S + 1)
-    assert "took nothing" in bench.admission.link_failures[1]
+    assert "took nothing" in bench.mailbox.link_failures[1]
     assert bench.budget.used == 0
 
 
@@ -161,7 +161,7 @@ def test_a_link_ends_with_an_answer_that_makes_no_sense_or_refuses(bench: Bench,
     bench.open()
     bench.send(10)
     bench.say(answer)
-    assert bench.endpoint in bench.admission.link_failures[1]
+    assert bench.endpoint in bench.mailbox.link_failures[1]
     assert bench.budget.used == 0
 
 
@@ -169,7 +169,7 @@ def test_a_measurement_is_answered_in_any_case(bench: Bench) -> None:
     answers: list[m.PeerMeasured] = []
 
     def measure(request_id: int) -> None:
-        bench.links.measure(bench.admission, m.MeasurePeer(request_id, 1), answers.append)
+        bench.links.measure(bench.mailbox, m.MeasurePeer(request_id, 1), answers.append)
 
     measure(1)
     measure(2)
@@ -194,7 +194,7 @@ def test_a_measurement_is_answered_in_any_case(bench: Bench) -> None:
 @pytest.mark.parametrize("endpoint", ["", "tcp://127.0.0.1:*", "inproc://x", "tcp://127.0.0.1:99999"])
 def test_an_endpoint_that_is_none_is_refused_and_nothing_is_left(bench: Bench, endpoint: str) -> None:
     with pytest.raises(OptionError):
-        bench.links.open(bench.admission, m.OpenPeer(1, endpoint, b"k" * 16, None))
+        bench.links.open(bench.mailbox, m.OpenPeer(1, endpoint, b"k" * 16, None))
     assert not bench.watched
     bench.links.close(SESSION, 1)
     assert len(bench.links) == 0
@@ -204,12 +204,12 @@ def test_links_are_bounded_and_end_with_their_session(bench: Bench) -> None:
     for number in range(1, MAX_LINKS + 1):
         bench.send(10, link=number)
     with pytest.raises(QuotaExceeded):
-        bench.links.open(bench.admission, m.OpenPeer(MAX_LINKS + 1, bench.endpoint, b"k" * 16, None))
-    admission = bench.admission
-    bench.admissions.drop(SESSION)
+        bench.links.open(bench.mailbox, m.OpenPeer(MAX_LINKS + 1, bench.endpoint, b"k" * 16, None))
+    mailbox = bench.mailbox
+    bench.mailboxes.drop(SESSION)
     bench.links.forget(SESSION)
     assert (len(bench.links), bench.budget.used) == (0, 0)
     bench.budget.reserve(10, "a copy")
     late = Outgoing(1, "x", None, memoryview(b""), release=partial(bench.budget.release, 10))
-    bench.links.send(admission, 1, late)  # the executor did not know yet
+    bench.links.send(mailbox, 1, late)  # the executor did not know yet
     assert (len(bench.links), bench.budget.used) == (0, 0)

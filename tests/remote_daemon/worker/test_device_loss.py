@@ -9,8 +9,7 @@ import pytest
 import zmq
 
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
-from dynamo_genie.remote_daemon.engines.eager import NodeError
-from dynamo_genie.remote_daemon.engines.engine import RunningProgram
+from dynamo_genie.remote_daemon.engines.engine import NodeError, RunningProgram
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost, device_is_lost
 from dynamo_genie.remote_daemon.worker.executor import Executor
 from dynamo_genie.runtime.wire import codec

@@ -10,6 +10,7 @@ import torch
 
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
+from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.remote_daemon.transfer.staging import Staging
@@ -18,7 +19,7 @@ from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
-from dynamo_genie.remote_daemon.worker.state import open_services
+from dynamo_genie.remote_daemon.worker.state import open_state
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -35,14 +36,14 @@ class Bench:
     """A session with everything around it."""
 
     def __init__(self, limit: int = 1 << 30) -> None:
-        self.services = open_services(HostBufferStore(), limit)
-        self.budget = self.services.budget
+        self.state = open_state(HostBufferStore(), Offloader(limit))
+        self.budget = self.state.budget
         self.sent: list[tuple[int, Outgoing]] = []
         self.link_failures: dict[int, str] = {}
         traffic, staging = PeerTraffic(), Staging(self.budget)
         self.arrivals = Arrivals(staging, traffic, lambda: None)
         port = PeerPort(self.arrivals, traffic, self.link_failures, lambda link, out: self.sent.append((link, out)))
-        self.session = WorkerSession(self.services, staging, lambda data: 0, port)
+        self.session = WorkerSession(self.state, staging, lambda data: 0, port)
         self.stream = CommandStream(self.session)
         self._sequence = 0
 

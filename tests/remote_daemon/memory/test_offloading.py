@@ -23,11 +23,11 @@ from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
 from dynamo_genie.remote_daemon.memory.dtypes import DTYPE_NAME, spec_of
-from dynamo_genie.remote_daemon.memory.eviction import longest_idle_first
+from dynamo_genie.remote_daemon.memory.offloader import Offloader, longest_idle_first
 from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.worker.programs import Build
-from dynamo_genie.remote_daemon.worker.state import Services, open_services
+from dynamo_genie.remote_daemon.worker.state import WorkerState, open_state
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.content import chunk_digest, content_digest
@@ -45,7 +45,7 @@ from tests.remote_daemon.cache_histories import (
 )
 from tests.remote_daemon.engines.test_cudagraphs import step_program
 from tests.remote_daemon.recorded import TapeRecorder
-from tests.remote_daemon.simulated_device import FakeTemporaries, LivePool, PromptDevice, SimulatedDevice
+from tests.remote_daemon.simulated_device import FakeAllocator, LivePool, PromptDevice, SimulatedDevice
 from tests.remote_daemon.worker_in_process import WorkerInProcess
 
 CPU = torch.device("cpu")
@@ -58,29 +58,21 @@ WRITING = p.Program(
 )
 
 
-class Evicting:
+class OffloadingWorker:
     """A worker of a device with memory of its own, and its sessions."""
 
     def __init__(self, limit: int = 1 << 40, host_limit: int = 1 << 40, build: Build | None = None) -> None:
         self.pool = LivePool()
-        memory = DeviceMemory(limit, self.pool, FakeTemporaries())
+        offloader = Offloader(limit)
+        memory = DeviceMemory(limit, self.pool, FakeAllocator(), offloader.free)
         slots = [torch.zeros(7, dtype=torch.uint8) for _ in range(3)]
         buffers = DeviceBufferStore(CPU, memory, PinnedRing(slots, PromptDevice(0)))
-        self.sessions: list[WorkerInProcess] = []
-        self.services: Services = open_services(
-            buffers,
-            limit,
-            host_limit=host_limit,
-            sessions=lambda: [worker.session for worker in self.sessions],
-            build=build,
-        )
-        assert self.services.host is not None
-        self.services.host.smallest = 1
+        self.state: WorkerState = open_state(buffers, offloader, host_limit=host_limit, build=build)
+        assert self.state.host is not None
+        self.state.host.smallest = 1
 
     def session(self) -> Resident:
-        worker = Resident(services=self.services)
-        self.sessions.append(worker)
-        return worker
+        return Resident(state=self.state)
 
 
 class Resident(WorkerInProcess):
@@ -151,12 +143,12 @@ class Idle:
     def __init__(self, last_used: float, running: bool = False) -> None:
         self.last_used, self.running = last_used, running
 
-    def evict(self, enough: Callable[[], bool]) -> None: ...
+    def offload(self, enough: Callable[[], bool]) -> None: ...
 
     def weights(self) -> list[ResidentWeight]:
         return []
 
-    def unload(self, weight: ResidentWeight) -> None: ...
+    def drop_tensor(self, weight: ResidentWeight) -> None: ...
 
 
 def test_the_longest_idle_session_goes_first_and_the_running_one_never() -> None:
@@ -165,60 +157,60 @@ def test_the_longest_idle_session_goes_first_and_the_running_one_never() -> None
 
 
 def test_unused_weights_go_before_anything_of_a_session() -> None:
-    worker = Evicting(limit=4 * BLOCK)
+    worker = OffloadingWorker(limit=4 * BLOCK)
     gone, idle, busy = worker.session(), worker.session(), worker.session()
     gone.bind_weight(torch.ones(BLOCK, dtype=torch.uint8))
     gone.session.close()
     kept = idle.fill(2 * BLOCK)
     busy.fill()
-    assert worker.services.weights.nbytes == BLOCK
+    assert worker.state.weights.nbytes == BLOCK
     busy.fill()
-    assert worker.services.weights.nbytes == 0
-    assert idle.session.handles.spilled_nbytes == 0
+    assert worker.state.weights.nbytes == 0
+    assert idle.session.handles.offloaded_nbytes == 0
     busy.fill()
-    assert idle.session.handles.spilled_nbytes == 2 * BLOCK
+    assert idle.session.handles.offloaded_nbytes == 2 * BLOCK
     assert (idle.fetch(kept) == 1).all()
 
 
 def test_sessions_give_their_largest_tensors_first_and_only_as_many_as_are_needed() -> None:
-    worker = Evicting(limit=12 * BLOCK)
+    worker = OffloadingWorker(limit=12 * BLOCK)
     old, young, busy = worker.session(), worker.session(), worker.session()
     old_small, old_large = old.fill(), old.fill(3 * BLOCK)
     young.fill(5 * BLOCK)
     busy.fill(3 * BLOCK)
     busy.fill(2 * BLOCK)  # two are wanted: the large one of the old session alone is enough
-    assert old.session.handles.spilled_nbytes == 3 * BLOCK
-    assert (old.session.handles.resident_nbytes, young.session.handles.spilled_nbytes) == (BLOCK, 0)
+    assert old.session.handles.offloaded_nbytes == 3 * BLOCK
+    assert (old.session.handles.resident_nbytes, young.session.handles.offloaded_nbytes) == (BLOCK, 0)
     busy.fill(3 * BLOCK)
-    assert old.session.handles.spilled_nbytes == 4 * BLOCK
-    assert young.session.handles.spilled_nbytes == 5 * BLOCK
-    assert worker.services.budget.used == worker.pool.used == 8 * BLOCK
+    assert old.session.handles.offloaded_nbytes == 4 * BLOCK
+    assert young.session.handles.offloaded_nbytes == 5 * BLOCK
+    assert worker.state.budget.used == worker.pool.used == 8 * BLOCK
     for handle in (old_small, old_large):
         assert (old.fetch(handle) == 1).all()
-    assert worker.services.budget.used == worker.pool.used <= 12 * BLOCK
+    assert worker.state.budget.used == worker.pool.used <= 12 * BLOCK
 
 
 # --- and back --------------------------------------------------------------------------------------------
 
 
 def test_using_a_session_changes_whose_turn_it_is() -> None:
-    worker = Evicting(limit=3 * BLOCK)
+    worker = OffloadingWorker(limit=3 * BLOCK)
     sessions = [worker.session() for _ in range(3)]
     handles = [session.fill(value=i) for i, session in enumerate(sessions)]
     for turn in (0, 1, 2, 1, 0, 2):
         sessions[turn].fill(100)
         assert (sessions[turn].fetch(handles[turn]) == turn).all()
-        assert worker.services.budget.used == worker.pool.used <= 3 * BLOCK
+        assert worker.state.budget.used == worker.pool.used <= 3 * BLOCK
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support")
 @pytest.mark.parametrize("dtype", list(DTYPE_NAME), ids=str)
 def test_every_dtype_comes_back_as_it_was(dtype: torch.dtype) -> None:
-    worker = Evicting()
+    worker = OffloadingWorker()
     session = worker.session()
     data = torch.randint(0, 2, (6 * 4 * dtype.itemsize,), dtype=torch.uint8)
     handle = session.put(data.clone().view(dtype).reshape(6, 4))
-    session.session.evict(lambda: False)
+    session.session.offload(lambda: False)
     assert worker.pool.used == 0
     back = session.value(handle)
     assert (back.dtype, back.shape) == (dtype, (6, 4))
@@ -229,11 +221,11 @@ CONJUGATE = program(p.Node("aten._conj.default", (p.Ref(0),)), outputs=(p.Ref(2)
 
 
 def test_views_share_their_memory_again_and_conjugates_stay_conjugates() -> None:
-    session = Evicting().session()
+    session = OffloadingWorker().session()
     base = session.put(torch.tensor([1 + 2j, 3 - 4j]))
     one = session.put(torch.ones(1))
     [view] = session.call(CONJUGATE, base, one)
-    session.session.evict(lambda: False)
+    session.session.offload(lambda: False)
     session.call(ADD_IN_PLACE, base, one)
     found = session.value(view)
     assert found.is_conj()
@@ -241,27 +233,27 @@ def test_views_share_their_memory_again_and_conjugates_stay_conjugates() -> None
 
 
 @given(HISTORIES, st.lists(st.booleans(), min_size=25, max_size=25))
-def test_any_history_of_caches_equals_eager_with_evictions_anywhere(history: History, evict: list[bool]) -> None:
-    worker = Evicting()
+def test_any_history_of_caches_equals_eager_with_offloading_anywhere(history: History, offload: list[bool]) -> None:
+    worker = OffloadingWorker()
     both = Both(worker.session())
-    for out, _ in zip(evict, replay(both, history), strict=False):
+    for out, _ in zip(offload, replay(both, history), strict=False):
         if out:
-            both.worker.session.evict(lambda: False)
+            both.worker.session.offload(lambda: False)
         else:
             both.check()
     both.check()
-    both.worker.session.evict(lambda: False)
+    both.worker.session.offload(lambda: False)
     both.worker.session.close()
-    services = worker.services
-    assert (services.budget.used, services.host_budget.used, worker.pool.used) == (0, 0, 0)
+    state = worker.state
+    assert (state.budget.used, state.host_budget.used, worker.pool.used) == (0, 0, 0)
 
 
 def test_a_cache_that_was_away_grows_in_place_as_before() -> None:
-    both = Both(Evicting().session())
+    both = Both(OffloadingWorker().session())
     new = both.put(tokens(1, start=500))
     cache = both.append(both.put(tokens(5)), new)
     branch = both.append(cache, new)
-    both.worker.session.evict(lambda: False)
+    both.worker.session.offload(lambda: False)
     before = both.worker.session.arena_counts
     both.append(branch, new)  # where the room is
     assert both.worker.session.arena_counts.plus(before, -1).moves == 0
@@ -271,27 +263,27 @@ def test_a_cache_that_was_away_grows_in_place_as_before() -> None:
 
 
 def test_what_a_binding_names_goes_and_comes_back_too() -> None:
-    worker = Evicting()
+    worker = OffloadingWorker()
     session = worker.session()
     handle, other = session.fill(), session.put(torch.zeros(1))
     session.bind(900, handle)
     assert session.total(900, other) == BLOCK
-    session.session.evict(lambda: False)
+    session.session.offload(lambda: False)
     assert worker.pool.used == 0
     session.call(ADD_IN_PLACE, handle, session.fill())
     assert session.total(900, other) == 2 * BLOCK
 
 
 def test_what_dies_in_host_memory_leaves_nothing_behind() -> None:
-    worker = Evicting()
+    worker = OffloadingWorker()
     session = worker.session()
     handles = [session.fill() for _ in range(3)]
-    session.session.evict(lambda: False)
-    assert worker.services.host_budget.used == 3 * BLOCK
+    session.session.offload(lambda: False)
+    assert worker.state.host_budget.used == 3 * BLOCK
     session.free(handles[:2])
-    assert worker.services.host_budget.used == session.session.handles.spilled_nbytes == BLOCK
+    assert worker.state.host_budget.used == session.session.handles.offloaded_nbytes == BLOCK
     session.session.close()
-    assert worker.services.host_budget.used == session.session.handles.spilled_nbytes == 0
+    assert worker.state.host_budget.used == session.session.handles.offloaded_nbytes == 0
 
 
 # --- recorded graphs ---------------------------------------------------------------------------------------
@@ -308,7 +300,7 @@ def test_a_recording_is_never_replayed_on_memory_that_was_given_away(seed: int) 
         return RunningProgram(name, eager, CUDAGRAPHS, "", fast, fell_back=False)
 
     generator = torch.Generator().manual_seed(seed)
-    worker = Evicting(build=build)
+    worker = OffloadingWorker(build=build)
     session, other = worker.session(), worker.session()
     weight, cache = torch.randn(4, 4, generator=generator), torch.zeros(8, 4)
     there = session.put(weight), session.put(cache)
@@ -317,7 +309,7 @@ def test_a_recording_is_never_replayed_on_memory_that_was_given_away(seed: int) 
     for position in range(24):
         chance = int(torch.randint(0, 4, (), generator=generator))
         if chance == 0:
-            session.session.evict(lambda: False)
+            session.session.offload(lambda: False)
             other.put(torch.full((4, 4), float("nan")))  # where the weight and the cache lay, like as not
             other.put(torch.full((8, 4), float("nan")))
         new, where = torch.randn(1, 4, generator=generator), torch.tensor([position % 8])
@@ -340,7 +332,7 @@ VIEW = program(p.Node("aten.slice.Tensor", (p.Ref(0), 0, 10, 20)), outputs=(p.Re
 
 
 def test_a_cache_that_a_program_made_moves_to_the_pool_when_a_step_writes_to_it() -> None:
-    worker = Evicting()
+    worker = OffloadingWorker()
     session = worker.session()
     token = session.put(torch.ones(1, dtype=torch.uint8))
     [cache] = session.call(DOUBLE, session.fill(value=3), token)
@@ -354,17 +346,17 @@ def test_a_cache_that_a_program_made_moves_to_the_pool_when_a_step_writes_to_it(
     assert session.value(cache).data_ptr() == place, "once"
     assert (session.fetch(view) == 8).all()
     assert (session.fetch(cache) == 8).all()
-    assert session.session.handles.resident_nbytes == worker.services.budget.used
+    assert session.session.handles.resident_nbytes == worker.state.budget.used
 
 
 def test_a_cache_stays_where_it_was_made_when_the_pool_has_no_room() -> None:
-    worker = Evicting(limit=4 * BLOCK)
+    worker = OffloadingWorker(limit=4 * BLOCK)
     session = worker.session()
     token = session.put(torch.ones(1, dtype=torch.uint8))
     first = session.fill(value=3)
     [cache] = session.call(DOUBLE, first, token)
     rest = session.fill(2 * BLOCK - 10)
-    worker.services.buffers.memory._temporaries.held = BLOCK + 8  # type: ignore[attr-defined]
+    worker.state.buffers.memory._temporaries.held = BLOCK + 8  # type: ignore[attr-defined]
     before = worker.pool.used
     session.call(STEP, cache, token)
     assert worker.pool.used == before
@@ -378,27 +370,27 @@ def test_a_cache_stays_where_it_was_made_when_the_pool_has_no_room() -> None:
 
 
 def test_a_weight_leaves_only_when_all_who_use_it_are_idle() -> None:
-    worker = Evicting(limit=10 * BLOCK)
+    worker = OffloadingWorker(limit=10 * BLOCK)
     weight = torch.full((4 * BLOCK,), 2, dtype=torch.uint8)
     first, second = worker.session(), worker.session()
     bound = [session.bind_weight(weight) for session in (first, second)]
-    assert worker.services.budget.used == 4 * BLOCK
+    assert worker.state.budget.used == 4 * BLOCK
     with pytest.raises(AssertionError, match="memory-limit"):
         second.fill(7 * BLOCK)  # its own weight is in use
     one = second.fill(BLOCK)
     assert second.total(bound[1][1], one) == 8 * BLOCK
     third = worker.session()
     third.fill(9 * BLOCK)
-    assert (worker.services.weights.nbytes, worker.pool.used) == (0, 9 * BLOCK)
+    assert (worker.state.weights.nbytes, worker.pool.used) == (0, 9 * BLOCK)
     third.session.close()
     one = first.fill()
     assert first.total(bound[0][1], one) == 8 * BLOCK
     assert second.total(bound[1][1], one := second.fill()) == 8 * BLOCK
-    assert worker.services.weights.nbytes == 4 * BLOCK, "once for both"
+    assert worker.state.weights.nbytes == 4 * BLOCK, "once for both"
 
 
 def test_a_weight_that_a_binding_names_leaves_the_device_with_it() -> None:
-    worker = Evicting(limit=10 * BLOCK)
+    worker = OffloadingWorker(limit=10 * BLOCK)
     first, greedy = worker.session(), worker.session()
     _, binding = first.bind_weight(torch.full((4 * BLOCK,), 2, dtype=torch.uint8))
     other = first.put(torch.zeros(0, dtype=torch.uint8))
@@ -410,25 +402,25 @@ def test_a_weight_that_a_binding_names_leaves_the_device_with_it() -> None:
 
 
 def test_a_session_that_comes_later_finds_a_weight_in_host_memory_and_one_that_changes_it_gets_a_copy() -> None:
-    worker = Evicting(limit=10 * BLOCK)
+    worker = OffloadingWorker(limit=10 * BLOCK)
     weight = torch.full((4 * BLOCK,), 2, dtype=torch.uint8)
     first, greedy, later = (worker.session() for _ in range(3))
     _, binding = first.bind_weight(weight)
     big = greedy.fill(9 * BLOCK)
     greedy.free([big])
-    assert worker.services.host_budget.used == 4 * BLOCK
+    assert worker.state.host_budget.used == 4 * BLOCK
     other, _ = later.bind_weight(weight)
-    assert (worker.services.host_budget.used, worker.services.weights.nbytes) == (0, 4 * BLOCK)
+    assert (worker.state.host_budget.used, worker.state.weights.nbytes) == (0, 4 * BLOCK)
     later.call(WRITING, other, later.put(torch.ones(1, dtype=torch.uint8)))
     assert (later.value(other) == 3).all()
     assert first.total(binding, first.fill()) == 8 * BLOCK
     later.session.close()
     first.session.close()
-    assert worker.services.host_budget.used == 0
+    assert worker.state.host_budget.used == 0
 
 
 def test_a_session_that_ended_holds_no_weight_that_its_bindings_named() -> None:
-    worker = Evicting(limit=10 * BLOCK)
+    worker = OffloadingWorker(limit=10 * BLOCK)
     first, other = worker.session(), worker.session()
     _, binding = first.bind_weight(torch.ones(4 * BLOCK, dtype=torch.uint8))
     first.total(binding, first.fill())
@@ -438,42 +430,42 @@ def test_a_session_that_ended_holds_no_weight_that_its_bindings_named() -> None:
 
 
 def test_a_weight_in_host_memory_whose_users_end_is_forgotten() -> None:
-    worker = Evicting(limit=10 * BLOCK)
+    worker = OffloadingWorker(limit=10 * BLOCK)
     first, greedy = worker.session(), worker.session()
     first.bind_weight(torch.ones(4 * BLOCK, dtype=torch.uint8))
     greedy.fill(9 * BLOCK)
-    assert worker.services.host_budget.used == 4 * BLOCK
+    assert worker.state.host_budget.used == 4 * BLOCK
     first.session.close()
-    assert worker.services.host_budget.used == 0
+    assert worker.state.host_budget.used == 0
 
 
 # --- where it does not help ------------------------------------------------------------------------------
 
 
 def test_nobody_gives_anything_for_what_would_not_fit_even_so() -> None:
-    worker = Evicting(limit=6 * BLOCK)
+    worker = OffloadingWorker(limit=6 * BLOCK)
     idle, busy = worker.session(), worker.session()
     idle.fill(2 * BLOCK)
     busy.fill(3 * BLOCK)
     with pytest.raises(AssertionError, match="memory-limit"):
         busy.fill(4 * BLOCK)
-    assert idle.session.handles.spilled_nbytes == 0
+    assert idle.session.handles.offloaded_nbytes == 0
     busy.fill(3 * BLOCK)
-    assert idle.session.handles.spilled_nbytes == 2 * BLOCK
+    assert idle.session.handles.offloaded_nbytes == 2 * BLOCK
 
 
 def test_with_no_room_in_host_memory_the_command_fails_and_nothing_is_lost() -> None:
-    worker = Evicting(limit=3 * BLOCK, host_limit=BLOCK)
+    worker = OffloadingWorker(limit=3 * BLOCK, host_limit=BLOCK)
     idle, busy = worker.session(), worker.session()
     kept = idle.fill(2 * BLOCK, value=7)
     with pytest.raises(AssertionError, match=r"2,000 bytes do not fit: of 3,000 .*--memory-limit"):
         busy.fill(2 * BLOCK)
     assert (idle.fetch(kept) == 7).all()
-    assert worker.services.host_budget.used == 0
+    assert worker.state.host_budget.used == 0
 
 
 def test_what_does_not_fit_back_stays_and_comes_back_when_there_is_room() -> None:
-    worker = Evicting(limit=3 * BLOCK)
+    worker = OffloadingWorker(limit=3 * BLOCK)
     session, other = worker.session(), worker.session()
     first = session.fill(2 * BLOCK, value=7)
     other.fill(2 * BLOCK)
@@ -489,7 +481,7 @@ def test_what_does_not_fit_back_stays_and_comes_back_when_there_is_room() -> Non
 # --- a program that lacks memory -------------------------------------------------------------------------
 
 
-def lacking(worker: list[Evicting], wanted: int) -> Build:
+def lacking(worker: list[OffloadingWorker], wanted: int) -> Build:
     """Programs that find memory for what they make on the way only while the pool uses at most `wanted` bytes."""
 
     def build(what: p.Program, engine: str, name: str) -> RunningProgram:
@@ -505,35 +497,35 @@ def lacking(worker: list[Evicting], wanted: int) -> Build:
 
 
 def test_a_program_that_lacks_memory_runs_again_once_idle_sessions_made_room() -> None:
-    workers: list[Evicting] = []
-    workers.append(Evicting(limit=16 * BLOCK, build=lacking(workers, 6 * BLOCK)))
+    workers: list[OffloadingWorker] = []
+    workers.append(OffloadingWorker(limit=16 * BLOCK, build=lacking(workers, 6 * BLOCK)))
     idle, busy = workers[0].session(), workers[0].session()
     kept = [idle.fill(2 * BLOCK, value=i) for i in range(5)]
     x = busy.fill()
     busy.call(APPEND, x, x)
-    assert idle.session.handles.spilled_nbytes == 6 * BLOCK, "as much as was needed, an eighth of the limit at a time"
+    assert idle.session.handles.offloaded_nbytes == 6 * BLOCK, "as much as was needed, an eighth of the limit at a time"
     assert all((idle.fetch(handle) == i).all() for i, handle in enumerate(kept))
 
 
 def test_a_program_that_writes_to_its_inputs_runs_once() -> None:
-    workers: list[Evicting] = []
-    workers.append(Evicting(limit=16 * BLOCK, build=lacking(workers, 2 * BLOCK)))
+    workers: list[OffloadingWorker] = []
+    workers.append(OffloadingWorker(limit=16 * BLOCK, build=lacking(workers, 2 * BLOCK)))
     idle, busy = workers[0].session(), workers[0].session()
     idle.fill(4 * BLOCK)
     x = busy.fill()
     with pytest.raises(AssertionError, match="CUDA out of memory"):
         busy.call(WRITING, x, x)
-    assert idle.session.handles.spilled_nbytes == 0
+    assert idle.session.handles.offloaded_nbytes == 0
 
 
 def test_memory_that_the_device_lacks_is_taken_from_idle_sessions_too() -> None:
-    worker = Evicting(limit=10 * BLOCK)
+    worker = OffloadingWorker(limit=10 * BLOCK)
     idle, busy = worker.session(), worker.session()
     kept = idle.fill(4 * BLOCK, value=5)
-    temporaries = worker.services.buffers.memory._temporaries  # type: ignore[attr-defined]
+    temporaries = worker.state.buffers.memory._temporaries  # type: ignore[attr-defined]
     temporaries.held = 5 * BLOCK  # by torch, for what programs make on the way
     busy.fill(4 * BLOCK)
-    assert idle.session.handles.spilled_nbytes == 4 * BLOCK
+    assert idle.session.handles.offloaded_nbytes == 4 * BLOCK
     temporaries.held = 0
     assert (idle.fetch(kept) == 5).all()
 
@@ -542,17 +534,17 @@ def test_memory_that_the_device_lacks_is_taken_from_idle_sessions_too() -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 10_000))
-def test_what_is_evicted_is_what_all_kernels_before_have_made_and_comes_back_before_any_after(
+def test_what_is_offloaded_is_what_all_kernels_before_have_made_and_comes_back_before_any_after(
     n: int, seed: int
 ) -> None:
     device = SimulatedDevice(seed)
     slots = [torch.zeros(7, dtype=torch.uint8) for _ in range(3)]
-    buffers = DeviceBufferStore(CPU, DeviceMemory(1 << 20, LivePool(), FakeTemporaries()), PinnedRing(slots, device))
+    buffers = DeviceBufferStore(CPU, DeviceMemory(1 << 20, LivePool(), FakeAllocator()), PinnedRing(slots, device))
     there, made = torch.zeros(n, dtype=torch.uint8), torch.randint(0, 256, (n,), dtype=torch.uint8)
     device.compute(lambda: there.copy_(made))
-    host = buffers.evict(there)
+    host = buffers.offload(there)
     device.compute(lambda: there.zero_())  # its memory is used again
-    back, seen = buffers.restore(host), torch.zeros(n, dtype=torch.uint8)
+    back, seen = buffers.reload(host), torch.zeros(n, dtype=torch.uint8)
     device.compute(lambda: seen.copy_(back))
     device.synchronize()
     assert torch.equal(seen, made)

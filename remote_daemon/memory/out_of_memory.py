@@ -1,0 +1,16 @@
+"""When memory was lacking, as PyTorch and Python say it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was lacking for an error, or for what it was raised from; on the CPU, PyTorch says so in words."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+            return True
+        error = error.__cause__
+    return False
