@@ -1,4 +1,4 @@
-"""Server sockets with every setting that a socket open to strangers needs. Knows nothing of messages."""
+"""Sockets with every setting that one open to strangers needs. Knows nothing of messages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 
 import zmq
 
@@ -27,7 +28,7 @@ CONTROL_HIGH_WATER = 1_000
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 2_000
 
-Router = zmq.Socket[bytes]
+Socket: TypeAlias = "zmq.Socket[bytes]"
 
 LINK_SETTINGS: Mapping[int, int] = MappingProxyType(
     {
@@ -45,7 +46,7 @@ LINK_SETTINGS: Mapping[int, int] = MappingProxyType(
 
 
 def bind_router(
-    context: zmq.Context[Router],
+    context: zmq.Context[zmq.Socket[bytes]],
     endpoint: str,
     *,
     max_frame_nbytes: int,
@@ -53,7 +54,7 @@ def bind_router(
     ports: tuple[int, int] | None = None,
     high_water: int = CONTROL_HIGH_WATER,
     zap_domain: bytes = ZAP_DOMAIN,
-) -> tuple[Router, str]:
+) -> tuple[Socket, str]:
     """Bind a ROUTER socket and return it with the endpoint that it really has.
 
     With `curve`, an `Authenticator` must serve `context` already: handshakes fail where none answers.
@@ -80,7 +81,7 @@ def bind_router(
         raise
 
 
-def connect_link(context: zmq.Context[Router], endpoint: str, keys: PeerKeys | None) -> Router:
+def connect_link(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: PeerKeys | None) -> Socket:
     """Return a DEALER socket that connects to another worker's bulk endpoint in the background.
 
     Raises:
@@ -103,7 +104,7 @@ def connect_link(context: zmq.Context[Router], endpoint: str, keys: PeerKeys | N
         raise DaemonUnavailable(f"cannot connect to {endpoint}: {error}") from None
 
 
-def _configure_link(socket: Router, address: TcpAddress | IpcAddress, keys: PeerKeys | None) -> None:
+def _configure_link(socket: Socket, address: TcpAddress | IpcAddress, keys: PeerKeys | None) -> None:
     for option, value in LINK_SETTINGS.items():
         socket.setsockopt(option, value)
     if isinstance(address, TcpAddress) and address.host.startswith("["):
@@ -114,7 +115,7 @@ def _configure_link(socket: Router, address: TcpAddress | IpcAddress, keys: Peer
         socket.curve_secretkey = keys.secret.encode()
 
 
-def _configure(socket: Router, address: TcpAddress | IpcAddress, max_frame_nbytes: int, high_water: int) -> None:
+def _configure(socket: Socket, address: TcpAddress | IpcAddress, max_frame_nbytes: int, high_water: int) -> None:
     settings = {
         zmq.MAXMSGSIZE: max_frame_nbytes,  # without it one raw peer makes the server buffer all it sends
         zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
@@ -133,7 +134,7 @@ def _configure(socket: Router, address: TcpAddress | IpcAddress, max_frame_nbyte
         socket.setsockopt(zmq.IPV6, 1)
 
 
-def _require_curve(socket: Router, pair: ServerKeyPair, zap_domain: bytes) -> None:
+def _require_curve(socket: Socket, pair: ServerKeyPair, zap_domain: bytes) -> None:
     socket.curve_server = True
     socket.curve_publickey = pair.public.encode()
     socket.curve_secretkey = pair.secret.encode()
@@ -141,7 +142,7 @@ def _require_curve(socket: Router, pair: ServerKeyPair, zap_domain: bytes) -> No
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no authenticator: refuse, where the default is to admit
 
 
-def _bind(socket: Router, address: TcpAddress | IpcAddress, ports: tuple[int, int] | None) -> None:
+def _bind(socket: Socket, address: TcpAddress | IpcAddress, ports: tuple[int, int] | None) -> None:
     if isinstance(address, IpcAddress):
         _bind_ipc(socket, address)
     elif address.port or ports is None:
@@ -150,7 +151,7 @@ def _bind(socket: Router, address: TcpAddress | IpcAddress, ports: tuple[int, in
         _bind_first(socket, (address.endpoint(port) for port in range(ports[0], ports[1] + 1)))
 
 
-def _bind_ipc(socket: Router, address: IpcAddress) -> None:
+def _bind_ipc(socket: Socket, address: IpcAddress) -> None:
     if os.path.lexists(address.path) and not stat.S_ISSOCK(os.lstat(address.path).st_mode):
         raise DaemonUnavailable(f"cannot listen on {address.endpoint()}: {address.path} exists and is no socket")
     before = os.umask(0o077)  # only the own user may connect
@@ -160,7 +161,7 @@ def _bind_ipc(socket: Router, address: IpcAddress) -> None:
         os.umask(before)
 
 
-def _bind_first(socket: Router, endpoints: Iterable[str]) -> None:
+def _bind_first(socket: Socket, endpoints: Iterable[str]) -> None:
     reason, tried = "no port to try", []
     for endpoint in endpoints:
         try:

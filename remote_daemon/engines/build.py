@@ -1,8 +1,9 @@
-"""From a Program and what was asked for to something that runs it."""
+"""The engines of one device: from a resolved Program and what was asked for to something that runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -19,9 +20,9 @@ from dynamo_genie.remote_daemon.engines.tensorrt import compile_with_tensorrt, t
 from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
-from dynamo_genie.runtime.wire.program import Program
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 
-COMPILERS: dict[str, Compile] = {INDUCTOR: compile_with_inductor, TENSORRT: compile_with_tensorrt}
+COMPILERS: Mapping[str, Compile] = MappingProxyType({INDUCTOR: compile_with_inductor, TENSORRT: compile_with_tensorrt})
 
 
 class Engines:
@@ -35,24 +36,23 @@ class Engines:
         self._recorder = recorder(buffers.device)
         self._background = Background("genie-compile")
 
-    def build(self, program: Program, wanted: str, name: str) -> RunningProgram:
-        """Return `program`, called `name` in the log, with the engine that was asked for, or the one that fits.
+    def build(self, resolved: ResolvedProgram, wanted: str, name: str) -> RunningProgram:
+        """Return a program, called `name` in the log, with the engine that was asked for, or the one that fits.
 
         Raises:
-            ProtocolError: The program is malformed, or there is no such engine.
-            UnsupportedOperator: This device cannot run one of its operators.
+            ProtocolError: There is no such engine.
         """
         if wanted not in ENGINES:
             raise ProtocolError(f"there is no engine {wanted!r}; there are {', '.join(ENGINES)}")
         device = self._buffers.device
-        constants = [self._buffers.from_bytes(constant.spec, constant.data) for constant in program.constants]
-        eager = compile_program(program, device, constants, self._arenas)
-        traits = traits_of(program, device)
+        constants = [self._buffers.from_bytes(each.spec, each.data) for each in resolved.program.constants]
+        eager = compile_program(resolved, constants, self._arenas)
+        traits = traits_of(resolved)
         choice = choose(wanted, traits, device.type, tensorrt_missing() if wanted == TENSORRT else "")
         fast: Executable | None = None
         if choice.engine == CUDAGRAPHS:
             fast = CudaGraphs(eager, traits, self._recorder)
         elif choice.engine in COMPILERS:
             compiler = COMPILERS[choice.engine]
-            fast = CompiledInBackground(program, device, constants, eager, compiler, self._background)
+            fast = CompiledInBackground(resolved, constants, eager, compiler, self._background)
         return RunningProgram(name, eager, choice.engine, choice.reason, fast, fell_back=choice.refused)

@@ -19,7 +19,7 @@ from dynamo_genie.remote_daemon.engines.background import Background
 from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
 from dynamo_genie.remote_daemon.engines.program_graph import program_graph
 from dynamo_genie.remote_daemon.engines.signature import Signature, signature_of
-from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 
 MAX_FORMS = 8
 """Compiled forms of one program; calls of other signatures run eager."""
@@ -33,15 +33,13 @@ class CompiledInBackground:
 
     def __init__(
         self,
-        program: p.Program,
-        device: torch.device,
+        resolved: ResolvedProgram,
         constants: Sequence[torch.Tensor],
         eager: Executable,
         compile_graph: Compile,
         background: Background,
     ) -> None:
-        self._program = program
-        self._device = device
+        self._resolved = resolved
         self._constants = tuple(constants)
         self._eager = eager
         self._compile_graph = compile_graph
@@ -79,11 +77,11 @@ class CompiledInBackground:
 
     def _compile(self, inputs: Sequence[Any]) -> Callable[..., Any]:
         scalars = [None if isinstance(value, _Spec) else value for value in inputs]
-        graph = program_graph(self._program, self._device, scalars)
+        graph = program_graph(self._resolved, scalars)
         tensors = [value for value in inputs if isinstance(value, _Spec)]
         specs = [*tensors, *map(_Spec.of, self._constants)]
         with FakeTensorMode():
-            fakes = [torch.empty_strided(s.shape, s.stride, dtype=s.dtype, device=self._device) for s in specs]
+            fakes = [torch.empty_strided(s.shape, s.stride, dtype=s.dtype, device=self._resolved.device) for s in specs]
         return self._compile_graph(graph, fakes)
 
 

@@ -26,9 +26,8 @@ from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.engine import Executable, NodeError
 from dynamo_genie.remote_daemon.memory.dtypes import TORCH_DTYPE
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
-from dynamo_genie.remote_daemon.operators.arena_plan import plan_arenas
-from dynamo_genie.remote_daemon.operators.program_check import check_program
-from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
+from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
 
 _FIRST_NODE_LINE = 4
@@ -36,23 +35,23 @@ _FILE_NAME = "<program>"
 
 
 def compile_program(
-    program: p.Program, device: torch.device, constants: Sequence[torch.Tensor], arenas: KVArenas | None = None
+    resolved: ResolvedProgram, constants: Sequence[torch.Tensor], arenas: KVArenas | None = None
 ) -> Executable:
-    """Return a function that runs `program` on `device`; raise `ProtocolError` if the program is malformed.
+    """Return a function that runs a program on the device that it is resolved for.
 
     The function raises `NodeError` when an operator fails.
 
     Args:
-        program: A validated program.
-        device: Where factory operators make their tensors.
-        constants: The program's constants, as tensors on `device`.
+        constants: The program's constants, as tensors on that device.
         arenas: Where its caches grow in place; without, every `cat` copies.
+
+    Raises:
+        ProtocolError: Constants are missing.
     """
-    operators = _resolve(program, device)
-    check_program(program, operators)
+    program = resolved.program
     if len(constants) != len(program.constants):
         raise ProtocolError(f"program has {len(program.constants)} constants, {len(constants)} were given")
-    run = _Source(program, _growing(program, operators, arenas), device, constants).function()
+    run = _Source(program, _growing(resolved, arenas), resolved.device, constants).function()
     keys = tuple(node.op for node in program.nodes)
 
     def execute(inputs: list[Any]) -> tuple[Any, ...]:
@@ -81,22 +80,16 @@ def _with_default_dtype(execute: Executable, name: str) -> Executable:
     return run
 
 
-def _resolve(program: p.Program, device: torch.device) -> list[Operator]:
-    found = {key: resolve_operator(key, device) for key in {node.op for node in program.nodes}}
-    return [found[node.op] for node in program.nodes]
-
-
-def _growing(program: p.Program, operators: list[Operator], arenas: KVArenas | None) -> list[Operator]:
+def _growing(resolved: ResolvedProgram, arenas: KVArenas | None) -> Sequence[Operator]:
     """Return the nodes' operators, with those that grow caches, or view what grew, in place of the usual ones."""
     if arenas is None:
-        return operators
-    plan = plan_arenas(program)
+        return resolved.operators
     reshape = torch.ops.aten.reshape.default._op
-    growing = list(operators)
-    for number in plan.appends:
-        growing[number] = replace(operators[number], run=arenas.cat)
-    for number in plan.reshapes:
-        growing[number] = replace(operators[number], run=reshape)
+    growing = list(resolved.operators)
+    for number in resolved.arenas.appends:
+        growing[number] = replace(growing[number], run=arenas.cat)
+    for number in resolved.arenas.reshapes:
+        growing[number] = replace(growing[number], run=reshape)
     return growing
 
 

@@ -8,33 +8,32 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
+from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
 
 
-def program_graph(program: p.Program, device: torch.device, scalars: Sequence[Any]) -> GraphModule:
-    """Return `program` as a graph that takes its tensor inputs, then its constants, in order.
+def program_graph(resolved: ResolvedProgram, scalars: Sequence[Any]) -> GraphModule:
+    """Return a program as a graph that takes its tensor inputs, then its constants, in order.
 
     Args:
-        program: A checked program.
-        device: Where factory operators make their tensors.
         scalars: For each input None for a tensor, the number for a scalar, which is written into the graph.
 
     Returns:
         A module whose result is a tuple. Operators are those of this torch, so any compiler of ATen graphs can read it.
     """
+    program = resolved.program
     graph = Graph()
     values: list[Any] = []
     for number, item in enumerate(program.inputs):
         is_tensor = isinstance(item, p.TensorInput)
         values.append(graph.placeholder(f"input_{number}") if is_tensor else scalars[number])
     values += [graph.placeholder(f"constant_{number}") for number in range(len(program.constants))]
-    for node in program.nodes:
-        operator = resolve_operator(node.op, device)
+    for node, operator in zip(program.nodes, resolved.operators, strict=True):
         args = [graph_argument(argument, values) for argument in node.args]
         kwargs = {name: graph_argument(argument, values) for name, argument in node.kwargs}
         if operator.needs_device:
-            kwargs["device"] = device
+            kwargs["device"] = resolved.device
         values.append(_call(graph, operator, args, kwargs))
     graph.output(tuple(graph_argument(output, values) for output in program.outputs))
     graph.lint()

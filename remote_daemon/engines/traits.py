@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
-
-from dynamo_genie.remote_daemon.operators.arena_plan import plan_arenas
-from dynamo_genie.remote_daemon.operators.table import resolve_operator
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.runtime.wire import program as p
 
 RESIDENT_ROLES = frozenset({"weight", "buffer", "constant", "kv_cache"})
@@ -37,16 +34,17 @@ class Traits:
     nodes: int
 
 
-def traits_of(program: p.Program, device: torch.device) -> Traits:
-    """Return what a checked program's text and facts say."""
+def traits_of(resolved: ResolvedProgram) -> Traits:
+    """Return what a program's text and facts say."""
+    program = resolved.program
     phases = Counter(program.facts[i].phase for i in program.fact_of if program.facts[i].phase)
     held = {i for i in range(len(program.inputs)) if p.role_of(program, i) in RESIDENT_ROLES}
     tensors = {i for i, item in enumerate(program.inputs) if isinstance(item, p.TensorInput)}
     mutated = frozenset(program.mutated_inputs)
     return Traits(
         phase=phases.most_common(1)[0][0] if phases else "",
-        grows=bool(plan_arenas(program).appends),
-        reads_data=next((node.op for node in program.nodes if resolve_operator(node.op, device).reads_data), ""),
+        grows=bool(resolved.arenas.appends),
+        reads_data=next((operator.key for operator in resolved.operators if operator.reads_data), ""),
         random=program.random,
         mutated=mutated,
         resident=frozenset(held & tensors) | mutated,

@@ -17,7 +17,7 @@ from dynamo_genie.errors import AuthenticationError, ProtocolError
 from dynamo_genie.remote_daemon.channel.auth import Authenticator, verified_user
 from dynamo_genie.remote_daemon.channel.parent import ProcessWatch
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
-from dynamo_genie.remote_daemon.channel.sockets import Router, bind_router
+from dynamo_genie.remote_daemon.channel.sockets import Socket, bind_router
 from dynamo_genie.remote_daemon.channel.worker_config import BindPolicy, IpcBind, TcpBind, WorkerConfig
 from dynamo_genie.remote_daemon.supervisor.events import (
     Action,
@@ -84,7 +84,7 @@ class Supervisor:
 
     def _open(self) -> None:
         config, closing = self._config, self._closing
-        context: zmq.Context[Router] = zmq.Context()
+        context: zmq.Context[Socket] = zmq.Context()
         closing.callback(context.term)
         self._wake_read, self._wake_write = os.pipe()
         closing.callback(os.close, self._wake_read)
@@ -100,7 +100,7 @@ class Supervisor:
         closing.callback(self._close_router)
         self._machine = SupervisorStateMachine(self._rules(), time.monotonic())
 
-    def _bind(self, context: zmq.Context[Router]) -> tuple[Router, str]:
+    def _bind(self, context: zmq.Context[Socket]) -> tuple[Socket, str]:
         pair = self._config.keys.pair if self._config.keys else None
         return bind_router(context, self._config.listen, max_frame_nbytes=MAX_CONTROL_NBYTES, curve=pair)
 

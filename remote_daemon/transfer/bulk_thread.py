@@ -13,12 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
 
 import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
 from dynamo_genie.remote_daemon.channel.auth import verified_user
+from dynamo_genie.remote_daemon.channel.sockets import Socket
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.transfer.client_bulk import ClientBulk, Download
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """How often the thread looks for links that are cut or take too long."""
-
-Socket: TypeAlias = "zmq.Socket[bytes]"
 
 
 class BulkThread:

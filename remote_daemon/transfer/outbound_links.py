@@ -11,12 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
-from dynamo_genie.remote_daemon.channel.sockets import connect_link
+from dynamo_genie.remote_daemon.channel.sockets import Socket, connect_link
 from dynamo_genie.remote_daemon.transfer.link_measurement import LinkMeasurement, PeerLinkSpeed
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
@@ -39,7 +38,6 @@ STALL_S = 15.0
 MEASURE_S = 20.0
 
 Answer = Callable[[m.PeerMeasured], None]
-Socket: TypeAlias = "zmq.Socket[bytes]"
 
 
 @dataclass

@@ -65,6 +65,7 @@ class Executor:
         self._synchronize = synchronize
         self._launched: tuple[WorkerSession, bytes] | None = None
         self._news = False
+        self._ended = False
         self._draining = False
         self._by_identity: dict[bytes, Stream] = {}
         self._early: deque[tuple[bytes, m.Attach]] = deque(maxlen=MAX_EARLY)
@@ -98,17 +99,25 @@ class Executor:
             if self._suspended:
                 self._wakeup.clear()
                 self._resume_suspended()
-            self._receive()
+            if not self._receive():
+                self.idle()
 
-    def _receive(self) -> None:
-        flags = 0
+    def idle(self) -> None:
+        """Do what can wait until no message does: return memory of sessions that ended to the system."""
+        if self._ended:
+            self._ended = False
+            trim_host_memory()  # about a millisecond; a worker kept hundreds of MiB after a thousand sessions
+
+    def _receive(self) -> bool:
+        """Take a message, if one comes soon; return whether anything came, a wake-up included."""
+        flags, ready = 0, False
         if self._suspended:
-            self._poller.poll(self._pause_ms())
+            ready = bool(self._poller.poll(self._pause_ms()))
             flags = zmq.NOBLOCK
         try:
             frames = self._socket.recv_multipart(flags)
         except zmq.Again:
-            return
+            return ready
         identity = frames[0]
         stream: Stream | None = None
         try:
@@ -131,6 +140,7 @@ class Executor:
             self._send(identity, reply)
         if stream is not None:
             self._check_device(stream.session)
+        return True
 
     def _take_turn(self, session: WorkerSession, identity: bytes) -> None:
         """Let another session launch only after what the last one launched is through: a failure is its own."""
@@ -189,16 +199,15 @@ class Executor:
                 self._send(identity, reply)
 
     def _close_dropped(self) -> None:
-        dropped = [self._streams.pop(session, None) for session in self._mailboxes.take_dropped()]
-        for stream in dropped:
+        for session in self._mailboxes.take_dropped():
+            stream = self._streams.pop(session, None)
             if stream is not None:
                 stream.close()
                 if self._launched is not None and self._launched[0] is stream.session:
                     self._launched = None
                 self._suspended.pop(stream, None)
                 self._by_identity = {i: s for i, s in self._by_identity.items() if s is not stream}
-        if dropped:
-            trim_host_memory()  # about a millisecond; a worker kept hundreds of MiB after a thousand sessions
+            self._ended = True
 
     def _send(self, identity: bytes, reply: m.WorkerToClient) -> None:
         try:

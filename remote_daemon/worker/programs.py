@@ -1,25 +1,29 @@
-"""Programs a worker has seen, compiled once and shared by all its sessions."""
+"""The program cache of a worker: Programs that it has seen, compiled once and shared by all its sessions."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import TypeAlias
+
+import torch
 
 from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
-from dynamo_genie.remote_daemon.operators.arena_plan import KV_CACHE, plan_arenas
-from dynamo_genie.runtime.wire.program import Program, TensorInput, decode_program, program_digest, role_of
+from dynamo_genie.remote_daemon.operators.arena_plan import KV_CACHE
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram, resolve_program
+from dynamo_genie.runtime.wire.program import TensorInput, decode_program, program_digest, role_of
 
 MAX_PROGRAMS = 4096
 """Programs kept when no session names them; single eager operators are programs too, and small."""
 
 
-Build: TypeAlias = Callable[[Program, str, str], RunningProgram]
+Build: TypeAlias = Callable[[ResolvedProgram, str, str], RunningProgram]
 """Makes a program run, given the engine that is wanted and the program's name for the log."""
 
-_SCALARS = {"int": int, "float": float, "bool": bool}
+_SCALARS = MappingProxyType({"int": int, "float": float, "bool": bool})
 
 
 class LoadedProgram:
@@ -32,20 +36,22 @@ class LoadedProgram:
         read_otherwise: Tensor inputs that must not share memory with a growing cache; see `arena_plan`.
     """
 
-    def __init__(self, program: Program, executable: RunningProgram) -> None:
+    def __init__(self, resolved: ResolvedProgram, executable: RunningProgram) -> None:
+        program = resolved.program
         self.executable = executable
         self.input_kinds = tuple(None if isinstance(i, TensorInput) else _SCALARS[i.kind] for i in program.inputs)
         self.outputs = len(program.outputs)
         self.mutated = frozenset(program.mutated_inputs)
         self.caches = frozenset(i for i in self.mutated if role_of(program, i) == KV_CACHE)
-        self.read_otherwise = plan_arenas(program).read_otherwise
+        self.read_otherwise = resolved.arenas.read_otherwise
         self.random = program.random
 
 
 class ProgramCache:
     """Compiled programs by content digest and engine, least recently loaded dropped first."""
 
-    def __init__(self, build: Build) -> None:
+    def __init__(self, device: torch.device, build: Build) -> None:
+        self._device = device
         self._build = build
         self._loaded: OrderedDict[tuple[bytes, str], LoadedProgram] = OrderedDict()
 
@@ -70,8 +76,8 @@ class ProgramCache:
             return known
         if program_digest(encoded) != digest:
             raise ProtocolError("a program does not match its digest")
-        program = decode_program(encoded)
-        loaded = LoadedProgram(program, self._build(program, engine, digest.hex()[:12]))
+        resolved = resolve_program(decode_program(encoded), self._device)
+        loaded = LoadedProgram(resolved, self._build(resolved, engine, digest.hex()[:12]))
         self._loaded[key] = loaded
         if len(self._loaded) > MAX_PROGRAMS:
             self._loaded.popitem(last=False)

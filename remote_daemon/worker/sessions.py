@@ -7,44 +7,31 @@ are poisoned, and whatever is computed from them fails with that same first erro
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
-import torch
-
-from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.memory.dtypes import spec_of
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
-from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.command_stream import Outcome
 from dynamo_genie.remote_daemon.worker.device_loss import device_is_lost
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
-from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
+from dynamo_genie.remote_daemon.worker.session_calls import SessionCalls
 from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_ITEMS, MAX_SPANS, MAX_STRING
-
-MAX_REFUSED = 4096
-"""Refused programs whose reason is kept for those who call them."""
-
-FREED_SHARE = 8
-"""Where a program lacks memory, an eighth of all that may be used is freed at a time."""
+from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
 
 Send = Callable[[memoryview], int]
 """Hands bytes to the bulk thread and returns the number of the download."""
 
 
 class WorkerSession:
-    """State of one session: handles, programs, bindings, the latched error.
+    """The session of one client: handles, programs, bindings, the latched error.
 
     Attributes:
         running: Whether a command of this session runs: it keeps all its tensors meanwhile.
@@ -61,23 +48,19 @@ class WorkerSession:
         self._inputs = SessionInputs(self.handles, state.buffers)
         self._weights = SessionWeights(state.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
-        self._programs: dict[int, LoadedProgram] = {}
-        self._refused: dict[int, m.ErrorInfo] = {}
-        self._told_of: set[int] = set()
+        self._calls = SessionCalls(state, staging, self.handles, self._inputs)
         self._latched: m.ErrorInfo | None = None
-        self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
-        self.calls = 0
         self.running = False
         self.last_used = 0.0
         self.lost_device = ""
         self._run: dict[type, Callable[[Any], Outcome]] = {
-            m.Call: self._call,
+            m.Call: self._calls.call,
             m.Free: self._free,
             m.Fetch: self._fetch,
             m.Put: self._put,
             m.SendTensor: self._peers.send,
             m.ReceiveTensor: self._peers.receive,
-            m.RegisterProgram: self._register,
+            m.RegisterProgram: self._calls.register,
             m.BindWeights: self._bind,
             m.PutUploaded: self._put_uploaded,
             m.QueryWeights: self._weights.query,
@@ -90,6 +73,11 @@ class WorkerSession:
         }
         if state.host is not None:  # else there is nowhere to offload to, and uploads make room from another thread
             state.offloader.add_session(self)
+
+    @property
+    def calls(self) -> int:
+        """How many calls ran."""
+        return self._calls.count
 
     @property
     def resident_nbytes(self) -> int:
@@ -157,66 +145,7 @@ class WorkerSession:
         elif isinstance(command, m.PatchWeight):
             self.handles.spoil(command.handle, error)
         elif isinstance(command, m.RegisterProgram):
-            self._programs.pop(command.program, None)
-            if len(self._refused) < MAX_REFUSED:
-                self._refused[command.program] = error
-
-    def _program(self, number: int) -> LoadedProgram:
-        program = self._programs.get(number)
-        if program is None:
-            if number in self._refused:
-                raise PoisonedInput(self._refused[number])
-            raise ProtocolError(f"program {number} is not registered")
-        return program
-
-    def _call(self, call: m.Call) -> m.WorkerToClient | None:
-        program = self._program(call.program)
-        inputs = self._inputs.of(program, call)
-        if len(call.outputs) != program.outputs:
-            raise ProtocolError(f"program {call.program} has {program.outputs} outputs, not {len(call.outputs)}")
-        self.calls += 1
-        started = time.time_ns()
-        if program.random:
-            reply: m.WorkerToClient | None = self._call_random(program, inputs, call)
-        else:
-            self._name_outputs(call.outputs, self._execute(program, inputs, call))
-            reply = m.Done(call.request_id) if call.request_id else self._news_of(call.program, program)
-        self._spans.append((call.program, started, time.time_ns()))
-        return reply
-
-    def _execute(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> tuple[Any, ...]:
-        """Run a program; where memory is lacking and it writes to no input, free some and run it again."""
-        state = self._state
-        while True:
-            try:
-                return program.executable(inputs)
-            except Exception as error:
-                share = state.budget.limit // FREED_SHARE
-                if program.mutated or not is_out_of_memory(error) or not state.offloader.free_some(share):
-                    raise
-            state.buffers.reclaim()
-            inputs = self._inputs.of(program, call)
-
-    def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
-        """Return what the client should hear of a program's engine, once."""
-        running = program.executable
-        if not running.fell_back or number in self._told_of:
-            return None
-        self._told_of.add(number)
-        return m.EngineFellBack(number, running.reason[:MAX_STRING])
-
-    def _call_random(self, program: LoadedProgram, inputs: list[Any], call: m.Call) -> m.WorkerToClient | None:
-        if not call.rng or not call.request_id:
-            raise ProtocolError("a program that draws random numbers was called without a generator state")
-        generator = torch.default_generator
-        generator.set_state(torch.frombuffer(bytearray(call.rng), dtype=torch.uint8))
-        self._name_outputs(call.outputs, program.executable(inputs))
-        return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
-
-    def _name_outputs(self, handles: tuple[int, ...], values: tuple[Any, ...]) -> None:
-        for handle, value in zip(handles, values, strict=True):
-            if handle:
-                self.handles.add(handle, value, made=True)
+            self._calls.refuse(command.program, error)
 
     def _free(self, command: m.Free) -> None:
         for handle in command.handles:
@@ -230,17 +159,9 @@ class WorkerSession:
         upload = self.staging.claim(command.upload)
         self.handles.add(command.handle, self._state.buffers.adopt(command.spec, upload.memory))
 
-    def _register(self, command: m.RegisterProgram) -> m.EngineFellBack | None:
-        encoded = command.encoded
-        if command.upload:
-            encoded = self.staging.claim(command.upload).memory.numpy().tobytes()
-        program = self._state.programs.load(command.digest, encoded, command.engine)
-        self._programs[command.program] = program
-        return self._news_of(command.program, program)
-
     def _bind(self, command: m.BindWeights) -> None:
         self._weights.drop_held()  # what was asked for and stored has its handles by now
-        self._inputs.bind(self._program(command.program), command)
+        self._calls.bind(command)
 
     def _patch_weight(self, command: m.PatchWeight) -> None:
         upload = self.staging.claim(command.upload)
@@ -268,13 +189,8 @@ class WorkerSession:
 
     def _inspect(self, command: m.Inspect) -> m.Inspection:
         state, traffic = self._state, self._peers.port.traffic
-        spans = tuple(self._spans)
-        self._spans.clear()
-        engines = tuple(
-            (number, program.executable.engine, program.executable.reason[:MAX_STRING])
-            for number, program in islice(self._programs.items(), MAX_ITEMS if command.engines else 0)
-        )
         return m.Inspection(
             command.request_id, state.budget.limit, state.budget.used, state.weights.unused_nbytes,
-            traffic.sent, traffic.received, self.arena_counts.named(), spans, engines,
+            traffic.sent, traffic.received, self.arena_counts.named(),
+            self._calls.take_spans(), self._calls.engines() if command.engines else (),
         )  # fmt: skip

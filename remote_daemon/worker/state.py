@@ -54,7 +54,7 @@ def open_state(
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
-    programs = ProgramCache(build or Engines(buffers, arenas).build)
+    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas).build)
     host, host_budget, allocate = None, budget, allocate_host
     if isinstance(buffers, DeviceBufferStore):
         host_budget = MemoryBudget(host_limit, "--host-memory-limit")

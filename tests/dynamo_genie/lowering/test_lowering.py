@@ -22,6 +22,7 @@ from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.lowering.graph import LoweredProgram, lower
 from dynamo_genie.passes.rewrites.portable import make_portable
 from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import program as p
 from tests.captured import capture
 from tests.program_to_graph import raise_program
@@ -85,7 +86,7 @@ def constants_of(program: p.Program) -> list[Tensor]:
 
 def through_engine(lowered: LoweredProgram) -> Callable[..., Any]:
     program = p.decode_program(lowered.encoded)
-    execute = compile_program(program, CPU, constants_of(program))
+    execute = compile_program(resolve_program(program, CPU), constants_of(program))
     return lambda *inputs: execute([*inputs, *lowered.lifted_constants])
 
 

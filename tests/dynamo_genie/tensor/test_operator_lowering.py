@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.tensor.operator_lowering import flatten_call, lower_operator
 
@@ -34,7 +35,8 @@ class ThroughPrograms(TorchDispatchMode):
         lengths = [len(r) for r in (result if isinstance(result, tuple) else [result]) if isinstance(r, list)]
         program = lower_operator(func, structure, lengths).program
         torch.set_rng_state(state)
-        found = compile_program(p.decode_program(p.encode_program(program)), CPU, ())([*copies, *scalars])
+        sent = resolve_program(p.decode_program(p.encode_program(program)), CPU)
+        found = compile_program(sent, ())([*copies, *scalars])
         written = any(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns)
         expected = [] if written or not func._schema.returns else list(torch.utils._pytree.tree_leaves(result))
         if "empty" in str(func):  # whatever lay in memory

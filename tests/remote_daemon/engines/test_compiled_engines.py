@@ -16,6 +16,7 @@ from dynamo_genie.remote_daemon.engines.compiled import MAX_FORMS, CompiledInBac
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.remote_daemon.engines.inductor import compile_with_inductor
+from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 
@@ -58,10 +59,9 @@ def interpreted(graph: GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[
 class Engine:
     def __init__(self, compile_graph: Callable[..., Any], engine: str = INDUCTOR) -> None:
         constants = (torch.arange(4.0),)
-        self.eager = compile_program(program(), CPU, constants)
-        self.compiled = CompiledInBackground(
-            program(), CPU, constants, self.eager, compile_graph, Background("test-compile")
-        )
+        resolved = resolve_program(program(), CPU)
+        self.eager = compile_program(resolved, constants)
+        self.compiled = CompiledInBackground(resolved, constants, self.eager, compile_graph, Background("test-compile"))
         self.running = RunningProgram("p", self.eager, engine, "asked for", self.compiled, fell_back=False)
 
     def compare(self, rows: int = 2, factor: int = 2, *, exact: bool = True) -> None:

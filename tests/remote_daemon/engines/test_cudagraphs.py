@@ -14,6 +14,7 @@ from dynamo_genie.remote_daemon.engines.cudagraphs import MAX_ONCE_SEEN, MAX_TIM
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.remote_daemon.engines.traits import traits_of
+from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import program as p
 from tests.remote_daemon.recorded import TapeRecorder
 
@@ -46,8 +47,9 @@ class Engine:
 
     def __init__(self, program: p.Program) -> None:
         self.recorder = TapeRecorder(CPU)
-        self.eager = compile_program(program, CPU, ())
-        self.graphs = CudaGraphs(self.eager, traits_of(program, CPU), self.recorder)
+        resolved = resolve_program(program, CPU)
+        self.eager = compile_program(resolved, ())
+        self.graphs = CudaGraphs(self.eager, traits_of(resolved), self.recorder)
         self.running = RunningProgram("p", self.eager, CUDAGRAPHS, "asked for", self.graphs, fell_back=False)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import NodeError
 from dynamo_genie.remote_daemon.operators import attention
+from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.remote_daemon.operators.table import _as_on_cpu, _overloads, resolve_operator
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.operators import ATEN, OPERATORS
@@ -26,7 +27,7 @@ def program_of(*nodes: p.Node, outputs: tuple, n_tensors: int = 1, scalars: tupl
 
 def run(program: p.Program, *inputs: object) -> tuple:
     p.validate_program(program)
-    return compile_program(program, CPU, ())(list(inputs))
+    return compile_program(resolve_program(program, CPU), ())(list(inputs))
 
 
 def test_every_operator_of_the_table_exists_here() -> None:
@@ -116,7 +117,7 @@ def test_values_die_after_their_last_use() -> None:
     inputs = [x]
     del x
     with Probe():
-        compile_program(program, CPU, ())(inputs)
+        compile_program(resolve_program(program, CPU), ())(inputs)
     assert inputs == []
     assert alive == [False]
 
@@ -126,7 +127,7 @@ def test_constants_live_from_call_to_call() -> None:
     inline = InlineTensor(TensorSpec("float32", (1,), (1,)), constant.numpy().tobytes())
     node = p.Node("aten.mul.Tensor", (p.Ref(0), p.Ref(1)))
     program = p.Program(1, (p.TensorInput(),), (inline,), (node,), (p.Ref(2),))
-    execute = compile_program(program, CPU, [constant])
+    execute = compile_program(resolve_program(program, CPU), [constant])
     assert execute([torch.tensor([3.0])])[0].item() == execute([torch.tensor([3.0])])[0].item() == 6.0
 
 
@@ -159,7 +160,7 @@ def test_a_node_that_does_not_fit_its_schema_is_refused_at_load(node: p.Node) ->
     program = program_of(node, outputs=())
     p.validate_program(program)
     with pytest.raises(ProtocolError):
-        compile_program(program, CPU, ())
+        compile_program(resolve_program(program, CPU), ())
 
 
 @pytest.mark.parametrize(

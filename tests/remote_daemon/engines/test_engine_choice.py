@@ -10,6 +10,7 @@ from dynamo_genie.remote_daemon.engines.choice import choose
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
 from dynamo_genie.remote_daemon.engines.tensorrt import compile_with_tensorrt, tensorrt_missing
 from dynamo_genie.remote_daemon.engines.traits import Traits, traits_of
+from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from tests.remote_daemon.worker_in_process import WorkerInProcess
@@ -82,7 +83,7 @@ def test_traits_come_from_the_text_and_the_facts_of_a_program() -> None:
     program = p.Program(
         p.PROGRAM_VERSION, inputs, (), nodes, (p.Ref(4),), (1,), facts=(weight, step), fact_of=(0, 1, 1, 1, 1)
     )
-    found = traits_of(program, CPU)
+    found = traits_of(resolve_program(program, CPU))
     assert found.phase == "decode"
     assert found.reads_data == "aten.nonzero.default"
     assert found.resident == {0, 1}
@@ -91,7 +92,8 @@ def test_traits_come_from_the_text_and_the_facts_of_a_program() -> None:
 
 def test_indexing_may_be_recorded() -> None:
     nodes = (p.Node("aten.index.Tensor", (p.Ref(0), p.Items((p.Ref(1),)))),)
-    assert not traits_of(p.Program(p.PROGRAM_VERSION, (p.TensorInput(),) * 2, (), nodes, (p.Ref(2),)), CPU).reads_data
+    program = p.Program(p.PROGRAM_VERSION, (p.TensorInput(),) * 2, (), nodes, (p.Ref(2),))
+    assert not traits_of(resolve_program(program, CPU)).reads_data
 
 
 def test_tensorrt_is_named_with_what_to_install_where_it_is_absent() -> None:

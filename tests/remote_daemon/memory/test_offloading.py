@@ -26,6 +26,7 @@ from dynamo_genie.remote_daemon.memory.dtypes import DTYPE_NAME, spec_of
 from dynamo_genie.remote_daemon.memory.offloader import Offloader, longest_idle_first
 from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram, resolve_program
 from dynamo_genie.remote_daemon.worker.programs import Build
 from dynamo_genie.remote_daemon.worker.state import WorkerState, open_state
 from dynamo_genie.runtime.wire import messages as m
@@ -294,9 +295,9 @@ def test_a_recording_is_never_replayed_on_memory_that_was_given_away(seed: int) 
     """A recorded graph holds addresses; after its tensors went and came back, others may lie there."""
     recorder = TapeRecorder(CPU)
 
-    def build(what: p.Program, engine: str, name: str) -> RunningProgram:
-        eager = compile_program(what, CPU, ())
-        fast = CudaGraphs(eager, traits_of(what, CPU), recorder) if len(what.nodes) > 1 else None
+    def build(what: ResolvedProgram, engine: str, name: str) -> RunningProgram:
+        eager = compile_program(what, ())
+        fast = CudaGraphs(eager, traits_of(what), recorder) if len(what.operators) > 1 else None
         return RunningProgram(name, eager, CUDAGRAPHS, "", fast, fell_back=False)
 
     generator = torch.Generator().manual_seed(seed)
@@ -305,7 +306,7 @@ def test_a_recording_is_never_replayed_on_memory_that_was_given_away(seed: int) 
     weight, cache = torch.randn(4, 4, generator=generator), torch.zeros(8, 4)
     there = session.put(weight), session.put(cache)
     what = msgspec.structs.replace(step_program(), outputs=step_program().outputs[:2])
-    eager = compile_program(what, CPU, ())
+    eager = compile_program(resolve_program(what, CPU), ())
     for position in range(24):
         chance = int(torch.randint(0, 4, (), generator=generator))
         if chance == 0:
@@ -484,12 +485,12 @@ def test_what_does_not_fit_back_stays_and_comes_back_when_there_is_room() -> Non
 def lacking(worker: list[OffloadingWorker], wanted: int) -> Build:
     """Programs that find memory for what they make on the way only while the pool uses at most `wanted` bytes."""
 
-    def build(what: p.Program, engine: str, name: str) -> RunningProgram:
+    def build(what: ResolvedProgram, engine: str, name: str) -> RunningProgram:
         def run(inputs: list[Any]) -> tuple[Any, ...]:
             if worker[0].pool.used > wanted:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
             inputs.clear()
-            return tuple(torch.zeros(1) for _ in what.outputs)
+            return tuple(torch.zeros(1) for _ in what.program.outputs)
 
         return RunningProgram(name, run, engine, "", None, fell_back=False)
 

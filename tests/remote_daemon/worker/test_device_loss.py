@@ -10,6 +10,7 @@ import zmq
 
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.engines.engine import NodeError, RunningProgram
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost, device_is_lost
 from dynamo_genie.remote_daemon.worker.executor import Executor
 from dynamo_genie.runtime.wire import codec
@@ -71,7 +72,7 @@ class Device:
         self.late = ""
         self.runs = 0
 
-    def build(self, program: p.Program, engine: str, name: str) -> RunningProgram:
+    def build(self, program: ResolvedProgram, engine: str, name: str) -> RunningProgram:
         return RunningProgram(name, self._run, "eager", "", None, fell_back=False)
 
     def _run(self, inputs: list[Any]) -> tuple[Any, ...]:

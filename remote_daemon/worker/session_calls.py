@@ -1,0 +1,169 @@
+"""A session's commands about programs: register one, bind its inputs, call it.
+
+A call is launched in two steps, `prepare` and `complete`, with the program's run between them: what is looked up is
+known before anything runs, and results get their handles when they are there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+import torch
+
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
+from dynamo_genie.remote_daemon.transfer.staging import Staging
+from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
+from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
+from dynamo_genie.remote_daemon.worker.state import WorkerState
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_SPANS, MAX_STRING
+
+MAX_REFUSED = 4096
+"""Refused programs whose reason is kept for those who call them."""
+
+FREED_SHARE = 8
+"""Where a program lacks memory, an eighth of all that may be used is freed at a time."""
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """A call whose program and inputs were looked up, and that has not run.
+
+    Attributes:
+        inputs: In order; running the program empties the list.
+        outputs: The handles for the results; 0 for one that nobody wants.
+    """
+
+    program: LoadedProgram
+    inputs: list[Any]
+    outputs: tuple[int, ...]
+
+
+class SessionCalls:
+    """Executes `RegisterProgram`, `BindWeights` and `Call` of one session.
+
+    Attributes:
+        count: How many calls ran.
+    """
+
+    def __init__(self, state: WorkerState, staging: Staging, handles: HandleTable, inputs: SessionInputs) -> None:
+        self._state = state
+        self._staging = staging
+        self._handles = handles
+        self._inputs = inputs
+        self._programs: dict[int, LoadedProgram] = {}
+        self._refused: dict[int, m.ErrorInfo] = {}
+        self._told_of: set[int] = set()
+        self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
+        self.count = 0
+
+    def register(self, command: m.RegisterProgram) -> m.EngineFellBack | None:
+        """Load a program under a number."""
+        encoded = command.encoded
+        if command.upload:
+            encoded = self._staging.claim(command.upload).memory.numpy().tobytes()
+        program = self._state.programs.load(command.digest, encoded, command.engine)
+        self._programs[command.program] = program
+        return self._news_of(command.program, program)
+
+    def refuse(self, number: int, error: m.ErrorInfo) -> None:
+        """Remember why a program could not be registered, for those who call it."""
+        self._programs.pop(number, None)
+        if len(self._refused) < MAX_REFUSED:
+            self._refused[number] = error
+
+    def bind(self, command: m.BindWeights) -> None:
+        """Remember which tensors stand at some positions of a program."""
+        self._inputs.bind(self._program(command.program), command)
+
+    def call(self, call: m.Call) -> m.WorkerToClient | None:
+        """Run a program and name its results."""
+        launch = self.prepare(call)
+        self.count += 1
+        started = time.time_ns()
+        if launch.program.random:
+            reply: m.WorkerToClient | None = self._draw(launch, call)
+        else:
+            self.complete(launch, self._run(launch, call))
+            reply = m.Done(call.request_id) if call.request_id else self._news_of(call.program, launch.program)
+        self._spans.append((call.program, started, time.time_ns()))
+        return reply
+
+    def prepare(self, call: m.Call) -> Launch:
+        """Look up all that a call names; nothing runs.
+
+        Raises:
+            PoisonedInput: The making of something that it names failed.
+            ProtocolError: It is not what the program takes, or names nothing.
+            QuotaExceeded, torch.OutOfMemoryError: An input does not fit in the device's memory.
+        """
+        program = self._program(call.program)
+        inputs = self._inputs.of(program, call)
+        if len(call.outputs) != program.outputs:
+            raise ProtocolError(f"program {call.program} has {program.outputs} outputs, not {len(call.outputs)}")
+        return Launch(program, inputs, call.outputs)
+
+    def complete(self, launch: Launch, values: Sequence[Any]) -> None:
+        """Let the handles of a launch name what its program returned.
+
+        Raises:
+            QuotaExceeded: The memory limit is reached.
+        """
+        for handle, value in zip(launch.outputs, values, strict=True):
+            if handle:
+                self._handles.add(handle, value, made=True)
+
+    def take_spans(self) -> tuple[tuple[int, int, int], ...]:
+        """Return program, begin and end of the calls since the last time."""
+        spans = tuple(self._spans)
+        self._spans.clear()
+        return spans
+
+    def engines(self) -> tuple[tuple[int, str, str], ...]:
+        """Return number, engine and the reason for it of the programs."""
+        programs = islice(self._programs.items(), MAX_ITEMS)
+        return tuple((number, p.executable.engine, p.executable.reason[:MAX_STRING]) for number, p in programs)
+
+    def _program(self, number: int) -> LoadedProgram:
+        program = self._programs.get(number)
+        if program is None:
+            if number in self._refused:
+                raise PoisonedInput(self._refused[number])
+            raise ProtocolError(f"program {number} is not registered")
+        return program
+
+    def _run(self, launch: Launch, call: m.Call) -> tuple[Any, ...]:
+        """Run a program; where memory is lacking and it writes to no input, free some and run it again."""
+        state = self._state
+        while True:
+            try:
+                return launch.program.executable(launch.inputs)
+            except Exception as error:
+                share = state.budget.limit // FREED_SHARE
+                if launch.program.mutated or not is_out_of_memory(error) or not state.offloader.free_some(share):
+                    raise
+            state.buffers.reclaim()
+            launch = self.prepare(call)
+
+    def _draw(self, launch: Launch, call: m.Call) -> m.RngAdvanced:
+        """Run a program that draws random numbers, from the client's generator state."""
+        if not call.rng or not call.request_id:
+            raise ProtocolError("a program that draws random numbers was called without a generator state")
+        generator = torch.default_generator
+        generator.set_state(torch.frombuffer(bytearray(call.rng), dtype=torch.uint8))
+        self.complete(launch, launch.program.executable(launch.inputs))
+        return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
+
+    def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
+        """Return what the client should hear of a program's engine, once."""
+        running = program.executable
+        if not running.fell_back or number in self._told_of:
+            return None
+        self._told_of.add(number)
+        return m.EngineFellBack(number, running.reason[:MAX_STRING])
