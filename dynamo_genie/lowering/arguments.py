@@ -13,7 +13,8 @@ from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.passes.rewrites.portable import PORTABLE_KEYS, portable_replacements
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.operators import OPERATORS
-from dynamo_genie.runtime.wire.tensor import DTYPES, InlineTensor, TensorSpec
+from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor
+from dynamo_genie.tensors import WIRE_DTYPES, dense_for_wire, spec_of, tensor_bytes
 
 HANDLED_BY_WORKER = frozenset({"device", "pin_memory"})
 """Keyword arguments that a Program never carries: where a value lives is the daemon's business."""
@@ -67,10 +68,10 @@ def _name(target: Any) -> str:
     return f"{module}.{name}"
 
 
-def dtype_name(dtype: torch.dtype) -> Any:
-    """Return the wire name of a dtype."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
+def dtype_name(dtype: torch.dtype) -> Dtype:
+    """Return the wire name of a dtype, or raise `UnsupportedOperator`."""
+    name = WIRE_DTYPES.get(dtype)
+    if name is None:
         raise unsupported(f"dtype {dtype}", None)
     return name
 
@@ -94,6 +95,6 @@ def lower_leaf(value: Any, key: str, line: str | None) -> p.Argument:
 
 def lower_constant(tensor: torch.Tensor) -> InlineTensor:
     """Return a small tensor of the graph as data."""
-    dense = tensor.resolve_conj().resolve_neg().contiguous().cpu()
-    data = dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b""
-    return InlineTensor(TensorSpec(dtype_name(dense.dtype), tuple(dense.shape), tuple(dense.stride())), data)
+    dtype_name(tensor.dtype)  # raises where it cannot travel
+    dense = dense_for_wire(tensor.cpu()).contiguous()
+    return InlineTensor(spec_of(dense), bytes(tensor_bytes(dense)))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.tensors import span_numel
 
 Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -146,10 +147,8 @@ class RemoteTensor(torch.Tensor):
         assert self.handle is not None
         if self.handle.root_nbytes:
             return self.handle.root_nbytes
-        if self.numel() == 0:
-            return 0
-        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride(), strict=True))
-        return int(self.storage_offset() + last + 1) * self.itemsize
+        span = span_numel(self.shape, self.stride())
+        return int(self.storage_offset() + span) * self.itemsize if span else 0
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __deepcopy__(self, memo: dict[Any, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from dynamo_genie.tensors import is_dense
+from dynamo_genie.tensors import span_numel
 
 ByteRange: TypeAlias = tuple[int, int]
 """Half-open range of bytes, counted from the tensor's first element."""
@@ -25,7 +25,7 @@ class Watch:
 
     def __init__(self, tensor: torch.Tensor, inbox: set[Watch]) -> None:
         self.address = tensor.data_ptr()
-        self.nbytes = span_nbytes(tensor)
+        self.nbytes = span_numel(tensor.shape, tensor.stride()) * tensor.element_size()
         self.owner = weakref.ref(tensor)
         self.inbox = inbox
         self.exact = False
@@ -71,16 +71,6 @@ class WriteTracker(Protocol):
 
     def close(self) -> None:
         """Give back what the tracker holds."""
-
-
-def span_nbytes(tensor: torch.Tensor) -> int:
-    """Return the bytes from a tensor's first element to the end of its last one, holes included."""
-    if tensor.numel() == 0:
-        return 0
-    if is_dense(tuple(tensor.shape), tensor.stride()):
-        return tensor.numel() * tensor.element_size()
-    steps = ((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return (sum(steps) + 1) * tensor.element_size()
 
 
 def merge_ranges(ranges: Sequence[ByteRange], gap: int = 0) -> list[ByteRange]:

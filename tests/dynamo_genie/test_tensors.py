@@ -15,11 +15,17 @@ from dynamo_genie.tensors import (
     TORCH_DTYPES,
     WIRE_DTYPES,
     dense_for_wire,
+    dense_form,
     empty_like_spec,
+    flat_bytes,
+    from_flat_bytes,
     is_dense,
+    require_dense,
+    span_numel,
     spec_nbytes,
     spec_of,
     tensor_bytes,
+    wire_dtype,
 )
 
 
@@ -61,6 +67,39 @@ def test_a_tensor_that_travels_comes_back_with_the_same_elements(tensor: torch.T
     assert back.shape == tensor.shape
     assert back.dtype == tensor.dtype
     assert elements(back) == elements(tensor)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@given(tensors())
+def test_flat_bytes_are_the_same_memory_and_come_back_as_the_same_tensor(tensor: torch.Tensor) -> None:
+    dense = dense_form(tensor)
+    flat = flat_bytes(dense)
+    assert flat.dtype is torch.uint8
+    assert bytes(tensor_bytes(flat)) == bytes(tensor_bytes(dense))
+    back = from_flat_bytes(flat, spec_of(dense))
+    assert spec_of(back) == spec_of(dense)
+    assert dense.numel() == 0 or back.data_ptr() == dense.data_ptr()
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@given(tensors())
+def test_density_is_what_torch_calls_non_overlapping_and_dense(tensor: torch.Tensor) -> None:
+    said = torch.ops.aten.is_non_overlapping_and_dense.default(tensor)
+    assert is_dense(tensor.shape, tensor.stride()) == (said or tensor.numel() == 0)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@given(tensors())
+def test_a_tensor_spans_its_elements_and_the_holes_between_them(tensor: torch.Tensor) -> None:
+    span = span_numel(tensor.shape, tensor.stride())
+    places = torch.arange(span).as_strided(tensor.shape, tensor.stride())
+    assert span == (int(places.max()) + 1 if places.numel() else 0)
+    if is_dense(tensor.shape, tensor.stride()):
+        assert span == tensor.numel()
+
+
+def test_a_spec_says_the_strides_of_tensors_that_are_not_dense_too() -> None:
+    assert spec_of(torch.zeros(3).expand(2, 3)) == TensorSpec("float32", (2, 3), (0, 1))
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
@@ -112,7 +151,21 @@ def test_what_cannot_travel_is_refused_by_name() -> None:
         dense_for_wire(torch.eye(2).to_sparse())
 
 
+def test_dtypes_go_by_their_names_on_the_wire() -> None:
+    assert wire_dtype(torch.bfloat16) == "bfloat16"
+    assert TORCH_DTYPES["float8_e5m2"] is torch.float8_e5m2
+
+
 @pytest.mark.parametrize("stride", [(0, 1), (4, 1), (1,)])
 def test_a_spec_that_is_not_dense_allocates_nothing(stride: tuple[int, ...]) -> None:
     with pytest.raises(ProtocolError, match="not dense"):
         empty_like_spec(TensorSpec("float32", (2, 3), stride))
+
+
+def test_bytes_that_a_spec_does_not_exactly_fill_are_refused() -> None:
+    spec = TensorSpec("float32", (2, 3), (3, 1))
+    require_dense(spec, 24)
+    with pytest.raises(ProtocolError, match="20 bytes do not hold"):
+        require_dense(spec, 20)
+    with pytest.raises(ProtocolError, match="not dense"):
+        from_flat_bytes(torch.zeros(24, dtype=torch.uint8), TensorSpec("float32", (2, 3), (4, 1)))
