@@ -24,11 +24,11 @@ import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.engine import Executable, NodeError
-from dynamo_genie.remote_daemon.memory.dtypes import TORCH_DTYPE
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.tensors import TORCH_DTYPES
 
 _FIRST_NODE_LINE = 4
 _FILE_NAME = "<program>"
@@ -71,7 +71,7 @@ def _with_default_dtype(execute: Executable, name: str) -> Executable:
 
     def run(inputs: list[Any]) -> tuple[Any, ...]:
         before = torch.get_default_dtype()
-        torch.set_default_dtype(TORCH_DTYPE[name])
+        torch.set_default_dtype(TORCH_DTYPES[name])
         try:
             return execute(inputs)
         finally:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
-from dynamo_genie.remote_daemon.memory.dtypes import TORCH_DTYPE
-from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore, check_dense, check_patch, dense_bytes
+from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore, check_patch, dense_bytes
 from dynamo_genie.remote_daemon.memory.host_memory import allocate_host
 from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+from dynamo_genie.tensors import from_flat_bytes, require_dense
 
 DIRECT_NBYTES = 64 << 10
 """Up to this size the driver itself copies ordinary memory through a buffer of its own, and returns at once."""
@@ -34,10 +34,10 @@ class DeviceBufferStore:
 
     def adopt(self, spec: TensorSpec, staged: torch.Tensor) -> torch.Tensor:
         """See `BufferStore`. The staged host memory is given back once the device has its copy."""
-        check_dense(spec, staged.numel())
+        require_dense(spec, staged.numel())
         flat = self.memory.allocate(staged.numel())
         self._fill(flat, staged)
-        return flat.view(TORCH_DTYPE[spec.dtype]).as_strided(spec.shape, spec.stride)
+        return from_flat_bytes(flat, spec)
 
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         """See `BufferStore`."""

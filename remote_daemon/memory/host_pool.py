@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 
 from dynamo_genie.errors import QuotaExceeded
-from dynamo_genie.remote_daemon.memory.dtypes import TORCH_DTYPE
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+from dynamo_genie.tensors import TORCH_DTYPES
 
 MIN_OFFLOADED_NBYTES = 64 << 10
 """Smaller storages stay: moving them takes longer than the room is worth."""
@@ -34,9 +34,9 @@ class TensorLayout:
         return cls(tensor.dtype, tensor.shape, tensor.stride(), offset, tensor.is_conj(), tensor.is_neg())
 
     @classmethod
-    def described(cls, spec: TensorSpec) -> TensorLayout:
+    def of_spec(cls, spec: TensorSpec) -> TensorLayout:
         """Return the layout of a tensor that fills its storage."""
-        return cls(TORCH_DTYPE[spec.dtype], torch.Size(spec.shape), spec.stride)
+        return cls(TORCH_DTYPES[spec.dtype], torch.Size(spec.shape), spec.stride)
 
     def on(self, storage: torch.UntypedStorage) -> torch.Tensor:
         """Return the tensor that lies so in `storage`."""

@@ -146,7 +146,7 @@ class WeightStore:
         assert weight.host is not None and self._host is not None
         storage = self._host.reload(weight.host, "a weight")
         with self._lock:
-            weight.tensor = TensorLayout.described(weight.spec).on(storage)
+            weight.tensor = TensorLayout.of_spec(weight.spec).on(storage)
             weight.host = None
             self._storages.add(storage._cdata)
             self.nbytes += weight.nbytes

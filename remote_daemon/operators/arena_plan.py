@@ -9,8 +9,9 @@ way". Facts only choose among the `cat`s that qualify.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from dynamo_genie.runtime.wire import program as p
 
@@ -30,15 +31,17 @@ VIEWS = SAME_MEMORY | {
 RESHAPES = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 """Operators that want strides which fit; `reshape` gives the same values for any."""
 
-READERS: dict[str, tuple[int, ...]] = {
-    _CAT: (0,),
-    "aten.clone.default": (0,),
-    "aten._to_copy.default": (0,),
-    "aten.index_select.default": (0,),
-    "aten.mul.Tensor": (0, 1),
-    "aten.bmm.default": (0, 1),
-    "genie.attention": (1, 2),
-}
+READERS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        _CAT: (0,),
+        "aten.clone.default": (0,),
+        "aten._to_copy.default": (0,),
+        "aten.index_select.default": (0,),
+        "aten.mul.Tensor": (0, 1),
+        "aten.bmm.default": (0, 1),
+        "genie.attention": (1, 2),
+    }
+)
 """Operators that give the same bits for a window as for a contiguous tensor, and the arguments they do so for.
 
 They move elements, multiply one by one, or were measured (`tests/remote_daemon/memory/test_arena_bits.py`).

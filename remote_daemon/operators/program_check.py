@@ -1,9 +1,10 @@
-"""Does every node of a Program fit its operator's schema? Asked once, when a program is loaded in a worker."""
+"""The check of a Program: does every node fit its operator's schema? Asked once, when a worker loads it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 
 import torch
 
@@ -22,22 +23,24 @@ class ValueKind(Enum):
 
 
 # Schema types, by name, and the literals each takes. Enumerations (dtype, layout, ...) are "int" to the schema.
-_LITERALS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "SymInt": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "SymBool": (bool,),
-    "number": (bool, int, float, p.ComplexNumber),
-    "Scalar": (bool, int, float, p.ComplexNumber),
-    "str": (str,),
-    "ScalarType": (p.DtypeName,),
-    "Layout": (p.LayoutName,),
-    "MemoryFormat": (p.MemoryFormatName,),
-    "Device": (),
-    "Generator": (),
-    "Tensor": (bool, int, float, p.ComplexNumber),  # PyTorch makes a tensor of a number where it wants one
-}
+_LITERALS: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    {
+        "int": (int,),
+        "SymInt": (int,),
+        "float": (int, float),
+        "bool": (bool,),
+        "SymBool": (bool,),
+        "number": (bool, int, float, p.ComplexNumber),
+        "Scalar": (bool, int, float, p.ComplexNumber),
+        "str": (str,),
+        "ScalarType": (p.DtypeName,),
+        "Layout": (p.LayoutName,),
+        "MemoryFormat": (p.MemoryFormatName,),
+        "Device": (),
+        "Generator": (),
+        "Tensor": (bool, int, float, p.ComplexNumber),  # PyTorch makes a tensor of a number where it wants one
+    }
+)
 _NUMERIC = frozenset({"int", "SymInt", "float", "bool", "SymBool", "number", "Scalar"})
 _REFUSED_KEYWORDS = frozenset({"device", "pin_memory"})
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -175,16 +176,19 @@ def _as_on_cpu(overload: torch._ops.OpOverload, device: torch.device) -> Run:
 
 # --- attention -------------------------------------------------------------------------------------------
 
-_ATTENTION: dict[str, Run] = {
-    "genie.attention": attention.attention,
-    "genie.attention_backward": attention.attention_backward,
-}
+_ATTENTION: Mapping[str, Run] = MappingProxyType(
+    {
+        "genie.attention": attention.attention,
+        "genie.attention_backward": attention.attention_backward,
+    }
+)
 
-
-_GROUPED: dict[str, tuple[Run, torch._C.FunctionSchema]] = {
-    "genie.grouped_mm": (grouped_mm.grouped_mm, grouped_mm.SCHEMA),
-    "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),
-}
+_GROUPED: Mapping[str, tuple[Run, torch._C.FunctionSchema]] = MappingProxyType(
+    {
+        "genie.grouped_mm": (grouped_mm.grouped_mm, grouped_mm.SCHEMA),
+        "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),
+    }
+)
 
 
 def _resolve_attention(key: str, device: torch.device) -> Operator:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dynamo_genie.errors import QuotaExceeded
-from dynamo_genie.remote_daemon.memory.dtypes import spec_nbytes
-from dynamo_genie.remote_daemon.memory.host_buffers import check_dense
 from dynamo_genie.remote_daemon.memory.upload import Upload
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+from dynamo_genie.tensors import require_dense, spec_nbytes
 
 Key: TypeAlias = "tuple[int, int]"
 """Numbers of a link and of a transfer."""
@@ -69,7 +68,7 @@ class Arrivals:
         """
         key = (link, tensor.transfer)
         nbytes = spec_nbytes(tensor.spec)
-        check_dense(tensor.spec, len(tensor.data) or nbytes)
+        require_dense(tensor.spec, len(tensor.data) or nbytes)
         with self._lock:
             if key in self._given_up:
                 raise QuotaExceeded(f"tensor {tensor.transfer} came after its receiver gave up waiting for it")

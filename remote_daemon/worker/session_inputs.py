@@ -14,12 +14,12 @@ import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
-from dynamo_genie.remote_daemon.memory.dtypes import spec_nbytes
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable
 from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor
+from dynamo_genie.tensors import spec_nbytes
 
 
 @dataclass

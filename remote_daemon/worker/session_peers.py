@@ -12,7 +12,6 @@ import torch
 
 from dynamo_genie.errors import DaemonUnavailable, RequestTimeout
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
-from dynamo_genie.remote_daemon.memory.host_buffers import is_dense
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
@@ -21,6 +20,7 @@ from dynamo_genie.remote_daemon.worker.command_stream import NotYet
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.tensors import is_dense
 
 SendOutgoing: TypeAlias = "Callable[[int, Outgoing], None]"
 """Hands a tensor to the transfer thread, for a link."""
@@ -90,4 +90,4 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
     A view that its graph takes of it later was possible on the original; on a copy in another order it might not be.
     """
-    return tensor if is_dense(tensor) else tensor.clone(memory_format=torch.preserve_format)
+    return tensor if is_dense(tensor.shape, tensor.stride()) else tensor.clone(memory_format=torch.preserve_format)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dynamo_genie.remote_daemon.memory.dtypes import spec_of
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
@@ -25,6 +24,7 @@ from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
+from dynamo_genie.tensors import spec_of
 
 Send = Callable[[memoryview], int]
 """Hands bytes to the bulk thread and returns the number of the download."""

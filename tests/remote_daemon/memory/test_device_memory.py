@@ -11,10 +11,10 @@ from dynamo_genie.errors import OptionError, ProtocolError
 from dynamo_genie.remote_daemon.memory.cupy_memory import CupyPool
 from dynamo_genie.remote_daemon.memory.device_buffers import DIRECT_NBYTES, DeviceBufferStore
 from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
-from dynamo_genie.remote_daemon.memory.dtypes import DTYPE_NAME
 from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
 from dynamo_genie.remote_daemon.worker.device import choose_device
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+from dynamo_genie.tensors import WIRE_DTYPES
 from tests.remote_daemon.simulated_device import FakeAllocator, FakePool, SimulatedDevice
 
 CPU = torch.device("cpu")
@@ -175,12 +175,12 @@ def store(limit: int = 1 << 30) -> tuple[DeviceBufferStore, SimulatedDevice]:
     return DeviceBufferStore(CPU, memory, ring(device, size=50_000)), device
 
 
-@pytest.mark.parametrize("dtype", list(DTYPE_NAME), ids=str)
+@pytest.mark.parametrize("dtype", list(WIRE_DTYPES), ids=str)
 @pytest.mark.parametrize("rows", [3, 70_000])
 def test_every_dtype_stays_as_bytes_of_the_pool(dtype: torch.dtype, rows: int) -> None:
     buffers, device = store()
     nbytes = rows * 4 * dtype.itemsize
-    spec = TensorSpec(DTYPE_NAME[dtype], (4, rows), (1, 4))
+    spec = TensorSpec(WIRE_DTYPES[dtype], (4, rows), (1, 4))
     data = random_bytes(nbytes).remainder_(2)  # bytes that are booleans too
     tensor = buffers.adopt(spec, data.clone())
     device.synchronize()

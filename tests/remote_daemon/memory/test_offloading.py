@@ -22,7 +22,6 @@ from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
-from dynamo_genie.remote_daemon.memory.dtypes import DTYPE_NAME, spec_of
 from dynamo_genie.remote_daemon.memory.offloader import Offloader, longest_idle_first
 from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
@@ -33,6 +32,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.content import chunk_digest, content_digest
 from dynamo_genie.runtime.wire.tensor import InlineTensor
+from dynamo_genie.tensors import WIRE_DTYPES, spec_of
 from tests.remote_daemon.cache_histories import (
     ADD_IN_PLACE,
     APPEND,
@@ -205,7 +205,7 @@ def test_using_a_session_changes_whose_turn_it_is() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support")
-@pytest.mark.parametrize("dtype", list(DTYPE_NAME), ids=str)
+@pytest.mark.parametrize("dtype", list(WIRE_DTYPES), ids=str)
 def test_every_dtype_comes_back_as_it_was(dtype: torch.dtype) -> None:
     worker = OffloadingWorker()
     session = worker.session()
