@@ -1,7 +1,8 @@
-"""Decides which CURVE keys may connect, by answering libzmq's questions (ZAP, RFC 27) on a thread of its own.
+"""The authenticator: decides which CURVE keys may connect, by answering libzmq's questions (ZAP, RFC 27).
 
-A socket with `ZAP_DOMAIN` gets nobody in while no authenticator runs in its context. The key that was proven
-becomes the `User-Id` of every message of that connection: that, never the routing id, is the tenant.
+It runs in a thread of its own. A socket with `ZAP_DOMAIN` gets nobody in while no authenticator runs in its context.
+The key that was proven becomes the `User-Id` of every message of that connection: that, never the routing id, is the
+tenant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that must not outlive another one: workers their supervisor, an embedded daemon its client."""
+"""Watches on a parent that a process must not outlive: workers their supervisor, an embedded daemon its client."""
 
 from __future__ import annotations
 

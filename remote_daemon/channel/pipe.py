@@ -1,4 +1,4 @@
-"""The private stream between the supervisor and one of its workers: length-prefixed messages, both ways.
+"""The pipe between the supervisor and one of its workers: length-prefixed messages, both ways.
 
 Neither end ever waits for the other: what the kernel does not take now is kept and sent later, up to a limit.
 A pipe belongs to one thread.

@@ -1,4 +1,4 @@
-"""Where a daemon may listen, and with which keys. Looks at addresses; opens nothing."""
+"""The listening policy: where a daemon may listen, and with which keys. Looks at addresses; opens nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wakes a thread that polls sockets, from another thread."""
+"""A wake-up for a thread that polls sockets, from another thread."""
 
 from __future__ import annotations
 

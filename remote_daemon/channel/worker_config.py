@@ -1,4 +1,4 @@
-"""All that a worker is told when it starts: whom it serves, on which device, where to listen."""
+"""The configuration that a worker starts with: whom it serves, on which device, where to listen."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BindPolicy: TypeAlias = TcpBind | IpcBind
 
 
 class WorkerConfig(_Config, frozen=True):
-    """First message in the pipe. `keys` and `client_public_key` are empty where there are no keys.
+    """The first message in the pipe. `keys` and `client_public_key` are empty where there are no keys.
 
     `device` is "auto", "cpu" or "cuda:N", one of `devices` that share a machine; limits are in bytes, 0 lets the
     worker choose.

@@ -1,4 +1,4 @@
-"""One thread that does long work in the background and is never waited for when the worker ends."""
+"""A background thread for long work that is never waited for when the worker ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """Does jobs one after the other. Its thread starts with the first, and ends with the process.
+    """A thread that does jobs one after the other. It starts with the first, and ends with the process.
 
     `concurrent.futures` has the same in its executors, but the interpreter waits for their threads: a worker that is
     told to end would first finish compiling.

@@ -1,4 +1,4 @@
-"""Which engine runs a program, and why. Pure: from what was asked for, the program's traits and the device's kind."""
+"""The choice of a program's engine, with a reason. Pure: from what was asked for, its traits and the device's kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a program through a compiler that takes its time: calls run eager until what they need is compiled.
+"""An engine for compilers that take their time: calls run eager until what they need is compiled.
 
 Compilers specialise, so there is a compiled form for each signature: the layouts of the tensors and the values of the
 numbers. One thread compiles them one after the other, for tensors without data, and never holds a call up.

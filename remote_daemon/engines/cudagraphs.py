@@ -1,4 +1,4 @@
-"""Runs a program as a CUDA graph: its kernels are recorded once, on the buffers that stay, and then replayed at once.
+"""The engine of CUDA graphs: kernels are recorded once, on resident buffers, and then replayed at once.
 
 A recorded graph reads and writes fixed addresses. Inputs that stay where they are from call to call (weights, caches,
 all that the program writes to) are recorded where they lie; a call whose inputs lie elsewhere needs a recording of its
@@ -62,7 +62,7 @@ class CudaRecorder:
         with torch.cuda.device(self._device):
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            # the transfer thread may allocate and copy meanwhile: only this thread must not
+            # the bulk thread may allocate and copy meanwhile: only this thread must not
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 results = run()
         return graph.replay, results
@@ -187,7 +187,7 @@ class CudaGraphs:
         return signature_of(inputs, self._free)
 
     def _divide(self, inputs: Sequence[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the positions of tensors that stay, and of those that are copied before each replay."""
+        """Return the positions of resident tensors, and of those that are copied before each replay."""
         written = {inputs[i].untyped_storage()._cdata for i in self._mutated}
         resident: list[int] = []
         copied: list[int] = []
@@ -202,7 +202,7 @@ class CudaGraphs:
         return tuple(resident), tuple(copied)
 
     def _key(self, inputs: Sequence[Any], resident: tuple[int, ...]) -> Signature:
-        """Return what a recording depends on: all layouts and numbers, and the addresses of what stays."""
+        """Return what a recording depends on: all layouts and numbers, and the addresses of residents."""
         shape = self._shape_of(inputs)
         self._divided[shape] = resident
         addresses = tuple((layout_of(inputs[i]), inputs[i].data_ptr()) for i in resident)

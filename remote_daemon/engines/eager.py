@@ -1,4 +1,4 @@
-"""Runs a Program one PyTorch operator after the other, as eager PyTorch would, with as little Python as possible.
+"""The eager engine: one PyTorch operator after the other, as eager PyTorch would, with as little Python as possible.
 
 A program becomes one generated function with one node a line::
 

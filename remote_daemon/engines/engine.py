@@ -1,4 +1,4 @@
-"""What an engine is: something that runs one program, and says so when it cannot.
+"""An engine: something that runs one program, and says so when it cannot.
 
 An engine is called like the eager executable: with the inputs in order, in a list that it empties. It must give what
 eager gives. One that finds, before it has changed anything, that it cannot run the program raises `Unfit`; the program

@@ -1,4 +1,4 @@
-"""A Program as a torch.fx graph: what compilers take. Sizes and numbers of one call become part of it."""
+"""The torch.fx graph of a Program, for compilers. Sizes and numbers of one call become part of it."""
 
 from __future__ import annotations
 

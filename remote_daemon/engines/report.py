@@ -1,4 +1,4 @@
-"""What `genie status` says of a worker's engines."""
+"""The report of a worker's engines for `genie status`."""
 
 from __future__ import annotations
 

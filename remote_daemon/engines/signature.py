@@ -1,4 +1,4 @@
-"""What a call looks like to an engine that specialises: the layouts of tensors and the values of numbers."""
+"""The signature of a call, for engines that specialise: the layouts of tensors and the values of numbers."""
 
 from __future__ import annotations
 

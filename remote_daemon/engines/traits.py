@@ -1,4 +1,4 @@
-"""What engines ask of a program before they take it on. Pure; decided once, at load."""
+"""The traits of a program: what engines ask before they take it on. Pure; decided once, at load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESIDENT_ROLES = frozenset({"weight", "buffer", "constant", "kv_cache"})
 
 @dataclass(frozen=True)
 class Traits:
-    """What is known of a program without running it.
+    """The traits of a program, known without running it.
 
     Attributes:
         phase: The phase that most of its values are said to belong to; empty where nothing is said.

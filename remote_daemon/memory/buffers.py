@@ -1,4 +1,4 @@
-"""The resident tensors of one worker, behind a small interface. Knows nothing of sessions or sockets.
+"""The buffer store of one worker: its resident tensors, behind a small interface. Knows nothing of sessions or sockets.
 
 `BufferStore` is what an executor needs of a device's memory: make a tensor from bytes, or room for one, take over a
 finished upload, read a tensor's bytes back. `HostBufferStore` keeps them in host memory; device memory is another
@@ -15,7 +15,7 @@ from dynamo_genie.runtime.wire.tensor import TensorSpec
 
 
 class BufferStore(Protocol):
-    """Where a worker's tensors live."""
+    """The buffers of a worker: where its tensors live."""
 
     @property
     def device(self) -> torch.device:
@@ -31,7 +31,7 @@ class BufferStore(Protocol):
         ...
 
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        """Return an uninitialised contiguous tensor that will stay: a cache with room to grow, say."""
+        """Return an uninitialised contiguous resident tensor: a cache with room to grow, say."""
         ...
 
     def synchronize(self) -> None:
@@ -39,7 +39,7 @@ class BufferStore(Protocol):
         ...
 
     def reclaim(self) -> None:
-        """Give idle memory of what stays to those that compute; called when they found too little."""
+        """Give idle memory of the resident pool to temporaries; called when those found too little."""
         ...
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:

@@ -17,7 +17,7 @@ from dynamo_genie.remote_daemon.memory.pinned_ring import SLOT_NBYTES, SLOTS, Pi
 
 
 class CupyPool:
-    """Memory of one device in a pool of CuPy's."""
+    """The resident pool of one device: memory of CuPy's."""
 
     def __init__(self, device: torch.device, limit: int) -> None:
         """Make an empty pool that never holds more than `limit` bytes.
@@ -64,7 +64,7 @@ class CupyPool:
 
 
 class TorchAllocator:
-    """What torch's caching allocator holds of one device."""
+    """The temporary allocator of one device: torch's caching allocator."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

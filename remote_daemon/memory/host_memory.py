@@ -1,4 +1,4 @@
-"""Host memory for bytes that are about to be written, from the front to the end, once."""
+"""Host memory, for bytes that are about to be written, from the front to the end, once."""
 
 from __future__ import annotations
 

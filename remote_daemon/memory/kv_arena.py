@@ -1,4 +1,4 @@
-"""KV caches that grow in place: memory with room behind each cache, and who may append to it.
+"""KV arenas, in which caches grow in place: memory with room behind each cache, and who may append to it.
 
 Knows tensors and the memory budget; which `cat` of a Program is a cache is `arena_plan`'s business. Used by the
 executor thread only.
@@ -48,7 +48,7 @@ def empty_on_host(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ArenaCounts:
-    """What growing caches cost: bytes appended behind them, and bytes of caches that had to be copied whole."""
+    """Counts of what growing caches cost: bytes appended behind them, and bytes of caches that were copied whole."""
 
     appends: int = 0
     appended_nbytes: int = 0
@@ -76,7 +76,7 @@ class ArenaCounts:
 
 @dataclass
 class Arena:
-    """How one storage is laid out, and how far it is filled.
+    """An arena: how its storage is laid out, and how far it is filled.
 
     Attributes:
         begins: For each `stop` that an append made, where the tensor that eager PyTorch would have made there begins.

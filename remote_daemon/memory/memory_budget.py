@@ -9,7 +9,7 @@ from dynamo_genie.errors import QuotaExceeded
 
 
 class MemoryBudget:
-    """Counts resident and reserved bytes against a limit.
+    """A limit, and the resident and reserved bytes that count against it.
 
     The executor accounts for what programs leave resident; the bulk thread reserves an upload's memory before
     it allocates it.

@@ -1,4 +1,4 @@
-"""When memory was lacking, as PyTorch and Python say it."""
+"""Lack of memory, as PyTorch and Python say it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies between host and device through a few pinned buffers, on a stream of its own.
+"""A ring of pinned buffers, for copies between host and device on a stream of its own.
 
 A copy from ordinary memory runs at a fraction of the link's speed and holds the caller up. Through pinned buffers the
 device fetches one piece while the host fills the next::

@@ -1,4 +1,4 @@
-"""Host memory that is filled, copied to a device and filled again: pages are touched for the first time only once.
+"""Recycled host memory: filled, copied to a device and filled again, so that pages are fresh only once.
 
 A page that the system has just given out is cleared when it is first touched; on virtual machines that alone can take
 longer than the network takes to fill it.

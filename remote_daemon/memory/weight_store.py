@@ -48,7 +48,7 @@ class WeightStore:
         self._budget = budget
         self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
         self._storages: set[int] = set()
-        self._lock = threading.Lock()  # the transfer thread makes room for uploads
+        self._lock = threading.Lock()  # the bulk thread makes room for uploads
         self._host = host
         self.nbytes = 0
 

@@ -1,10 +1,10 @@
-"""Where in a Program caches may grow in place, and which inputs must be ordinary tensors. Decided once, at load.
+"""The arena plan of a Program: which caches may grow in place, and which inputs must be ordinary tensors.
 
 A window of an arena (see `kv_arena`) has other strides than the tensor eager PyTorch would have, and shares its memory
 with older and newer caches. Nobody may notice. So a `cat` becomes an append only where all that reads its result gives
 the same bits for any strides, nothing writes to it, and at most one result of the Program lives in its memory; and an
 input that is read in any other way leaves its arena before the call. What is not in the tables below is "any other
-way". Facts only choose among the `cat`s that qualify.
+way". Facts only choose among the `cat`s that qualify. Made once, at load.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Sums are not among them: their order follows the strides.
 
 @dataclass(frozen=True)
 class ArenaPlan:
-    """What a Program's engine and its caller do about arenas.
+    """The plan by which a Program's engine and its caller use arenas.
 
     Attributes:
         appends: Numbers of the nodes, `cat`s all, that grow a cache.

@@ -14,7 +14,7 @@ from dynamo_genie.runtime.wire.program import Program
 
 @dataclass(frozen=True)
 class ResolvedProgram:
-    """What engines and callers ask of a Program.
+    """A Program with what engines and callers ask of it.
 
     Attributes:
         device: What it is resolved for.

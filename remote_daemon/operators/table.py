@@ -1,4 +1,4 @@
-"""What each key of the operator table runs on this worker's device. Runs in workers only: imports torch.
+"""The operator table: what each key runs on this worker's device. Runs in workers only: imports torch.
 
 A key is looked up in tables that this module builds from its own constants; no text from the network is ever
 followed through attributes.

@@ -1,4 +1,4 @@
-"""What happens to a supervisor, and what it then wants done: the vocabulary of `protocol.py`."""
+"""The events and actions of a supervisor: the vocabulary of `state_machine`."""
 
 from __future__ import annotations
 

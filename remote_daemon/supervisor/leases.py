@@ -1,4 +1,4 @@
-"""Which sessions are alive: each is leased to a client that must renew it. Pure bookkeeping; time is passed in."""
+"""Leases: a session lives while its client renews its lease. Pure bookkeeping; time is passed in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a supervisor decides: who is admitted, which worker serves whom, what happens when one dies.
+"""The supervisor's state machine: who is admitted, which worker serves whom, what happens when one dies.
 
 A state machine without sockets, processes or clocks: `handle(event, now)` returns the actions to take.
 """
@@ -52,7 +52,7 @@ class Rules:
 
 
 class SupervisorStateMachine:
-    """All that a supervisor knows of its tenants, workers and sessions."""
+    """The state of a supervisor: all that it knows of its tenants, workers and sessions."""
 
     def __init__(self, rules: Rules, now: float) -> None:
         self._rules = rules

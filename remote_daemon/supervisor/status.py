@@ -1,4 +1,4 @@
-"""Collects the workers' reports for `genie status`; a worker that is too busy to answer is shown as it is known."""
+"""Status queries: the workers' reports for `genie status`; one too busy to answer is shown as it is known."""
 
 from __future__ import annotations
 

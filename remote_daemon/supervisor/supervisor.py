@@ -53,7 +53,7 @@ LAST_WORDS_MS = 500
 
 @dataclass(frozen=True)
 class SupervisorConfig:
-    """What `genie daemon` was asked to do."""
+    """The configuration of a supervisor: what `genie daemon` was asked to do."""
 
     listen: str
     devices: tuple[str, ...] = ("auto",)

@@ -1,4 +1,4 @@
-"""The worker of each tenant on each device: none, starting, ready or backing off. Pure; time is passed in."""
+"""Tenants, and the worker of each on each device: none, starting, ready or backing off. Pure; time is passed in."""
 
 from __future__ import annotations
 

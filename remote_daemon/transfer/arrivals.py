@@ -1,6 +1,6 @@
-"""Tensors that other workers send to one session: announced, complete, failed. Shared by the two threads.
+"""Arrivals, the tensors that other workers send to one session: announced, complete, failed. Shared by the two threads.
 
-The transfer thread fills it, the executor takes from it. When the executor finds something missing, the arrivals
+The bulk thread fills it, the executor takes from it. When the executor finds something missing, the arrivals
 remember what it waits for, and wake it when that is there: nobody is woken for what nobody waits for.
 """
 
@@ -37,7 +37,7 @@ class ArrivedTensor:
 
 
 class Arrivals:
-    """What has come for one session and was not taken yet."""
+    """The arrivals of one session that were not taken yet."""
 
     def __init__(self, staging: Staging, traffic: PeerTraffic, wake: Callable[[], None]) -> None:
         self.staging = staging
@@ -52,7 +52,7 @@ class Arrivals:
         self._given_up: dict[Key, None] = {}  # in order, as a set is not
         self._awaited: Key | None = None
 
-    # --- the transfer thread ---------------------------------------------------------------------------------
+    # --- the bulk thread -------------------------------------------------------------------------------------
 
     def note_link(self, link: int, description: str) -> None:
         """Remember how a link stands, for the error of somebody who waits for it in vain."""

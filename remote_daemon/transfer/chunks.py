@@ -1,4 +1,4 @@
-"""Receives the raw frame behind a `Chunk` straight into its place."""
+"""Chunks of uploads: the raw frame behind a `Chunk` is received straight into its place."""
 
 from __future__ import annotations
 

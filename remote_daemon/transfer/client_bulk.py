@@ -1,4 +1,4 @@
-"""Clients' bulk connections: their uploads, their downloads, and what they say about links. In the transfer thread."""
+"""Clients' bulk connections: their uploads, their downloads, and what they say about links. In the bulk thread."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Links by which other workers reach this one: admitted by a session's client, attached once, gone with the session.
+"""Inbound links, by which other workers reach this one: admitted by a session's client, attached once, gone with it.
 
-Belongs to the transfer thread, except `public_keys`, which the authenticator asks for.
+Belongs to the bulk thread, except `public_keys`, which the authenticator asks for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast a link is, found with a few small pings and then padded ones. A state machine: time is passed in."""
+"""The measurement of a link, with a few small pings and then padded ones. A state machine: time is passed in."""
 
 from __future__ import annotations
 

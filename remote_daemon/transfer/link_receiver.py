@@ -1,4 +1,4 @@
-"""The receiving end of links: what other workers say on the bulk socket. Runs in the transfer thread."""
+"""The receiver of links: what other workers say on the bulk socket. Runs in the bulk thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links by which this worker sends tensors to others: one DEALER socket each, owned by the transfer thread.
+"""Outbound links, by which this worker sends tensors to others: one DEALER socket each, owned by the bulk thread.
 
 A link is spoken of in two places that have no order between them: the client opens it on the bulk connection, and
 commands send through it. What is sent before it is open waits for it, for a while.

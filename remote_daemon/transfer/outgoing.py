@@ -1,4 +1,4 @@
-"""A tensor on its way to another worker, cut into frames. Knows nothing of sockets."""
+"""An outgoing tensor, on its way to another worker, cut into frames. Knows nothing of sockets."""
 
 from __future__ import annotations
 

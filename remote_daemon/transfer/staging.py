@@ -1,4 +1,4 @@
-"""Uploads on their way in, and finished ones waiting to be claimed. Shared by the bulk and executor threads."""
+"""The staging of uploads: on their way in, or finished and to be claimed. Shared by the bulk and executor threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of tensors that went to and came from other workers, by tensor class. Thread-safe."""
+"""Peer traffic: bytes of tensors that went to and came from other workers, by tensor class. Thread-safe."""
 
 from __future__ import annotations
 

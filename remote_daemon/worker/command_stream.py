@@ -1,4 +1,4 @@
-"""The order of one session's commands: batches once each, in sequence, suspended where one has to wait.
+"""The command stream of one session: batches once each, in sequence, suspended where one has to wait.
 
 Stands between the executor, which has batches, and the session, which executes commands. When a command cannot run
 yet, the rest of its batch and later batches wait here, so that the executor can serve other sessions meanwhile.
@@ -45,7 +45,10 @@ S = TypeVar("S", bound=CommandRunner)
 
 
 class CommandStream(Generic[S]):
-    """Takes batches, returns replies. Call `resume` when what is waited for may be there, at `due` at the latest."""
+    """The stream of one session: takes batches, returns replies.
+
+    Call `resume` when what is waited for may be there, at `due` at the latest.
+    """
 
     def __init__(self, session: S) -> None:
         self.session = session

@@ -1,4 +1,4 @@
-"""Which device a worker runs on, and how much of its memory it may use."""
+"""The device of a worker: which one, and how much of its memory may be used."""
 
 from __future__ import annotations
 

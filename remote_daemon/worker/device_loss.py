@@ -1,4 +1,4 @@
-"""When a device is lost to this process: errors after which nothing that the process asks of it works any more.
+"""The loss of a device to this process: errors after which nothing that the process asks of it works any more.
 
 A CUDA context that a kernel has poisoned (an index out of range, say) stays so; only a new process has a new one.
 """

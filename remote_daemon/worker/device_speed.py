@@ -1,4 +1,4 @@
-"""How fast a device computes and moves memory, found in a moment when the worker starts. Placement asks for it."""
+"""The speed of a device, computing and moving memory, found when the worker starts. Placement asks for it."""
 
 from __future__ import annotations
 

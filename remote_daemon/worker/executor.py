@@ -1,7 +1,7 @@
 """The worker's executor thread: reads the control socket, runs commands, answers. It alone owns the tensors.
 
 Reading the socket in the thread that runs the commands saves two thread hand-overs in every call. Liveness does
-not depend on it: libzmq's own thread answers heartbeats, and the transfer thread talks to the supervisor.
+not depend on it: libzmq's own thread answers heartbeats, and the bulk thread talks to the supervisor.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Executor:
     """Runs every session's commands, one batch at a time, fairly between connections.
 
     A session that waits for another worker is suspended: it keeps its place, and the others go on. Only then the
-    thread polls, for messages and for `wakeup`, which the transfer thread sets when what is waited for is there.
+    thread polls, for messages and for `wakeup`, which the bulk thread sets when what is waited for is there.
     """
 
     def __init__(

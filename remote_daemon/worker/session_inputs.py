@@ -1,4 +1,4 @@
-"""What a session's calls give to their programs: resident tensors by their handles, small ones inside the message.
+"""The inputs of a session's calls: resident tensors by their handles, small ones inside the message.
 
 A binding names the inputs that stay the same from call to call, so that a call names the others only.
 """

@@ -87,7 +87,7 @@ class SessionMemory:
                 self.offloaded_nbytes += host.numel()
 
     def move_to_pool(self, handles: Iterable[int]) -> None:
-        """Move what programs made and what will stay, a Static cache say, to the resident pool, if that has room.
+        """Move temporaries that turned out to be residents, a Static cache say, to the resident pool, if it has room.
 
         Left with the temporaries, it would keep the memory around it from being given back.
         """

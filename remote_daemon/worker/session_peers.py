@@ -23,12 +23,12 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.tensors import is_dense
 
 SendOutgoing: TypeAlias = "Callable[[int, Outgoing], None]"
-"""Hands a tensor to the transfer thread, for a link."""
+"""Hands a tensor to the bulk thread, for a link."""
 
 
 @dataclass(frozen=True)
 class PeerPort:
-    """Where a session meets the transfer thread; `link_failures` says which links can send nothing more, and why."""
+    """Where a session meets the bulk thread; `link_failures` says which links can send nothing more, and why."""
 
     arrivals: Arrivals
     traffic: PeerTraffic

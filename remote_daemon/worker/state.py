@@ -22,7 +22,7 @@ HOST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What all sessions of a worker share.
+    """The state that all sessions of a worker share.
 
     Attributes:
         budget: Of the device's memory.

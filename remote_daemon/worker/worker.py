@@ -76,7 +76,7 @@ class Worker:
         """Say that the worker is ready and run until the supervisor drains it or goes away."""
         self._bulk.watch(self._pipe.fileno(), self._on_pipe)
         self._pipe.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
-        threading.Thread(target=self._transfer, name="genie-transfers", daemon=True).start()
+        threading.Thread(target=self._transfer, name="genie-bulk", daemon=True).start()
         try:
             with torch.inference_mode():
                 self._executor.serve()
@@ -96,7 +96,7 @@ class Worker:
         try:
             self._bulk.serve()
         except BaseException:
-            log.exception("the transfer thread failed; the worker ends")
+            log.exception("the bulk thread failed; the worker ends")
             os._exit(1)
 
     def _bind(self, name: str, max_frame_nbytes: int, **settings: Any) -> tuple[zmq.Socket[bytes], str]:
@@ -116,7 +116,7 @@ class Worker:
         return WorkerSession(self._state, mailbox.staging, partial(self._bulk.send, mailbox), port)
 
     def _on_pipe(self) -> None:
-        """Do what the supervisor says; runs in the transfer thread."""
+        """Do what the supervisor says; runs in the bulk thread."""
         for message in self._pipe.receive_available():
             match message:
                 case m.AdmitSession():

@@ -22,9 +22,10 @@ from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
 from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
+from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.memory.offloader import Offloader, longest_idle_first
 from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
-from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
+from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram, resolve_program
 from dynamo_genie.remote_daemon.worker.programs import Build
 from dynamo_genie.remote_daemon.worker.state import WorkerState, open_state
@@ -155,6 +156,29 @@ class Idle:
 def test_the_longest_idle_session_goes_first_and_the_running_one_never() -> None:
     a, b, c, running = Idle(3.0), Idle(1.0), Idle(2.0), Idle(0.0, running=True)
     assert longest_idle_first([a, b, running, c]) == [b, c, a]
+
+
+def test_an_offloader_asks_those_that_were_added_and_not_removed_since() -> None:
+    asked: list[float] = []
+
+    class Full(Idle):
+        resident_nbytes = 10
+
+        def offload(self, enough: Callable[[], bool]) -> None:
+            asked.append(self.last_used)
+
+    offloader = Offloader(limit=10)
+    offloader.budget.reserve(10, "nothing was added yet, so nobody can be asked")
+    assert not offloader.budget.has_room(1)
+    buffers = HostBufferStore()
+    offloader.add_weights(WeightStore(buffers, offloader.budget))
+    first, second = Full(2.0), Full(1.0)
+    for session in (first, second):
+        offloader.add_session(session)
+    assert not offloader.budget.has_room(1)
+    offloader.remove_session(second)
+    offloader.free(1)
+    assert asked == [1.0, 2.0, 2.0]
 
 
 def test_unused_weights_go_before_anything_of_a_session() -> None:
