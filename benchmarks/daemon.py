@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import DaemonUnavailable
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 from dynamo_genie.runtime.connect.admission import request_status
 
 START_LIMIT_S = 120.0

@@ -17,9 +17,9 @@ import msgspec
 import zmq
 
 from dynamo_genie.bench.daemon import end, first_line
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.remote_daemon.channel.parent import die_with_parent
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 
 FRAME_NBYTES = 1 << 20
 HIGH_WATER = 32

@@ -23,8 +23,8 @@ from dynamo_genie.bench.network.hosts import Network
 from dynamo_genie.bench.network.namespaces import name_of, run
 from dynamo_genie.bench.network.spec import NetworkSpec
 from dynamo_genie.bench.study.records import Shape
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError, OptionError
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 
 START_LIMIT_S = 20.0
 PROBE_LIMIT_S = 60.0

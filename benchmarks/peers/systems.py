@@ -19,7 +19,7 @@ import zmq
 from dynamo_genie.bench.daemon import end, running_daemon
 from dynamo_genie.bench.floor import floor_peer
 from dynamo_genie.bench.peers.served import ServedDecoder
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+from dynamo_genie.child_process import child_environment
 
 START_LIMIT_S = 120.0
 CALL_LIMIT_S = 60.0

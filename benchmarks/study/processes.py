@@ -14,8 +14,8 @@ from typing import TypeVar
 import msgspec
 
 from dynamo_genie.bench.study.orders import Answer, Done, Finish, Order, Ready, Repeat, Setup, Trouble
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 
 SETUP_LIMIT_S = 1200.0
 REPEAT_LIMIT_S = 600.0

@@ -69,7 +69,7 @@ def _run(script: Path, arguments: list[str], folder: Path, *, quiet: bool) -> in
 
 def _environment(folder: Path) -> dict[str, str]:
     """Return an environment in which dumps are on and `dynamo_genie` is the one that runs here."""
-    from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+    from dynamo_genie.child_process import child_environment
 
     safe_path = os.environ.get("PYTHONSAFEPATH")
     environment = {**child_environment(os.environ), "GENIE_DEBUG_DIR": str(folder)}

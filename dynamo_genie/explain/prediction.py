@@ -21,11 +21,10 @@ from dynamo_genie.explain.expected_call import (
 from dynamo_genie.explain.representative import inline_data
 from dynamo_genie.observe import CallTraffic
 from dynamo_genie.passes.placement.plan import Cut
-from dynamo_genie.runtime.session.bulk import CREDIT_EVERY
 from dynamo_genie.runtime.session.command_stream import FLUSH_AT_COMMANDS, FLUSH_AT_NBYTES
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, MAX_FETCH_INLINE_NBYTES, MAX_INLINE_NBYTES
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY, MAX_FETCH_INLINE_NBYTES, MAX_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor, TensorSpec
 from dynamo_genie.tensors import TORCH_DTYPES
 

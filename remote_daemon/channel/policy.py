@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 
 from dynamo_genie.errors import AuthenticationError, OptionError
-
-MAX_IPC_PATH_NBYTES = 107
+from dynamo_genie.runtime.wire.limits import MAX_IPC_PATH_NBYTES
 
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.%a-z0-9]+\]|[^\[\]:/\s]+):(?P<port>\*|\d{1,5})")
 

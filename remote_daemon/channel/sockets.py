@@ -15,11 +15,9 @@ from dynamo_genie.errors import DaemonUnavailable, OptionError
 from dynamo_genie.remote_daemon.channel.auth import ZAP_DOMAIN
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, TcpAddress, parse_endpoint, require_keys_off_loopback
 from dynamo_genie.runtime.wire.key_file import ServerKeyPair
+from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
 from dynamo_genie.runtime.wire.messages import PeerKeys
 
-HANDSHAKE_MS = 2_000
-HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 1_500
 BACKLOG = 128
 BULK_HIGH_WATER = 32
 SEND_HIGH_WATER = 1_000  # credits bound what is sent; a full queue would drop an answer

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from dynamo_genie.child_process import DAEMON_LOG_NAME
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, SupervisorConfig
-
-LOG_NAME = "daemon.log"
 
 
 def serve(config: SupervisorConfig, *, owns_directory: bool = False) -> int:
@@ -52,6 +51,6 @@ def _remove_directory(listen: str) -> None:
     address = parse_endpoint(listen)
     assert isinstance(address, IpcAddress)
     directory = Path(address.path).parent
-    (directory / LOG_NAME).unlink(missing_ok=True)
+    (directory / DAEMON_LOG_NAME).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # whatever somebody else put there is theirs
         os.rmdir(directory)

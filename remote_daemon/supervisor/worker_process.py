@@ -4,39 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import site
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from dynamo_genie import errors
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.remote_daemon.channel.parent import open_pidfd
 from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
 from dynamo_genie.remote_daemon.channel.worker_config import IpcBind, WorkerConfig
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
 STDERR_FD = 2
-
-
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which `import dynamo_genie` finds the same package as here.
-
-    A bare checkout is found through `sys.path[0]`, which a child does not inherit.
-    """
-    home = str(Path(errors.__file__).parent.parent)
-    child = {**environ, "PYTHONSAFEPATH": "1"}  # a `random.py` in the current directory is none of our business
-    if home not in _installed_paths():
-        known = environ.get("PYTHONPATH")
-        child["PYTHONPATH"] = f"{home}{os.pathsep}{known}" if known else home
-    return child
-
-
-def _installed_paths() -> set[str]:
-    # putting site-packages on PYTHONPATH would let it shadow the standard library
-    paths = sysconfig.get_paths()
-    return {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
 
 
 class WorkerProcess:

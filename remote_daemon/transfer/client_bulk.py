@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import zmq
 
 from dynamo_genie.remote_daemon.transfer.chunks import receive_chunk
-from dynamo_genie.remote_daemon.transfer.link_receiver import CREDIT_EVERY, LinkReceiver, Say
+from dynamo_genie.remote_daemon.transfer.link_receiver import LinkReceiver, Say
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox
 from dynamo_genie.remote_daemon.transfer.outbound_links import OutboundLinks
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, UPLOAD_WINDOW
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY, UPLOAD_WINDOW
 
 log = logging.getLogger(__name__)
 

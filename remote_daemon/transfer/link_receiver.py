@@ -13,10 +13,9 @@ from dynamo_genie.remote_daemon.channel.error_record import error_record
 from dynamo_genie.remote_daemon.transfer.chunks import receive_chunk
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLink, InboundLinks
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import CREDIT_EVERY
 
 log = logging.getLogger(__name__)
-
-CREDIT_EVERY = 4
 
 Say: TypeAlias = "Callable[[bytes, m.BulkToClient | m.BulkToPeer], bool]"
 """Sends a message to a connection; False when that is gone."""

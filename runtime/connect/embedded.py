@@ -16,12 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from dynamo_genie import errors
+from dynamo_genie.child_process import DAEMON_LOG_NAME, child_environment
 from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.runtime.wire.limits import MAX_IPC_PATH_NBYTES
 
 LONGEST_SUFFIX = "/genie.999999c"
-MAX_IPC_PATH_NBYTES = 107
-LOG_NAME = "daemon.log"
 LOG_TAIL_NBYTES = 4_000
 STOP_TIMEOUT_S = 3.0
 READY = b"ready "
@@ -108,7 +107,7 @@ def _command(listen: str, device: str, memory_limit: int) -> list[str]:
 
 
 def _spawn(command: list[str], directory: Path, threads: int | None) -> subprocess.Popen[bytes]:
-    with (directory / LOG_NAME).open("wb") as log:
+    with (directory / DAEMON_LOG_NAME).open("wb") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -120,11 +119,7 @@ def _spawn(command: list[str], directory: Path, threads: int | None) -> subproce
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    # a bare checkout is found through sys.path[0], which a child does not inherit
-    home = str(Path(errors.__file__).parent.parent)
-    environ = {**os.environ, "PYTHONSAFEPATH": "1"}
-    if "site-packages" not in home and "dist-packages" not in home:
-        environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, environ.get("PYTHONPATH"))))
+    environ = child_environment(os.environ)
     if threads is not None:
         environ["OMP_NUM_THREADS"] = str(threads)
     return environ
@@ -163,7 +158,7 @@ def _first_line(stream: IO[bytes], deadline: float) -> bytes:
 
 def _log_tail(directory: Path) -> str:
     try:
-        data = (directory / LOG_NAME).read_bytes()[-LOG_TAIL_NBYTES:]
+        data = (directory / DAEMON_LOG_NAME).read_bytes()[-LOG_TAIL_NBYTES:]
     except OSError as error:
         return f"(no log: {error})"
     return data.decode(errors="replace").strip() or "(it wrote nothing)"

@@ -10,10 +10,8 @@ import zmq
 
 from dynamo_genie.errors import OptionError
 from dynamo_genie.runtime.wire.key_file import ClientKeys
+from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
 
-HANDSHAKE_MS = 2_000
-HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 1_500
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2_000
 

@@ -1,4 +1,4 @@
-"""Bounds on everything a peer may send, checked before anything is allocated."""
+"""Bounds on everything a peer may send, checked before anything is allocated, and times that both ends keep."""
 
 CHUNK_NBYTES = 1 << 20
 """Bulk data travels in frames of this many bytes (the last one may be shorter)."""
@@ -17,6 +17,17 @@ MAX_FETCH_INLINE_NBYTES = 512 << 10
 
 UPLOAD_WINDOW = 16
 """Chunks that a sender may have on the way before it waits for a credit."""
+
+CREDIT_EVERY = 4
+"""Chunks that a receiver takes before it sends so many credits."""
+
+HANDSHAKE_MS = 2_000
+HEARTBEAT_MS = 500
+HEARTBEAT_TIMEOUT_MS = 1_500
+"""Both ends ask one another so often whether they are there, and wait so long for an answer."""
+
+MAX_IPC_PATH_NBYTES = 107
+"""What the kernel allows for the path of a socket file."""
 
 MAX_RANK = 64
 MAX_STRING = 4096

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.runtime.connect.admission import request_status
 from dynamo_genie.runtime.connect.keys import load_client_keys
 from dynamo_genie.runtime.wire import messages as m

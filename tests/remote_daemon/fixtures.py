@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+from dynamo_genie.child_process import child_environment
 
 FAKE_WORKER = (sys.executable, "-m", "tests.remote_daemon.fake_worker")
 LIMIT_S = 30.0

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dynamo_genie.bench.alternate import in_turns
 from dynamo_genie.bench.report import Figure, at_least_times, at_most, at_most_above, at_most_times, summary, table_of
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+from dynamo_genie.child_process import child_environment
 
 LIMIT_S = 110.0
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.cli.daemon import parse_devices, parse_nbytes, parse_ports
 from dynamo_genie.cli.status import render
 from dynamo_genie.errors import OptionError
 from dynamo_genie.quantities import nbytes_text
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 from dynamo_genie.runtime.wire import messages as m
 from tests.remote_daemon.fixtures import DaemonProcess, children_of, is_running
 

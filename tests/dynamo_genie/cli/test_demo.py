@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from dynamo_genie.bench import generation
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 
 LIMIT_S = 110.0
 TINY = "--layers 2 --embd 32 --heads 4 --vocab 128 --prompt 8 --new-tokens 6".split()

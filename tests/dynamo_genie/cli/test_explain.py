@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
+from dynamo_genie.child_process import child_environment
 
 LIMIT_S = 110.0
 

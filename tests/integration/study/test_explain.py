@@ -16,10 +16,10 @@ from torch import nn
 import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.calls.observed_calls import ObservedGraph
+from dynamo_genie.child_process import child_environment
 from dynamo_genie.explain import folders
 from dynamo_genie.explain.plan_text import traffic_rows
 from dynamo_genie.explain.records import GraphReport, Measurements, Traffic, from_json
-from dynamo_genie.remote_daemon.supervisor.worker_process import child_environment
 from tests.integration.fleets.fleets import fleet_of
 from tests.integration.fleets.test_placement import generate, narrow_gpt2, remote_copy
 from tests.integration.models import make_model, token_prompt

@@ -1,0 +1,33 @@
+"""The environment of processes that this package starts: daemons, their workers, the scripts of benchmarks."""
+
+from __future__ import annotations
+
+import os
+import site
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+from dynamo_genie import errors
+
+DAEMON_LOG_NAME = "daemon.log"
+"""Where a daemon that a client started writes, in the directory that was made for it."""
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which `import dynamo_genie` finds the same package as here.
+
+    A bare checkout is found through `sys.path[0]`, which a child does not inherit.
+    """
+    home = str(Path(errors.__file__).parent.parent)
+    child = {**environ, "PYTHONSAFEPATH": "1"}  # a `random.py` in the current directory is none of our business
+    if home not in _installed_paths():
+        known = environ.get("PYTHONPATH")
+        child["PYTHONPATH"] = f"{home}{os.pathsep}{known}" if known else home
+    return child
+
+
+def _installed_paths() -> set[str]:
+    # putting site-packages on PYTHONPATH would let it shadow the standard library
+    paths = sysconfig.get_paths()
+    return {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
