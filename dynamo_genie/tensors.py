@@ -56,7 +56,7 @@ def dense_form(tensor: torch.Tensor) -> torch.Tensor:
     copied; lazy conjugation and negation are carried out.
     """
     plain = tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
-    return plain if is_dense(plain.shape, plain.stride()) else plain.detach().contiguous()
+    return plain if plain.is_contiguous() or is_dense(plain.shape, plain.stride()) else plain.detach().contiguous()
 
 
 def dense_for_wire(tensor: torch.Tensor) -> torch.Tensor:
