@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from dynamo_genie.remote_daemon.engines.background import Background
 from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
 from dynamo_genie.remote_daemon.engines.program_graph import program_graph
-from dynamo_genie.remote_daemon.engines.signature import Signature, signature_of
+from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 
 MAX_FORMS = 8
@@ -76,25 +76,14 @@ class CompiledInBackground:
             form.exception(timeout_s)
 
     def _compile(self, inputs: Sequence[Any]) -> Callable[..., Any]:
-        scalars = [None if isinstance(value, _Spec) else value for value in inputs]
-        graph = program_graph(self._resolved, scalars)
-        tensors = [value for value in inputs if isinstance(value, _Spec)]
-        specs = [*tensors, *map(_Spec.of, self._constants)]
+        graph = program_graph(self._resolved, [None if isinstance(value, tuple) else value for value in inputs])
+        layouts = [*(value for value in inputs if isinstance(value, tuple)), *map(layout_of, self._constants)]
+        device = self._resolved.device
         with FakeTensorMode():
-            fakes = [torch.empty_strided(s.shape, s.stride, dtype=s.dtype, device=self._resolved.device) for s in specs]
+            fakes = [torch.empty_strided(*place, dtype=dtype, device=device) for *place, dtype in layouts]
         return self._compile_graph(graph, fakes)
 
 
-class _Spec:
-    """A tensor's layout, without the tensor."""
-
-    def __init__(self, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.shape, self.stride, self.dtype = shape, stride, dtype
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> _Spec:
-        return cls(tensor.shape, tensor.stride(), tensor.dtype)
-
-
 def _without_data(inputs: Sequence[Any]) -> list[Any]:
-    return [_Spec.of(value) if isinstance(value, torch.Tensor) else value for value in inputs]
+    """Return layouts in place of tensors; no number is a tuple, so they can be told apart."""
+    return [layout_of(value) if isinstance(value, torch.Tensor) else value for value in inputs]

@@ -128,7 +128,7 @@ class HostPool:
         """Count these bytes no longer; nobody wants them."""
         self._budget.release(host.numel())
 
-    def copy_to_resident(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
+    def copy_to_pool(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
         """Return a copy of a storage in the resident pool; None where it is not worth it or there is no room."""
         if storage.nbytes() < self.smallest or storage.device != self._buffers.device:
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -58,9 +57,6 @@ class Leases:
     def next_expiry(self) -> float | None:
         """Return when the next lease ends unless it is renewed."""
         return min((lease.expires for lease in self._leases.values()), default=None)
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(tuple(self._leases.values()))
 
     def _of(self, tenant: str, device: int) -> list[Lease]:
         return [lease for lease in self._leases.values() if (lease.tenant, lease.device) == (tenant, device)]

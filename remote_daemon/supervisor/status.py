@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from dynamo_genie.remote_daemon.supervisor.events import WorkerId
 from dynamo_genie.remote_daemon.supervisor.tenants import Tenant
 from dynamo_genie.runtime.wire import messages as m
@@ -36,11 +38,7 @@ class StatusQuery:
         report = self.reports.get(tenant.worker) if tenant.worker is not None else None
         if report is None:
             return known_status(tenant, name, busy=tenant.worker in self.awaited)
-        return m.WorkerStatus(
-            name, tenant.pid, report.state, report.device, report.memory_limit, report.resident_nbytes,
-            report.weight_nbytes, report.programs, report.calls, report.sessions,
-            report.peer_sent, report.peer_received, report.engines,
-        )  # fmt: skip
+        return msgspec.structs.replace(report, tenant=name, pid=tenant.pid)
 
 
 def known_status(tenant: Tenant, name: str, *, busy: bool) -> m.WorkerStatus:

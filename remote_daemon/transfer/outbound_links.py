@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
@@ -281,6 +282,4 @@ class OutboundLinks:
     def _answer(self, link: OutboundLink, measured: m.PeerMeasured) -> None:
         measuring, link.measuring = link.measuring, None
         if measuring is not None:
-            measuring.answer(
-                m.PeerMeasured(measuring.request_id, measured.latency_s, measured.bytes_per_s, measured.problem)
-            )
+            measuring.answer(msgspec.structs.replace(measured, request_id=measuring.request_id))

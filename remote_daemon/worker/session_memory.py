@@ -100,7 +100,7 @@ class SessionMemory:
                 continue
             self.in_temporaries.discard(key)
             assert self._host is not None
-            storage = self._host.copy_to_resident(value.untyped_storage())
+            storage = self._host.copy_to_pool(value.untyped_storage())
             if storage is not None:
                 self._place(self._remove(key), storage)
 
