@@ -80,7 +80,7 @@ def measure_decode(plan: DecodePlan, options: Mapping[str, object]) -> DecodeRes
     figures: list[Figure] = []
     try:
         for measure in (_steps, _generates, _bytes_of_steps):
-            torch._dynamo.reset()  # else the graphs of all phases together pass Dynamo's limit of recompilations
+            torch.compiler.reset()  # else the graphs of all phases together pass Dynamo's limit of recompilations
             figures += measure(models, plan, details)
     finally:
         dynamo_genie.shutdown()

@@ -15,6 +15,7 @@ import torch
 import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.errors import GenieError
+from dynamo_genie.torch_internals.compile_context import clear_counters, graph_breaks
 
 Report = Callable[[str], None]
 """Told what comes next."""
@@ -136,8 +137,8 @@ def compare_with_local(
     local_s = clock.decode_seconds()
 
     report("compiling and uploading the weights (first generate)")
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
+    torch.compiler.reset()
+    clear_counters()
     model.compile(backend=genie, options=dict(options))
     dynamo_genie.reset_stats()
     start = time.perf_counter()
@@ -182,7 +183,7 @@ def _refuse_local_work(run: Callable[[], torch.Tensor], new_tokens: int) -> torc
         tokens = run()
     after = _total()
     here = {event.key.removeprefix("aten::") for event in profile.key_averages()} & MODEL_OPERATORS
-    breaks = dict(torch._dynamo.utils.counters["graph_break"])
+    breaks = graph_breaks()
     calls = after["calls"] - before["calls"]
     if here or breaks or calls < new_tokens or after["local_reads"]:
         raise GenieError(

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch._functorch.aot_autograd import aot_module_simplified
 from torch.fx import GraphModule
 
 from dynamo_genie.bench.model import Gpt2Shape
@@ -23,6 +22,7 @@ from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
 from dynamo_genie.lowering.rewrites import REWRITES
 from dynamo_genie.passes.graphs.pipeline import run_passes
 from dynamo_genie.passes.understanding.analysis import analyse
+from dynamo_genie.torch_internals.capture import capture_aten
 
 _SHARE = 0.2
 """The passes may take this part of what the capture takes."""
@@ -76,12 +76,13 @@ class _Watch:
             self.by_pass += [(record.name, record.duration_s) for record in (*rewritten.records, *analysis.records)]
             return _stop
 
-        return aot_module_simplified(
+        return capture_aten(
             gm,
             example_inputs,
-            fw_compiler=compile_graph,  # type: ignore[arg-type]  # torch names the second argument
-            decompositions=decomposition_table(),  # type: ignore[arg-type]  # torch's own tables have this wider type
-            keep_inference_input_mutations=True,
+            forward=compile_graph,
+            backward=compile_graph,
+            inference=compile_graph,
+            decompositions=decomposition_table(),
         )
 
 
@@ -130,7 +131,7 @@ def _capture(layers: int, shape: Gpt2Shape) -> list[PassTimes]:
 
 
 def _timed(model: Any, layers: int, phase: str, inputs: dict[str, Any]) -> PassTimes:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     watch = _Watch()
     compiled: Any = torch.compile(model.forward, backend=watch.backend)
     gc.collect()

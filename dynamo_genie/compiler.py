@@ -7,9 +7,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch._functorch import config as functorch_config
-from torch._functorch.aot_autograd import aot_module_simplified
-from torch._guards import TracingContext
 from torch.fx import GraphModule
 
 from dynamo_genie.calls.graph import CompiledGraph
@@ -31,6 +28,7 @@ from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.pipeline import Pass, run_passes
 from dynamo_genie.passes.understanding.analysis import analyse
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.torch_internals.capture import capture_aten, forward_metadata
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
@@ -43,16 +41,14 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
     if options.mode.remote:
         _require_cpu(example_inputs)
     capture = _Capture(options, find_model_inputs(gm, example_inputs), watch_for(options))
-    with functorch_config.patch(unlift_effect_tokens=True):  # tokens stay inside the graph, where a pass drops them
-        compiled = aot_module_simplified(
-            gm,
-            example_inputs,
-            fw_compiler=capture.training_forward,
-            bw_compiler=capture.backward,
-            inference_compiler=capture.inference,
-            decompositions=decomposition_table(),  # type: ignore[arg-type]  # torch's own tables have this wider type
-            keep_inference_input_mutations=True,
-        )
+    compiled = capture_aten(
+        gm,
+        example_inputs,
+        forward=capture.training_forward,
+        backward=capture.backward,
+        inference=capture.inference,
+        decompositions=decomposition_table(),
+    )
     return _safe_with_aliases(gm, compiled) if capture.mutates else compiled
 
 
@@ -87,13 +83,13 @@ class _Capture:
 
     def training_forward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a forward graph; what it saves for backward comes after the results that the user sees."""
-        metadata = _forward_metadata()
-        return self._forward(gm, metadata.num_forward_returns if metadata is not None else None)
+        metadata = forward_metadata()
+        return self._forward(gm, metadata.n_returns if metadata is not None else None)
 
     def _forward(self, gm: GraphModule, n_results: int | None) -> Callable[..., Any]:
-        metadata = _forward_metadata()
+        metadata = forward_metadata()
         if metadata is not None:
-            self._resident = frozenset(metadata.static_input_indices or ())
+            self._resident = metadata.static_inputs
         placeholders = gm.graph.find_nodes(op="placeholder")
         resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
         kind: Literal["inference", "forward"] = "inference" if n_results is None else "forward"
@@ -147,11 +143,6 @@ def _understand(gm: GraphModule, origins: Origins, observer: GraphObserver | Non
 
 def _rewrite(gm: GraphModule, rewrites: Sequence[Pass], observer: GraphObserver | None) -> GraphModule:
     return run_passes(gm, rewrites, observer.passed if observer is not None else None).gm
-
-
-def _forward_metadata() -> Any:
-    context = TracingContext.try_get()
-    return context.fw_metadata if context is not None else None
 
 
 def _require_cpu(example_inputs: Sequence[Any]) -> None:

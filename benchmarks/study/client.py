@@ -148,9 +148,9 @@ class Client:
 
     @staticmethod
     def _compiled() -> int:
-        import torch
+        from dynamo_genie.torch_internals.compile_context import graphs_compiled
 
-        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        return graphs_compiled()
 
 
 class _Wire:

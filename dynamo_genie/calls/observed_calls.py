@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
 from dynamo_genie.calls.bound_program import BoundProgram
@@ -29,6 +28,7 @@ from dynamo_genie.passes.placement.placement import place
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.torch_internals.fake import unset_fake_temporarily
 
 
 class ObservedGraph(CompiledGraph):

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
 from dynamo_genie.calls.bound_program import BoundProgram
@@ -32,6 +31,7 @@ from dynamo_genie.passes.placement.placement import place
 from dynamo_genie.passes.placement.plan import Partition, PlacementPlan
 from dynamo_genie.passes.placement.split import split
 from dynamo_genie.passes.placement.topology import Topology
+from dynamo_genie.torch_internals.fake import unset_fake_temporarily
 
 Places = tuple[str | None, ...]
 """For each argument, the device on which it is; None for what the client has."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from torch._guards import CompileId
-from torch._logging import _internal as torch_logging
-from torch._logging import trace_structured
 from torch.fx import GraphModule
 
 from dynamo_genie.explain.plan_text import placement_lines
@@ -18,6 +15,7 @@ from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.passes.understanding import summary
 from dynamo_genie.passes.understanding.analysis import Analysis
+from dynamo_genie.torch_internals.compile_context import CompileId, structured_trace_is_on, trace_artifact
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ def log_is_on() -> bool:
 
 def trace_is_on() -> bool:
     """Whether torch writes a structured trace (`TORCH_TRACE`)."""
-    return bool(torch_logging.trace_log.handlers)
+    return structured_trace_is_on()
 
 
 class LogObserver:
@@ -94,10 +92,4 @@ class TraceObserver:
         """Nothing: a trace is about compiling."""
 
     def _trace(self, name: str) -> None:
-        trace_structured(
-            "artifact",
-            metadata_fn=lambda: {"name": f"{name}_{self._story.name}", "encoding": "json"},
-            payload_fn=lambda: to_json(self._story.report()),
-            compile_id=self._compile_id,
-            expect_trace_id=False,
-        )
+        trace_artifact(f"{name}_{self._story.name}", lambda: to_json(self._story.report()), self._compile_id)

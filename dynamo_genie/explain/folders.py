@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
-from torch._dynamo.utils import get_debug_dir
-
 from dynamo_genie.errors import OptionError
 from dynamo_genie.options import Options
+from dynamo_genie.torch_internals.compile_context import debug_folder
 
 
 def dump_roots(options: Options, environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -22,7 +21,7 @@ def dump_roots(options: Options, environ: Mapping[str, str]) -> tuple[Path, ...]
     """
     roots = [Path(options.debug_dir).absolute()] if options.debug_dir else []
     if environ.get("TORCH_COMPILE_DEBUG") == "1":  # as torch._dynamo.utils.setup_compile_debug reads it
-        roots.append(Path(get_debug_dir()) / "genie")
+        roots.append(Path(debug_folder()) / "genie")
     for root in roots:
         _require_writable(root)
     return tuple(roots)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from torch._guards import CompileContext, CompileId
-
 from dynamo_genie.explain.announcements import LogObserver, TraceObserver, log_is_on, trace_is_on
 from dynamo_genie.explain.dump import DumpObserver
 from dynamo_genie.explain.folders import dump_roots, new_folder
@@ -16,6 +14,7 @@ from dynamo_genie.explain.guarded import Guarded
 from dynamo_genie.explain.story import GraphStory
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.options import Options
+from dynamo_genie.torch_internals.compile_context import CompileId, current_compile_id
 
 Watch = Callable[[str], GraphObserver | None]
 """Makes the observer of one ATen graph; the argument says whether it is inference, forward or backward."""
@@ -31,7 +30,7 @@ def watch_for(options: Options) -> Watch:
 
 
 def _observer_of(roots: tuple[Path, ...], kind: str) -> GraphObserver | None:
-    makers = list(_makers(roots, kind, CompileContext.current_compile_id()))
+    makers = list(_makers(roots, kind, current_compile_id()))
     return Guarded(makers) if makers else None
 
 

@@ -15,6 +15,7 @@ from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.operators import OPERATORS
 from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor
 from dynamo_genie.tensors import WIRE_DTYPES, dense_for_wire, spec_of, tensor_bytes
+from dynamo_genie.torch_internals.operators import HigherOrderOperator, OpOverload
 
 HANDLED_BY_WORKER = frozenset({"device", "pin_memory"})
 """Keyword arguments that a Program never carries: where a value lives is the daemon's business."""
@@ -53,13 +54,13 @@ def operator_key(target: Any, line: str | None) -> str:
 
 def draws_random_numbers(target: Any) -> bool:
     """Say whether running an FX target draws from a generator. Portable attention never does: it has no dropout."""
-    if not isinstance(target, torch._ops.OpOverload) or target in _portable_keys():
+    if not isinstance(target, OpOverload) or target in _portable_keys():
         return False
     return torch.Tag.nondeterministic_seeded in target.tags
 
 
 def _name(target: Any) -> str:
-    if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
+    if isinstance(target, (OpOverload, HigherOrderOperator)):
         return str(target)
     module = getattr(target, "__module__", None) or "?"
     name = getattr(target, "__name__", repr(target))

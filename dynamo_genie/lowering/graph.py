@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.lowering.arguments import (
@@ -22,6 +21,8 @@ from dynamo_genie.lowering.arguments import (
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.limits import MAX_INLINE_NBYTES
+from dynamo_genie.torch_internals.fake import unset_fake_temporarily
+from dynamo_genie.torch_internals.operators import OpOverload
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _GraphLowering:
         """Note which inputs `node` writes to, and which inputs its result is a view of."""
         target = node.target
         roots: frozenset[int] = frozenset()
-        if isinstance(target, torch._ops.OpOverload):
+        if isinstance(target, OpOverload):
             self._random = self._random or draws_random_numbers(target)
             for position, formal in enumerate(target._schema.arguments):
                 if formal.alias_info is None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
-from torch._functorch._aot_autograd.descriptors import (
+from torch.fx import GraphModule, Node
+
+from dynamo_genie.passes.graphs.origins import Origins
+from dynamo_genie.torch_internals.descriptors import (
     AOTInput,
     BufferAOTInput,
     ParamAOTInput,
@@ -15,9 +18,6 @@ from torch._functorch._aot_autograd.descriptors import (
     SubclassGetAttrAOTInput,
     TangentAOTInput,
 )
-from torch.fx import GraphModule, Node
-
-from dynamo_genie.passes.graphs.origins import Origins
 
 
 @dataclass(frozen=True)

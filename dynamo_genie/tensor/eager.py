@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dynamo_genie.calls.random_state import draw_remotely
 from dynamo_genie.calls.read_back import ReadBack
@@ -30,6 +29,8 @@ from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infe
 from dynamo_genie.tensor.operator_plan import OperatorPlan, plan_operator
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.tensors import TORCH_DTYPES
+from dynamo_genie.torch_internals.operators import OpOverload
+from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
 log = logging.getLogger(__name__)
 aten = torch.ops.aten
@@ -40,7 +41,7 @@ Kwargs = dict[str, Any]
 
 def run_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Run one operator, at least one of whose arguments is a remote tensor; returns what eager returns."""
-    if type(func) is not torch._ops.OpOverload or _is_tracing(args, kwargs):
+    if type(func) is not OpOverload or _is_tracing(args, kwargs):
         return _trace(func, args, kwargs)
     special = _SPECIAL.get(func)
     return _send(func, args, kwargs) if special is None else special(func, args, kwargs)
@@ -80,13 +81,13 @@ def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
 
 
 @cache
-def _plan(func: torch._ops.OpOverload) -> OperatorPlan:
+def _plan(func: OpOverload) -> OperatorPlan:
     return plan_operator(func)
 
 
 @lru_cache(maxsize=4096)
 def _lower(
-    func: torch._ops.OpOverload, structure: StructureKey, lengths: tuple[int, ...], default_dtype: torch.dtype
+    func: OpOverload, structure: StructureKey, lengths: tuple[int, ...], default_dtype: torch.dtype
 ) -> LoweredProgram | None:
     try:
         return lower_operator(func, structure, lengths)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch._ops import OpOverload
 
 from dynamo_genie.lowering.arguments import (
     HANDLED_BY_WORKER,
@@ -20,6 +19,7 @@ from dynamo_genie.lowering.arguments import (
 )
 from dynamo_genie.lowering.graph import LoweredProgram, finish
 from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.torch_internals.operators import OpOverload
 
 # Marks in a structure key. Bytes, because no operator takes bytes, so no literal can look like a mark.
 _TENSOR, _INT, _FLOAT = b"T", b"I", b"F"

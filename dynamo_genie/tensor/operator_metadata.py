@@ -9,15 +9,16 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
-from torch._subclasses.fake_tensor import (
+
+from dynamo_genie.errors import UnsupportedOperator
+from dynamo_genie.tensor.operator_lowering import StructureKey, rebuild_call
+from dynamo_genie.torch_internals.fake import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
     UnsupportedFakeTensorException,
 )
-
-from dynamo_genie.errors import UnsupportedOperator
-from dynamo_genie.tensor.operator_lowering import StructureKey, rebuild_call
+from dynamo_genie.torch_internals.operators import OpOverload
 
 Metadata: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, int]
 """Shape, strides (elements), dtype and storage offset (elements) of a tensor."""
@@ -69,7 +70,7 @@ def metadata_of(tensor: torch.Tensor) -> Metadata:
 
 @lru_cache(maxsize=16_384)
 def infer_results(
-    func: torch._ops.OpOverload,
+    func: OpOverload,
     structure: StructureKey,
     scalars: tuple[int | float, ...],
     tensors: tuple[Metadata, ...],
@@ -106,7 +107,7 @@ def _fake(
     return fake.new_empty(offset + fake.untyped_storage().nbytes() // dtype.itemsize).as_strided(shape, stride, offset)
 
 
-def _describe(func: torch._ops.OpOverload, out: Any) -> ResultMetadata:
+def _describe(func: OpOverload, out: Any) -> ResultMetadata:
     returns = func._schema.returns
     values = out if len(returns) > 1 else (out,) if returns else ()
     found: list[Metadata] = []

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 
+from dynamo_genie.torch_internals.operators import OpOverload
+
 Kind = Literal["tensor", "list", "scalar", "self"]
 
 
@@ -33,7 +35,7 @@ class OperatorPlan:
         return args[which] if which < len(args) else None
 
 
-def plan_operator(func: torch._ops.OpOverload) -> OperatorPlan:
+def plan_operator(func: OpOverload) -> OperatorPlan:
     """Read an operator's schema."""
     schema = func._schema
     writes: list[int | str] = []

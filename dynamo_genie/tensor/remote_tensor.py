@@ -15,6 +15,7 @@ import torch
 
 from dynamo_genie.runtime.session.handles import Handle
 from dynamo_genie.tensors import span_numel
+from dynamo_genie.torch_internals.tensors import no_torch_function, wrapper_tensor
 
 Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -50,14 +51,12 @@ class RemoteTensor(torch.Tensor):
         offset: Any = 0,
     ) -> RemoteTensor:
         """Wrap a handle; `shape` and `stride` may be symbolic while a graph is traced."""
-        self = torch.Tensor._make_wrapper_subclass(
-            cls, shape, strides=stride, storage_offset=offset, dtype=dtype, device=_CPU
-        )
+        self = wrapper_tensor(cls, shape, stride, offset, dtype)
         self.handle = handle
         self._carrier = carrier
         return self
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = no_torch_function  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch types its own as a C function, not as a class method
@@ -185,9 +184,6 @@ class Tangent(RemoteTensor):
     def __tensor_flatten__(self) -> Any:
         """Not there: `hasattr` tells AOTAutograd that there is no carrier to take out."""
         raise AttributeError("__tensor_flatten__")
-
-
-_CPU = torch.device("cpu")
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
+from dynamo_genie.torch_internals.operators import OperatorBase
 
 _SHORT_DTYPES = {"float": "f", "bfloat": "bf", "complex": "c", "uint": "u", "int": "i"}
 
@@ -37,7 +38,7 @@ def operator_name(node: Node) -> str:
     if node.op != "call_function":
         return node.op
     target: Any = node.target
-    return str(target) if isinstance(target, torch._ops.OperatorBase) else str(getattr(target, "__name__", target))
+    return str(target) if isinstance(target, OperatorBase) else str(getattr(target, "__name__", target))
 
 
 def value_text(value: object) -> str:

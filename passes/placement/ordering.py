@@ -12,6 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import is_attention
+from dynamo_genie.torch_internals.operators import OpOverload
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def find_ordering(gm: GraphModule) -> Ordering:
 
 def draws_random_numbers(node: Node) -> bool:
     """Say whether running a node draws from a random generator; attention kept whole never does, it has no dropout."""
-    if not isinstance(node.target, torch._ops.OpOverload) or is_attention(node):
+    if not isinstance(node.target, OpOverload) or is_attention(node):
         return False
     return torch.Tag.nondeterministic_seeded in node.target.tags
 
@@ -62,7 +63,7 @@ def _find_roots(gm: GraphModule) -> dict[Node, tuple[Node, ...]]:
     roots: dict[Node, tuple[Node, ...]] = {}
     for node in gm.graph.nodes:
         found: dict[Node, None] = {}
-        if isinstance(node.target, torch._ops.OpOverload):
+        if isinstance(node.target, OpOverload):
             sources = [actual for formal, actual in _arguments(node) if formal.alias_info is not None]
         else:  # an element of a tuple of views
             sources = [node.args[0]] if node.op == "call_function" and _is_getitem(node) else []
@@ -110,7 +111,7 @@ def _order(
 
 def _arguments(node: Node) -> Iterator[tuple[Any, Any]]:
     """Yield each formal argument of an operator with what it is called with."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         for position, formal in enumerate(node.target._schema.arguments):
             actual = node.args[position] if position < len(node.args) else node.kwargs.get(formal.name)
             yield formal, actual

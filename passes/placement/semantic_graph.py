@@ -16,6 +16,7 @@ from dynamo_genie.passes.graphs.graph_view import result_nodes
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.passes.placement.ordering import Ordering, draws_random_numbers, find_ordering, is_view
 from dynamo_genie.passes.understanding.cost import find_costs
+from dynamo_genie.torch_internals.operators import OpOverload
 
 _NUMBERS = (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -101,6 +102,6 @@ def _is_pure(node: Node) -> bool:
     if node.op != "call_function" or draws_random_numbers(node):
         return False
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return _shape_of(node) == "scalar" or getattr(target, "__name__", "") == "getitem"
     return not target._schema.is_mutable and bool(target._schema.returns)

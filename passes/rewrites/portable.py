@@ -21,6 +21,8 @@ import torch
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
 
+from dynamo_genie.torch_internals.operators import OpOverload
+
 aten = torch.ops.aten
 
 
@@ -77,7 +79,7 @@ def make_portable(gm: GraphModule) -> PassResult:
         if node.op == "call_function" and node.target in replacements:
             node.target = replacements[node.target]
             modified = True
-        elif isinstance(node.target, torch._ops.OpOverload) and str(node.target) in foreign:
+        elif isinstance(node.target, OpOverload) and str(node.target) in foreign:
             node.target = foreign[str(node.target)]
             modified = True
         elif node.target is torch.ops.prims.convert_element_type.default:  # what PyTorch's decompositions use

@@ -36,7 +36,9 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
-from torch.utils._pytree import tree_leaves
+
+from dynamo_genie.torch_internals.operators import OpOverload
+from dynamo_genie.torch_internals.pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -126,7 +128,7 @@ def _writes(node: Node) -> bool:
 
 def _arguments(node: Node) -> Iterator[tuple[Any, Any]]:
     """Yield the formal and the actual arguments of an operator's call; of anything else, none."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         for position, formal in enumerate(node.target._schema.arguments):
             yield formal, node.args[position] if position < len(node.args) else node.kwargs.get(formal.name)
 

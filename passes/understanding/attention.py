@@ -17,6 +17,7 @@ from dynamo_genie.passes.understanding.axes import length_of
 from dynamo_genie.passes.understanding.causality import is_causal
 from dynamo_genie.passes.understanding.lineage import history
 from dynamo_genie.passes.understanding.spelled_attention import SOFTMAXES, SpelledAttention, read_spelled_attention
+from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
 
@@ -116,7 +117,7 @@ def _spelled(found: SpelledAttention, buffers: frozenset[Node]) -> Attention:
 def _named_arguments(node: Node) -> dict[str, Any]:
     """Return the arguments of an attention kept as one operator, by the names of its schema."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         target = aten._scaled_dot_product_flash_attention_for_cpu.default  # what the portable operator stands for
     names = [argument.name for argument in target._schema.arguments]
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}

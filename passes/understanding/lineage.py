@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from dynamo_genie.passes.graphs.graph_view import RESHAPING, origin
 from dynamo_genie.passes.understanding.axes import axis_before
+from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
 
@@ -108,7 +109,7 @@ def roots_of(found: Iterable[Node]) -> frozenset[Node]:
 
 def is_pointwise(node: Node) -> bool:
     """Say whether an operator computes each element of its result from the elements at the same place."""
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+    return isinstance(node.target, OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
 def carried_to(nodes: list[Node]) -> Iterator[Node]:

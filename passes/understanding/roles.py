@@ -15,6 +15,7 @@ from dynamo_genie.passes.understanding.axes import length_of
 from dynamo_genie.passes.understanding.inputs import Reading, read_inputs
 from dynamo_genie.passes.understanding.lineage import history
 from dynamo_genie.passes.understanding.logits import Logits
+from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
 
@@ -58,7 +59,7 @@ def _input(node: Node, position: int, origins: Origins, reading: Reading | None)
 def _inner(node: Node) -> Facts:
     if node.op == "get_attr":
         return _facts(Role.CONSTANT, Residency.PERSISTENT, 1.0, "held by the graph")
-    if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+    if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
         return _facts(Role.RNG, Residency.TRANSIENT, 1.0, f"{node.target} draws random numbers")
     if not any(_is_tensor(source) for source in node.all_input_nodes):
         return _facts(Role.CONSTANT, Residency.TRANSIENT, 1.0, "made from no tensor")

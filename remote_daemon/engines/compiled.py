@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 
 from dynamo_genie.remote_daemon.engines.background import Background
@@ -20,6 +19,7 @@ from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
 from dynamo_genie.remote_daemon.engines.program_graph import program_graph
 from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
+from dynamo_genie.torch_internals.fake import FakeTensorMode
 
 MAX_FORMS = 8
 """Compiled forms of one program; calls of other signatures run eager."""

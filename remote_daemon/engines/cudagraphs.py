@@ -27,6 +27,7 @@ from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
 from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
 from dynamo_genie.remote_daemon.engines.traits import Traits
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
+from dynamo_genie.torch_internals.tensors import copy_all
 
 MAX_COPIED_NBYTES = 256 << 10
 """Inputs up to this size are copied before each replay unless they are known to stay; larger ones must stay."""
@@ -107,7 +108,7 @@ class _Recording:
     def run(self, inputs: list[Any]) -> tuple[Any, ...]:
         """Copy in, replay, copy out."""
         if self._slots:
-            torch._foreach_copy_(self._slots, [inputs[i] for i in self._positions])
+            copy_all(self._slots, [inputs[i] for i in self._positions])
         self._replay()
         copies = {number: storage.clone() for number, storage in self._storages.items()}
         return tuple(self._give_out(result, inputs, copies) for result in self._results)

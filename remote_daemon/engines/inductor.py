@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
@@ -11,9 +11,7 @@ from torch.fx import GraphModule
 
 def compile_with_inductor(graph: GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """Return `graph` compiled for inputs like these; writes to inputs stay writes to inputs."""
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx
+    from dynamo_genie.torch_internals.inductor import inductor_compile
 
     # subprocesses would outlive a worker that is killed, and the worker's own thread is in the background already
-    with config.patch(compile_threads=1), torch.no_grad():
-        return cast("Callable[..., Any]", compile_fx(graph, list(inputs)))
+    return inductor_compile(graph, inputs)

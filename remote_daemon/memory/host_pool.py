@@ -11,6 +11,7 @@ from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import TORCH_DTYPES
+from dynamo_genie.torch_internals.tensors import conjugate_view, negative_view
 
 MIN_OFFLOADED_NBYTES = 64 << 10
 """Smaller storages stay: moving them takes longer than the room is worth."""
@@ -43,8 +44,8 @@ class TensorLayout:
         tensor = torch.empty(0, dtype=self.dtype, device=storage.device)
         tensor.set_(storage, self.offset, self.shape, self.stride)
         if self.conjugate:
-            tensor = torch._conj(tensor)
-        return torch._neg_view(tensor) if self.negative else tensor
+            tensor = conjugate_view(tensor)
+        return negative_view(tensor) if self.negative else tensor
 
 
 class OffloadableMemory(Protocol):

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import torch
 
-SCHEMA = torch._C.parse_schema("genie::grouped_mm(Tensor input, Tensor weight, Tensor offs) -> Tensor")
-BACKWARD_SCHEMA = torch._C.parse_schema(
+from dynamo_genie.torch_internals.operators import parse_schema
+
+SCHEMA = parse_schema("genie::grouped_mm(Tensor input, Tensor weight, Tensor offs) -> Tensor")
+BACKWARD_SCHEMA = parse_schema(
     "genie::grouped_mm_backward(Tensor input, Tensor weight, Tensor offs, Tensor grad_output) -> (Tensor, Tensor)"
 )
 

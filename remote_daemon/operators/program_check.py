@@ -11,6 +11,7 @@ import torch
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.torch_internals.operators import FunctionSchema, JitType
 
 
 class ValueKind(Enum):
@@ -61,7 +62,7 @@ def _input_kind(item: p.TensorInput | p.ScalarInput) -> ValueKind:
     return ValueKind.TENSOR if isinstance(item, p.TensorInput) else ValueKind.NUMBER
 
 
-def _result_kind(schema: torch._C.FunctionSchema) -> ValueKind:
+def _result_kind(schema: FunctionSchema) -> ValueKind:
     if len(schema.returns) != 1 or isinstance(schema.returns[0].type, torch.ListType):
         return ValueKind.SEVERAL
     return ValueKind.TENSOR if isinstance(schema.returns[0].type, torch.TensorType) else ValueKind.NUMBER
@@ -86,7 +87,7 @@ def _check_function(node: p.Node, where: str, kinds: Sequence[ValueKind]) -> Val
     return ValueKind.NUMBER
 
 
-def _check_arguments(node: p.Node, schema: torch._C.FunctionSchema, where: str, kinds: Sequence[ValueKind]) -> None:
+def _check_arguments(node: p.Node, schema: FunctionSchema, where: str, kinds: Sequence[ValueKind]) -> None:
     formals = schema.arguments
     n_positional = sum(not formal.kwarg_only for formal in formals)
     if len(node.args) > n_positional:
@@ -103,7 +104,7 @@ def _check_arguments(node: p.Node, schema: torch._C.FunctionSchema, where: str, 
             raise ProtocolError(f"{where}: argument {formal.name!r} is missing")
 
 
-def _check_type(argument: p.Argument, formal: torch._C.JitType, where: str, kinds: Sequence[ValueKind]) -> None:
+def _check_type(argument: p.Argument, formal: JitType, where: str, kinds: Sequence[ValueKind]) -> None:
     if isinstance(formal, torch.OptionalType):
         if argument is not None:
             _check_type(argument, formal.getElementType(), where, kinds)

@@ -15,11 +15,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.operators import attention, grouped_mm
 from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
+from dynamo_genie.torch_internals.operators import FunctionSchema, OpOverload
+from dynamo_genie.torch_internals.pytree import tree_map_only
 
 Run = Callable[..., Any]
 
@@ -39,10 +40,10 @@ class Operator:
 
     key: str
     run: Run
-    schema: torch._C.FunctionSchema | None
+    schema: FunctionSchema | None
     random: bool = False
     needs_device: bool = False
-    overload: torch._ops.OpOverload | None = None
+    overload: OpOverload | None = None
 
     @property
     def reads_data(self) -> bool:
@@ -68,7 +69,7 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
     return _on_device(key, overload, device)
 
 
-def _on_device(key: str, overload: torch._ops.OpOverload, device: torch.device) -> Operator:
+def _on_device(key: str, overload: OpOverload, device: torch.device) -> Operator:
     schema = overload._schema
     random = torch.Tag.nondeterministic_seeded in overload.tags
     run: Run = overload._op
@@ -77,7 +78,7 @@ def _on_device(key: str, overload: torch._ops.OpOverload, device: torch.device) 
     return Operator(key, run, schema, random, _makes_tensors(schema), overload)
 
 
-def _makes_tensors(schema: torch._C.FunctionSchema) -> bool:
+def _makes_tensors(schema: FunctionSchema) -> bool:
     """Say whether a call must be told the device: it takes one, and has no tensor to take it from."""
     takes_device = any(argument.name == "device" for argument in schema.arguments)
     return takes_device and not any("Tensor" in str(argument.type) for argument in schema.arguments)
@@ -141,18 +142,18 @@ def _functions() -> dict[str, Run]:
 
 
 @cache
-def _overloads() -> dict[str, torch._ops.OpOverload]:
+def _overloads() -> dict[str, OpOverload]:
     """Return the operators of the table that this torch has, by key."""
-    found: dict[str, torch._ops.OpOverload] = {}
+    found: dict[str, OpOverload] = {}
     for key in ATEN:
         _, packet, overload = key.split(".")
         candidate = getattr(getattr(torch.ops.aten, packet, None), overload, None)
-        if isinstance(candidate, torch._ops.OpOverload):
+        if isinstance(candidate, OpOverload):
             found[key] = candidate
     return found
 
 
-def _as_on_cpu(overload: torch._ops.OpOverload, device: torch.device) -> Run:
+def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
     """Return `overload` drawing from the CPU generator, so that every device gets the numbers eager CPU gets."""
     schema = overload._schema
     makes_tensors = _makes_tensors(schema)
@@ -183,7 +184,7 @@ _ATTENTION: Mapping[str, Run] = MappingProxyType(
     }
 )
 
-_GROUPED: Mapping[str, tuple[Run, torch._C.FunctionSchema]] = MappingProxyType(
+_GROUPED: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
     {
         "genie.grouped_mm": (grouped_mm.grouped_mm, grouped_mm.SCHEMA),
         "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),

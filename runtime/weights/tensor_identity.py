@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import eq
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch._C._dynamo.guards import TensorGuards
+
+from dynamo_genie.torch_internals.guards import TensorGuards, guard_tensors
 
 Layout: TypeAlias = tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...], bool, bool]
 """Address, dtype, shape, strides, conjugated, negated: what memory a tensor shows, and how it reads it."""
@@ -63,8 +64,4 @@ class TensorIdentities:
 
 def _guards_for(tensors: Sequence[torch.Tensor]) -> TensorGuards | None:
     """Dynamo's own guard checks dtype, shape and strides of all tensors at a third of the cost of doing so here."""
-    if not tensors:
-        return None
-    sizes: list[Any] = [list(tensor.shape) for tensor in tensors]
-    strides: list[Any] = [list(tensor.stride()) for tensor in tensors]
-    return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+    return guard_tensors(tensors) if tensors else None

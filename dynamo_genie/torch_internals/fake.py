@@ -1,0 +1,67 @@
+"""Fake tensors: shapes, strides and dtypes without elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    unset_fake_temporarily,
+)
+
+from dynamo_genie.torch_internals.probe import Probe, require
+
+__all__ = [
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
+    "FakeTensorMode",
+    "UnsupportedFakeTensorException",
+    "unset_fake_temporarily",
+]
+
+
+def _check_mode() -> None:
+    with FakeTensorMode():
+        product = torch.empty(2, 3) @ torch.empty(3, 4)
+    require(product.shape == (2, 4), "operators on fake tensors give the shapes that real ones have")
+
+
+def _check_unset() -> None:
+    with FakeTensorMode(), unset_fake_temporarily():
+        made = torch.ones(2)
+    require(type(made) is torch.Tensor, "tensors are real where the mode is lifted")
+
+
+def _raises(expected: type[BaseException], function: Callable[[torch.Tensor], object]) -> None:
+    with FakeTensorMode():
+        tensor = torch.ones(2)
+        try:
+            function(tensor)
+        except expected:
+            return
+    require(False, f"{expected.__name__} says that a result depends on the data")
+
+
+PROBES = (
+    Probe("torch._subclasses.fake_tensor.FakeTensorMode", "tells the shapes of results", _check_mode),
+    Probe("torch._subclasses.fake_tensor.unset_fake_temporarily", "handles constants during a capture", _check_unset),
+    Probe(
+        "torch._subclasses.fake_tensor.DynamicOutputShapeException",
+        "finds operators whose results have a size that only the data tells",
+        lambda: _raises(DynamicOutputShapeException, torch.nonzero),
+    ),
+    Probe(
+        "torch._subclasses.fake_tensor.DataDependentOutputException",
+        "finds operators whose results are numbers that only the data tells",
+        lambda: _raises(DataDependentOutputException, lambda tensor: torch.equal(tensor, tensor)),
+    ),
+    Probe(
+        "torch._subclasses.fake_tensor.UnsupportedFakeTensorException",
+        "finds operators whose results cannot be told without running them",
+        lambda: issubclass(UnsupportedFakeTensorException, Exception),
+    ),
+)

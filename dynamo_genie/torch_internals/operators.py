@@ -1,0 +1,56 @@
+"""Operators as objects: an overload has its schema, `_schema`, and its kernel without Python on the way, `_op`."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch._C import FunctionSchema, parse_schema
+from torch._ops import HigherOrderOperator, OperatorBase, OpOverload
+
+from dynamo_genie.torch_internals.probe import Probe, require
+
+__all__ = ["FunctionSchema", "HigherOrderOperator", "JitType", "OpOverload", "OperatorBase", "parse_schema"]
+
+JitType: TypeAlias = "torch._C.JitType"
+"""The type of an argument in a schema; only its text is read. Torch's stubs alone know it by this name."""
+
+
+def _check_overload() -> None:
+    add = torch.ops.aten.add.Tensor
+    require(type(add) is OpOverload, "operators are OpOverload, and no subclass of it")
+    require(str(add) == "aten.add.Tensor", "an operator's text is its key in the operator table")
+    require(torch.equal(add._op(torch.ones(2), torch.ones(2)), torch.full((2,), 2.0)), "`_op` runs the operator")
+    require(torch.Tag.pointwise in add.tags, "operators have tags")
+
+
+def _check_schema() -> None:
+    schema = torch.ops.aten.add_.Tensor._schema
+    require(isinstance(schema, FunctionSchema), "an overload has its schema")
+    require([argument.name for argument in schema.arguments] == ["self", "other", "alpha"], "arguments have names")
+    require([argument.kwarg_only for argument in schema.arguments] == [False, False, True], "and say how to be given")
+    written = schema.arguments[0].alias_info
+    require(written is not None and written.is_write, "an argument says that it is written")
+    require(schema.is_mutable and len(schema.returns) == 1, "a schema says so too, and has returns")
+
+
+def _check_parsed() -> None:
+    schema = parse_schema("genie::probe(Tensor[] a, int? b=None) -> (Tensor, Tensor)")
+    require(
+        [str(argument.type) for argument in schema.arguments] == ["List[Tensor]", "Optional[int]"], "types have text"
+    )
+
+
+PROBES = (
+    Probe("torch._ops.OpOverload", "tells operators from other functions in a graph, and runs them", _check_overload),
+    Probe(
+        "torch._ops.OperatorBase", "tells operators from other functions", lambda: issubclass(OpOverload, OperatorBase)
+    ),
+    Probe(
+        "torch._ops.HigherOrderOperator",
+        "names operators that no daemon runs",
+        lambda: issubclass(HigherOrderOperator, OperatorBase),
+    ),
+    Probe("torch._C.FunctionSchema", "tells what an operator reads, writes and returns", _check_schema),
+    Probe("torch._C.parse_schema", "gives operators of our own a schema", _check_parsed),
+)
