@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from dynamo_genie.engines import AUTO, ENGINES
@@ -199,16 +200,18 @@ def _flag(source: str, value: object) -> bool | None:
     raise OptionError(f"{source} must be true, false or None (on a terminal only), not {value!r}")
 
 
-_CONVERTERS: dict[str, Callable[[str, object], object]] = {
-    "daemons": _endpoints,
-    "key_file": _path,
-    "connect_timeout_s": _seconds,
-    "request_timeout_s": _seconds,
-    "progress": _flag,
-    "mode": _mode,
-    "engine": _engine,
-    "placement": _policy,
-    "placement_seed": _integer,
-    "links": _links,
-    "debug_dir": _path,
-}
+_CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
+    {
+        "daemons": _endpoints,
+        "key_file": _path,
+        "connect_timeout_s": _seconds,
+        "request_timeout_s": _seconds,
+        "progress": _flag,
+        "mode": _mode,
+        "engine": _engine,
+        "placement": _policy,
+        "placement_seed": _integer,
+        "links": _links,
+        "debug_dir": _path,
+    }
+)

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from dynamo_genie.engines import ENGINES
 from dynamo_genie.options import Options
+from dynamo_genie.runtime.wire import bulk_messages, messages
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -48,3 +51,20 @@ def test_the_readme_names_every_error_a_user_may_meet() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     names = [name for name, value in vars(errors).items() if isinstance(value, type) and name.isidentifier()]
     assert [name for name in names if f"`{name}`" not in text and f"errors.{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("conversations", [messages, bulk_messages], ids=["control", "bulk"])
+def test_the_specification_of_the_wire_names_every_message(conversations: object) -> None:
+    text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    spoken = {message for union in vars(conversations).values() for message in get_args(union) if is_message(message)}
+    assert len(spoken) > 10
+    assert sorted(each.__name__ for each in spoken if not re.search(rf"\b{each.__name__}\b", text)) == []
+
+
+def is_message(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, messages.Message)
+
+
+def test_the_page_of_engines_has_a_row_for_each() -> None:
+    text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)`", text.partition("\n## ")[0], re.MULTILINE) == list(ENGINES)

@@ -7,7 +7,7 @@ are poisoned, and whatever is computed from them fails with that same first erro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
@@ -37,6 +37,7 @@ class WorkerSession:
         running: Whether a command of this session runs: it keeps all its tensors meanwhile.
         last_used: When one did last, on the clock of those who call `execute`.
         lost_device: What a command of this session did to the device, where the worker cannot go on after it.
+        commands: What runs each command.
     """
 
     def __init__(self, state: WorkerState, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
@@ -53,7 +54,7 @@ class WorkerSession:
         self.running = False
         self.last_used = 0.0
         self.lost_device = ""
-        self._run: dict[type, Callable[[Any], Outcome]] = {
+        self.commands: Mapping[type, Callable[[Any], Outcome]] = {
             m.Call: self._calls.call,
             m.Free: self._free,
             m.Fetch: self._fetch,
@@ -118,7 +119,7 @@ class WorkerSession:
         try:
             if overdue and isinstance(command, m.ReceiveTensor):
                 raise self._peers.give_up(command)
-            return self._run[type(command)](command)
+            return self.commands[type(command)](command)
         except Exception as error:  # noqa: BLE001 - every failure becomes a record for the client
             failure = describe_failure(error, type(command).__name__, getattr(command, "program", -1))
             if device_is_lost(error):

@@ -16,10 +16,11 @@ import struct
 import sys
 from collections.abc import Iterator
 from errno import ENOSYS
+from types import MappingProxyType
 
 PAGE_NBYTES = mmap.PAGESIZE
 
-_SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "ppc64le": 364, "s390x": 355}
+_SYS_USERFAULTFD = MappingProxyType({"x86_64": 323, "aarch64": 282, "riscv64": 282, "ppc64le": 364, "s390x": 355})
 _USER_MODE_ONLY = 1
 _UFFD_API = 0xAA
 _FEATURES = 1 << 13 | 1 << 15  # WP_UNPOPULATED: pages never touched count too; WP_ASYNC: no handler
