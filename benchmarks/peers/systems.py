@@ -114,10 +114,11 @@ def torch_rpc(work: Work) -> Iterator[System]:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment(os.environ))
     try:
         rpc.init_rpc("client", rank=0, world_size=2, rpc_backend_options=rpc_options(port))
-        yield _Rpc(rpc.remote("server", ServedDecoder, args=(work.model, work.prompt, work.longest, work.seed)))
-    finally:
-        if rpc.api._is_current_rpc_agent_set():
+        try:
+            yield _Rpc(rpc.remote("server", ServedDecoder, args=(work.model, work.prompt, work.longest, work.seed)))
+        finally:
             rpc.shutdown(graceful=False)
+    finally:
         end(server)
 
 

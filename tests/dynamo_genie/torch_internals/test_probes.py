@@ -27,7 +27,8 @@ def is_private(path: str) -> bool:
     return first == "torch" and not is_operator and any(p.startswith("_") and not p.endswith("__") for p in rest)
 
 
-def private_paths(tree: ast.AST) -> Iterator[str]:
+def named_paths(tree: ast.AST) -> Iterator[str]:
+    """Yield each private path in torch that a file imports, or reads by its full name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if is_private(alias.name))
@@ -36,6 +37,26 @@ def private_paths(tree: ast.AST) -> Iterator[str]:
             yield from filter(is_private, names)
         elif isinstance(node, ast.Attribute) and is_private(path := ast.unparse(node)):
             yield path
+
+
+def renamed_paths(tree: ast.AST) -> Iterator[str]:
+    """Yield each private path in torch that a file reads through a name it imported, as `utils._x`."""
+    imported: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, _, rest = ast.unparse(node).partition(".")
+            if first in imported and is_private(path := f"{imported[first]}.{rest}"):
+                yield path
+
+
+def private_paths(tree: ast.AST) -> Iterator[str]:
+    yield from named_paths(tree)
+    yield from renamed_paths(tree)
 
 
 def probed(name: str) -> set[str]:
@@ -60,7 +81,7 @@ def test_private_modules_of_torch_are_used_in_one_room_only() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_hook_has_a_probe(name: str) -> None:
-    used = set(private_paths(ast.parse((ROOM / f"{name}.py").read_text(encoding="utf-8"))))
+    used = set(named_paths(ast.parse((ROOM / f"{name}.py").read_text(encoding="utf-8"))))
     assert used <= probed(name)
 
 
@@ -78,13 +99,29 @@ def test_every_file_with_a_hook_is_probed() -> None:
         "from torch.utils import _pytree",
         "torch._C.parse_schema(text)",
         "torch.Tensor._make_wrapper_subclass",
+        "import torch.utils._pytree as pytree",
+        "def deferred():\n    from torch.utils._pytree import tree_map",
+        "from torch import Tensor\nTensor._make_wrapper_subclass",
+        "import torch.utils as utils\ndef deferred():\n    return utils._pytree.tree_map",
+        "from torch.distributed import rpc\nrpc.api._is_current_rpc_agent_set()",
     ],
 )
 def test_the_search_finds_private_modules(code: str) -> None:
     assert list(private_paths(ast.parse(code))) != []
 
 
-@pytest.mark.parametrize("code", ["torch.__version__", "torch.ops.aten._to_copy", "import torch.fx", "self.torch._x"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "torch.__version__",
+        "torch.ops.aten._to_copy",
+        "import torch.fx",
+        "self.torch._x",
+        "aten = torch.ops.aten\naten._to_copy",
+        "from torch import ops\nops.aten._to_copy",
+        "from dynamo_genie.torch_internals import fake\nfake._x",
+    ],
+)
 def test_the_search_leaves_public_ones_alone(code: str) -> None:
     assert list(private_paths(ast.parse(code))) == []
 
