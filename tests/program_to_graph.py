@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from dynamo_genie.passes.rewrites.portable import PORTABLE_KEYS
+from dynamo_genie.passes.graphs.portable_operators import PORTABLE_KEYS
 from dynamo_genie.remote_daemon.engines.program_graph import graph_argument
 from dynamo_genie.remote_daemon.operators.table import resolve_operator
 from dynamo_genie.runtime.wire import program as p
@@ -40,7 +40,7 @@ def raise_program(program: p.Program, constants: Sequence[torch.Tensor] = ()) ->
 
 @cache
 def _target(key: str) -> Callable[..., Any]:
-    portable = {name: function for function, name in PORTABLE_KEYS}
+    portable = {name: function for function, name in PORTABLE_KEYS.items()}
     if key in portable:
         return portable[key]
     if not key.startswith("aten."):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 
 from dynamo_genie.errors import UnsupportedOperator
-from dynamo_genie.passes.rewrites.portable import PORTABLE_KEYS, portable_replacements
+from dynamo_genie.passes.graphs.portable_operators import PORTABLE_KEYS, PORTABLE_REPLACEMENTS
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.operators import OPERATORS
 from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor
@@ -38,25 +36,12 @@ def unsupported(what: str, line: str | None) -> UnsupportedOperator:
     )
 
 
-@cache
-def _portable_keys() -> dict[Callable[..., Any], str]:
-    keys = dict(PORTABLE_KEYS)
-    return keys | {narrow: keys[portable] for narrow, portable in portable_replacements().items()}
-
-
 def operator_key(target: Any, line: str | None) -> str:
     """Return the key of an FX target in the table of operators, or raise `UnsupportedOperator`."""
-    key = _portable_keys().get(target) or _name(target)
+    key = PORTABLE_KEYS.get(PORTABLE_REPLACEMENTS.get(target, target)) or _name(target)
     if key not in OPERATORS:
         raise unsupported(f"operator {key}", line)
     return key
-
-
-def draws_random_numbers(target: Any) -> bool:
-    """Say whether running an FX target draws from a generator. Portable attention never does: it has no dropout."""
-    if not isinstance(target, OpOverload) or target in _portable_keys():
-        return False
-    return torch.Tag.nondeterministic_seeded in target.tags
 
 
 def _name(target: Any) -> str:

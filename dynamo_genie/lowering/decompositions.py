@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dynamo_genie.passes.rewrites.portable import portable_replacements
+from dynamo_genie.passes.graphs.portable_operators import PORTABLE_REPLACEMENTS
 from dynamo_genie.runtime.wire.operators import OPERATORS
 from dynamo_genie.torch_internals.capture import core_decompositions
 from dynamo_genie.torch_internals.operators import OperatorBase
@@ -16,9 +16,8 @@ from dynamo_genie.torch_internals.operators import OperatorBase
 
 def decomposition_table() -> dict[OperatorBase, Callable[..., Any]]:
     """Return PyTorch's decompositions of all operators that are neither in the table nor made portable."""
-    portable = portable_replacements()
     return {
         operator: decompose
         for operator, decompose in core_decompositions().items()
-        if str(operator) not in OPERATORS and operator not in portable
+        if str(operator) not in OPERATORS and operator not in PORTABLE_REPLACEMENTS
     }

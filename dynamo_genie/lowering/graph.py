@@ -10,7 +10,6 @@ from torch.fx import GraphModule, Node
 
 from dynamo_genie.lowering.arguments import (
     HANDLED_BY_WORKER,
-    draws_random_numbers,
     dtype_name,
     lower_constant,
     lower_leaf,
@@ -18,9 +17,11 @@ from dynamo_genie.lowering.arguments import (
     source_line,
     unsupported,
 )
+from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.limits import MAX_INLINE_NBYTES
+from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
 from dynamo_genie.torch_internals.operators import OpOverload
 
@@ -145,13 +146,11 @@ class _GraphLowering:
         roots: frozenset[int] = frozenset()
         if isinstance(target, OpOverload):
             self._random = self._random or draws_random_numbers(target)
-            for position, formal in enumerate(target._schema.arguments):
-                if formal.alias_info is None:
-                    continue
-                actual = node.args[position] if position < len(node.args) else node.kwargs.get(formal.name)
-                reached = self._roots_of(actual)
+            schema = read_schema(target)
+            for place in schema.shares:
+                reached = self._roots_of(schema.argument(place, node.args, node.kwargs))
                 roots |= reached
-                if formal.alias_info.is_write:
+                if place in schema.writes:
                     self._mutated |= reached
         elif node.args:  # getitem of a tuple of views
             roots = self._roots_of(node.args[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,10 +23,10 @@ from dynamo_genie.lowering.graph import LoweredProgram
 from dynamo_genie.runtime.session.handles import Handle
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.schemas import OperatorSchema, read_schema
 from dynamo_genie.tensor.bring_together import gather
 from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator
 from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results
-from dynamo_genie.tensor.operator_plan import OperatorPlan, plan_operator
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.tensors import TORCH_DTYPES
 from dynamo_genie.torch_internals.operators import OpOverload
@@ -49,8 +49,8 @@ def run_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Run an operator in the daemon, unless what it writes or returns belongs here."""
-    plan = _plan(func)
-    if _must_run_here(plan, args, kwargs):
+    schema = read_schema(func)
+    if _must_run_here(schema, args, kwargs):
         return _run_here(func, args, kwargs)
     generator = kwargs.get("generator")
     if generator is not None:
@@ -61,10 +61,10 @@ def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
     results = infer_results(func, structure, tuple(scalars), metas, default)
     lowered = _lower(func, structure, results.list_lengths, default)
     if lowered is None:
-        return _run_unsupported(func, plan, args, kwargs)
+        return _run_unsupported(func, schema, args, kwargs)
     kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
-    session, tensors = _together(plan, tensors, args, kwargs)
-    call = _EagerCall(session, kind, plan, args, kwargs)
+    session, tensors = _together(schema, tensors, args, kwargs)
+    call = _EagerCall(session, kind, schema, args, kwargs)
     return call.run(lowered, results, tensors, scalars, generator)
 
 
@@ -78,11 +78,6 @@ def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
         wanted.want_handle(handle, handle.kind, partial(local.__setitem__, position))
     wanted.fetch()
     return [local[position] for position in range(len(tensors))]
-
-
-@cache
-def _plan(func: OpOverload) -> OperatorPlan:
-    return plan_operator(func)
 
 
 @lru_cache(maxsize=4096)
@@ -108,7 +103,7 @@ def _is_tracing(args: Args, kwargs: Kwargs) -> bool:
 
 
 def _together(
-    plan: OperatorPlan, tensors: list[torch.Tensor], args: Args, kwargs: Kwargs
+    schema: OperatorSchema, tensors: list[torch.Tensor], args: Args, kwargs: Kwargs
 ) -> tuple[Session, list[torch.Tensor]]:
     """Return the session of the remote arguments, and the tensors, moved where they live on several daemons."""
     session: Session | None = None
@@ -116,16 +111,16 @@ def _together(
         if isinstance(tensor, RemoteTensor):
             assert tensor.handle is not None
             if session is not None and session is not tensor.handle.session:
-                return gather(tensors, _staying(plan, args, kwargs))
+                return gather(tensors, _staying(schema, args, kwargs))
             session = tensor.handle.session
     assert session is not None
     return session, tensors
 
 
-def _staying(plan: OperatorPlan, args: Args, kwargs: Kwargs) -> list[RemoteTensor]:
+def _staying(schema: OperatorSchema, args: Args, kwargs: Kwargs) -> list[RemoteTensor]:
     """Return the remote arguments that an operator writes, or whose memory its results share."""
-    viewed = [result.argument for result in plan.results if result.argument is not None]
-    found = (tree_leaves(plan.argument(which, args, kwargs)) for which in (*plan.writes, *viewed))
+    viewed = [result.argument for result in schema.results if result.argument is not None]
+    found = (tree_leaves(schema.argument(which, args, kwargs)) for which in (*schema.writes, *viewed))
     return [leaf for leaves in found for leaf in leaves if isinstance(leaf, RemoteTensor)]
 
 
@@ -139,11 +134,11 @@ class _EagerCall:
     """One operator call on its way to the daemon."""
 
     def __init__(
-        self, session: Session, kind: type[RemoteTensor], plan: OperatorPlan, args: Args, kwargs: Kwargs
+        self, session: Session, kind: type[RemoteTensor], schema: OperatorSchema, args: Args, kwargs: Kwargs
     ) -> None:
         self._session = session
         self._type = kind
-        self._plan = plan
+        self._schema = schema
         self._args = args
         self._kwargs = kwargs
 
@@ -190,10 +185,10 @@ class _EagerCall:
     def _wrap(self, handles: list[Handle], metas: tuple[Metadata, ...], layout: tuple[int, ...]) -> Any:
         new = iter(zip(handles, metas, strict=True))
         values: list[Any] = []
-        for result, length in zip(self._plan.results, layout, strict=True):
-            if result.kind == "self":
+        for result, length in zip(self._schema.results, layout, strict=True):
+            if result.form == "self":
                 assert result.argument is not None
-                values.append(self._plan.argument(result.argument, self._args, self._kwargs))
+                values.append(self._schema.argument(result.argument, self._args, self._kwargs))
                 continue
             base = self._base(result.argument)
             if length >= 0:
@@ -206,7 +201,7 @@ class _EagerCall:
 
     def _base(self, viewed: int | str | None) -> RemoteTensor | None:
         """Return the remote tensor whose memory a result shares."""
-        base = None if viewed is None else self._plan.argument(viewed, self._args, self._kwargs)
+        base = None if viewed is None else self._schema.argument(viewed, self._args, self._kwargs)
         return base if isinstance(base, RemoteTensor) else None
 
 
@@ -220,12 +215,12 @@ def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, base: Remo
 # --- operators that read ---------------------------------------------------------------------------------
 
 
-def _must_run_here(plan: OperatorPlan, args: Args, kwargs: Kwargs) -> bool:
+def _must_run_here(schema: OperatorSchema, args: Args, kwargs: Kwargs) -> bool:
     """Whether the operator writes into a local tensor, or answers with a plain number."""
-    if any(result.kind == "scalar" for result in plan.results):
+    if any(result.form == "scalar" for result in schema.results):
         return True
-    for which in plan.writes:
-        for written in tree_leaves(plan.argument(which, args, kwargs)):
+    for which in schema.writes:
+        for written in tree_leaves(schema.argument(which, args, kwargs)):
             if isinstance(written, torch.Tensor) and not isinstance(written, RemoteTensor):
                 return True
     return False
@@ -239,10 +234,10 @@ def _run_here(func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
-def _run_out(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
+def _run_out(func: Any, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:
     """Run the form of an `out=` operator that returns new tensors, and copy them where the caller wants them."""
-    wanted = [kwargs[str(which)] for which in plan.writes]
-    rest = {name: value for name, value in kwargs.items() if name not in plan.writes}
+    wanted = [kwargs[str(which)] for which in schema.writes]
+    rest = {name: value for name, value in kwargs.items() if name not in schema.writes}
     made = func.overloadpacket(*args, **rest)
     for out, value in zip(wanted, made if isinstance(made, tuple) else (made,), strict=True):
         if out.shape != value.shape:
@@ -251,10 +246,10 @@ def _run_out(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
     return wanted[0] if len(wanted) == 1 else tuple(wanted)
 
 
-def _run_unsupported(func: Any, plan: OperatorPlan, args: Args, kwargs: Kwargs) -> Any:
-    if plan.writes and all(isinstance(which, str) for which in plan.writes):
-        return _run_out(func, plan, args, kwargs)
-    if plan.writes:
+def _run_unsupported(func: Any, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:
+    if schema.writes and all(isinstance(which, str) for which in schema.writes):
+        return _run_out(func, schema, args, kwargs)
+    if schema.writes:
         raise UnsupportedOperator(f"{func} writes into a remote tensor and is not in the table of operators")
     remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
     assert remote.handle is not None

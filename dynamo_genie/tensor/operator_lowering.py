@@ -10,15 +10,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from dynamo_genie.lowering.arguments import (
-    HANDLED_BY_WORKER,
-    draws_random_numbers,
-    dtype_name,
-    lower_leaf,
-    operator_key,
-)
+from dynamo_genie.lowering.arguments import HANDLED_BY_WORKER, dtype_name, lower_leaf, operator_key
 from dynamo_genie.lowering.graph import LoweredProgram, finish
+from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import OpOverload
 
 # Marks in a structure key. Bytes, because no operator takes bytes, so no literal can look like a mark.
@@ -144,32 +140,32 @@ def _outputs(
     outputs: list[p.Argument] = []
     scalars: list[int] = []
     call = value
-    returns = func._schema.returns
+    results = read_schema(func).results
 
     def item_of(container: int, position: int) -> int:
         nodes.append(p.Node("getitem", (p.Ref(container), position)))
         return call + len(nodes) - 1
 
-    for position, result in enumerate(returns):
-        if result.alias_info is not None and result.alias_info.is_write:
+    for position, result in enumerate(results):
+        if result.form == "self":
             continue
-        source = call if len(returns) == 1 else item_of(call, position)
-        if isinstance(result.type, torch.ListType):
+        source = call if len(results) == 1 else item_of(call, position)
+        if result.form == "list":
             outputs += [p.Ref(item_of(source, i)) for i in range(next(list_lengths))]
             continue
-        if not isinstance(result.type, (torch.TensorType, torch.OptionalType)):
+        if result.form == "scalar":
             scalars.append(len(outputs))
         outputs.append(p.Ref(source))
     return tuple(outputs), tuple(scalars)
 
 
 def _mutated_inputs(func: OpOverload, args: tuple[p.Argument, ...], kwargs: dict[str, p.Argument]) -> tuple[int, ...]:
+    schema = read_schema(func)
     mutated: set[int] = set()
-    for position, formal in enumerate(func._schema.arguments):
-        if formal.alias_info is not None and formal.alias_info.is_write:
-            actual = args[position] if position < len(args) else kwargs.get(formal.name)
-            items = actual.items if isinstance(actual, p.Items) else (actual,)
-            mutated |= {item.index for item in items if isinstance(item, p.Ref)}
+    for place in schema.writes:
+        actual = schema.argument(place, args, kwargs)
+        items = actual.items if isinstance(actual, p.Items) else (actual,)
+        mutated |= {item.index for item in items if isinstance(item, p.Ref)}
     return tuple(sorted(mutated))
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 
 from dynamo_genie.errors import UnsupportedOperator
+from dynamo_genie.schemas import read_schema
 from dynamo_genie.tensor.operator_lowering import StructureKey, rebuild_call
 from dynamo_genie.torch_internals.fake import (
     DataDependentOutputException,
@@ -89,7 +90,7 @@ def infer_results(
         try:
             out = func(*args, **kwargs)
         except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedFakeTensorException):
-            return ResultMetadata((), (-1,) * len(func._schema.returns), known=False)
+            return ResultMetadata((), (-1,) * len(read_schema(func).results), known=False)
     for fake, (shape, stride, _, _) in zip(fakes, tensors, strict=True):
         if tuple(fake.shape) != shape or fake.stride() != stride:
             raise UnsupportedOperator(
@@ -108,13 +109,13 @@ def _fake(
 
 
 def _describe(func: OpOverload, out: Any) -> ResultMetadata:
-    returns = func._schema.returns
-    values = out if len(returns) > 1 else (out,) if returns else ()
+    results = read_schema(func).results
+    values = out if len(results) > 1 else (out,) if results else ()
     found: list[Metadata] = []
     layout: list[int] = []
-    for result, value in zip(returns, values, strict=True):
+    for result, value in zip(results, values, strict=True):
         layout.append(len(value) if isinstance(value, list | tuple) else -1)
-        if result.alias_info is None or not result.alias_info.is_write:
+        if result.form != "self":
             found.extend(metadata_of(tensor) for tensor in _tensors(value))
     return ResultMetadata(tuple(found), tuple(layout))
 

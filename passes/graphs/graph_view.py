@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.rewrites.portable import portable_attention
+from dynamo_genie.passes.graphs.portable_operators import portable_attention
+from dynamo_genie.schemas import read_schema
+from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
 
@@ -31,6 +35,42 @@ def result_nodes(gm: GraphModule, first: int | None = None) -> list[Node]:
 def argument(node: Node, position: int, name: str) -> Any:
     """Return an argument of a call whether it was given by position or by name, None where it was not."""
     return node.args[position] if position < len(node.args) else node.kwargs.get(name)
+
+
+def nodes_in(value: Any) -> Iterator[Node]:
+    """Yield the graph values in an argument: itself, or those in a list of any depth."""
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from nodes_in(item)
+
+
+def shared_by(node: Node) -> Iterator[Node]:
+    """Yield the arguments whose memory an operator writes into, or may return as its result's."""
+    if isinstance(node.target, OpOverload):
+        schema = read_schema(node.target)
+        for place in schema.shares:
+            yield from nodes_in(schema.argument(place, node.args, node.kwargs))
+
+
+def written_by(node: Node) -> Iterator[Node]:
+    """Yield the arguments that an operator writes into."""
+    if isinstance(node.target, OpOverload):
+        schema = read_schema(node.target)
+        for place in schema.writes:
+            yield from nodes_in(schema.argument(place, node.args, node.kwargs))
+
+
+def is_view(node: Node) -> bool:
+    """Say whether a node only arranges the memory of its argument anew, without writing to it."""
+    schema = read_schema(node.target) if isinstance(node.target, OpOverload) else None
+    return schema is not None and bool(schema.shares) and not schema.writes
+
+
+def is_getitem(node: Node) -> bool:
+    """Say whether a node takes one of several results."""
+    return node.op == "call_function" and node.target is operator.getitem
 
 
 def origin(node: Node) -> Node:

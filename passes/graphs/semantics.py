@@ -137,6 +137,12 @@ def nbytes_of(node: Node) -> int | None:
     return numel * value.element_size()
 
 
+def dtype_of(node: Node) -> str | None:
+    """Return the name of the dtype of a node's value, None where it is not a tensor."""
+    value = node.meta.get("val")
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else None
+
+
 def size_hint(size: object) -> int | None:
     """Return a size as a number: the example's where it is symbolic, None where it depends on data."""
     if isinstance(size, torch.SymInt):

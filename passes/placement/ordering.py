@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import is_attention
-from dynamo_genie.torch_internals.operators import OpOverload
+from dynamo_genie.passes.graphs.graph_view import is_getitem, is_view, nodes_in, shared_by, written_by
+from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 
 
 @dataclass(frozen=True)
@@ -39,43 +36,25 @@ def find_ordering(gm: GraphModule) -> Ordering:
     for node in gm.graph.nodes:
         for root in _written_by(node, roots):
             written[root].append(node)
-    before: list[tuple[Node, Node]] = list(pairwise(filter(draws_random_numbers, gm.graph.nodes)))
+    before: list[tuple[Node, Node]] = list(
+        pairwise(node for node in gm.graph.nodes if draws_random_numbers(node.target))
+    )
     together: list[tuple[Node, Node]] = []
     for root, accesses in _accesses(gm, roots, written).items():
         _order(root, accesses, written[root], before, together)
     return Ordering(roots, {root: tuple(writers) for root, writers in written.items()}, tuple(before), tuple(together))
 
 
-def draws_random_numbers(node: Node) -> bool:
-    """Say whether running a node draws from a random generator; attention kept whole never does, it has no dropout."""
-    if not isinstance(node.target, OpOverload) or is_attention(node):
-        return False
-    return torch.Tag.nondeterministic_seeded in node.target.tags
-
-
-def is_view(node: Node) -> bool:
-    """Say whether a node only arranges the memory of its argument anew, without writing to it."""
-    aliases = [formal.alias_info for formal, _ in _arguments(node) if formal.alias_info is not None]
-    return bool(aliases) and not any(alias.is_write for alias in aliases)
-
-
 def _find_roots(gm: GraphModule) -> dict[Node, tuple[Node, ...]]:
     roots: dict[Node, tuple[Node, ...]] = {}
     for node in gm.graph.nodes:
-        found: dict[Node, None] = {}
-        if isinstance(node.target, OpOverload):
-            sources = [actual for formal, actual in _arguments(node) if formal.alias_info is not None]
-        else:  # an element of a tuple of views
-            sources = [node.args[0]] if node.op == "call_function" and _is_getitem(node) else []
-        for source in _nodes_in(sources):
-            found.update(dict.fromkeys(roots[source]))
-        roots[node] = tuple(found) or (node,)
+        sources = nodes_in(node.args[0]) if is_getitem(node) else shared_by(node)  # an element of a tuple of views
+        roots[node] = tuple(dict.fromkeys(root for source in sources for root in roots[source])) or (node,)
     return roots
 
 
 def _written_by(node: Node, roots: dict[Node, tuple[Node, ...]]) -> tuple[Node, ...]:
-    targets = [actual for formal, actual in _arguments(node) if formal.alias_info and formal.alias_info.is_write]
-    return tuple(dict.fromkeys(root for target in _nodes_in(targets) for root in roots[target]))
+    return tuple(dict.fromkeys(root for target in written_by(node) for root in roots[target]))
 
 
 def _accesses(
@@ -84,7 +63,7 @@ def _accesses(
     """Return, for each written root, the nodes that look at its contents or change them, in order."""
     accesses: dict[Node, list[Node]] = {root: [] for root in written}
     for node in gm.graph.nodes if written else ():
-        if node.op == "call_function" and not is_view(node) and not _is_getitem(node):
+        if node.op == "call_function" and not is_view(node) and not is_getitem(node):
             seen = dict.fromkeys(root for source in node.all_input_nodes for root in roots[source])
             for root in seen:
                 if root in accesses:
@@ -107,23 +86,3 @@ def _order(
     together.extend((first, later) for later in accesses[place + 1 :])
     if root.op not in ("placeholder", "get_attr"):
         together.append((root, first))
-
-
-def _arguments(node: Node) -> Iterator[tuple[Any, Any]]:
-    """Yield each formal argument of an operator with what it is called with."""
-    if isinstance(node.target, OpOverload):
-        for position, formal in enumerate(node.target._schema.arguments):
-            actual = node.args[position] if position < len(node.args) else node.kwargs.get(formal.name)
-            yield formal, actual
-
-
-def _nodes_in(values: Any) -> Iterator[Node]:
-    for value in values:
-        if isinstance(value, Node):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _nodes_in(value)
-
-
-def _is_getitem(node: Node) -> bool:
-    return getattr(node.target, "__name__", "") == "getitem"

@@ -12,10 +12,12 @@ import networkx as nx
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import result_nodes
+from dynamo_genie.passes.graphs.graph_view import is_getitem, is_view, result_nodes
+from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
-from dynamo_genie.passes.placement.ordering import Ordering, draws_random_numbers, find_ordering, is_view
+from dynamo_genie.passes.placement.ordering import Ordering, find_ordering
 from dynamo_genie.passes.understanding.cost import find_costs
+from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import OpOverload
 
 _NUMBERS = (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -56,7 +58,7 @@ def _nodes(gm: GraphModule, costs: dict[Node, Facts], ordering: Ordering) -> Ite
             shape=_shape_of(node),
             view=is_view(node),
             pure=_is_pure(node),
-            random=draws_random_numbers(node),
+            random=draws_random_numbers(node.target),
             result=node in results,
             writes=tuple(writes.get(node, ())),
             written=node in ordering.written,
@@ -99,9 +101,10 @@ def _shape_of(node: Node) -> str:
 
 def _is_pure(node: Node) -> bool:
     """Say whether a call gives the same result wherever and however often it runs, and does nothing else."""
-    if node.op != "call_function" or draws_random_numbers(node):
+    if node.op != "call_function" or draws_random_numbers(node.target):
         return False
     target = node.target
     if not isinstance(target, OpOverload):
-        return _shape_of(node) == "scalar" or getattr(target, "__name__", "") == "getitem"
-    return not target._schema.is_mutable and bool(target._schema.returns)
+        return _shape_of(node) == "scalar" or is_getitem(node)
+    schema = read_schema(target)
+    return bool(schema.results) and not schema.writes

@@ -14,11 +14,12 @@ After::
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
+
+from dynamo_genie.schemas import read_schema
 
 _MAKE_TOKEN = torch.ops.prims._make_token.default
 _SINK_TOKENS = torch.ops.prims._sink_tokens.default
@@ -46,7 +47,7 @@ def _call_plainly(graph: Graph, node: Node) -> None:
     with graph.inserting_before(node):
         call = graph.call_function(target, tuple(args), dict(node.kwargs))  # type: ignore[arg-type]
         call.meta.update(node.meta)
-    several = len(_returns(target)) > 1
+    several = len(read_schema(target).results) > 1  # type: ignore[arg-type]
     for user in list(node.users):
         assert user.target is operator.getitem and isinstance(user.args[1], int)
         position = user.args[1]
@@ -60,7 +61,3 @@ def _call_plainly(graph: Graph, node: Node) -> None:
             graph.erase_node(user)
     if not node.users:
         graph.erase_node(node)
-
-
-def _returns(target: Any) -> Any:
-    return target._schema.returns

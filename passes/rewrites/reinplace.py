@@ -27,7 +27,6 @@ input's own memory), or where what is written views the input.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -37,8 +36,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
 
-from dynamo_genie.torch_internals.operators import OpOverload
-from dynamo_genie.torch_internals.pytree import tree_leaves
+from dynamo_genie.passes.graphs.graph_view import is_getitem, nodes_in, shared_by, written_by
 
 aten = torch.ops.aten
 
@@ -97,7 +95,7 @@ def _may_write(copy: Node, updates: list[Node], order: Mapping[Node, int]) -> bo
             return False
         old = update
     latest = _readers(updates[-1], copy)
-    return not any(reader.op == "output" or _writes(reader) for reader in latest if reader is not copy)
+    return not any(reader.op == "output" or any(written_by(reader)) for reader in latest if reader is not copy)
 
 
 def _readers(old: Node, update: Node) -> Iterator[Node]:
@@ -117,28 +115,11 @@ def _views(value: Node) -> list[Node]:
 
 
 def _is_view_of(node: Node, memory: Node) -> bool:
-    if node.target in (operator.getitem, aten._unsafe_view.default):
-        return True
-    return any(formal.alias_info is not None and memory in _nodes(actual) for formal, actual in _arguments(node))
+    return is_getitem(node) or node.target is aten._unsafe_view.default or memory in shared_by(node)
 
 
-def _writes(node: Node) -> bool:
-    return any(formal.alias_info is not None and formal.alias_info.is_write for formal, _ in _arguments(node))
-
-
-def _arguments(node: Node) -> Iterator[tuple[Any, Any]]:
-    """Yield the formal and the actual arguments of an operator's call; of anything else, none."""
-    if isinstance(node.target, OpOverload):
-        for position, formal in enumerate(node.target._schema.arguments):
-            yield formal, node.args[position] if position < len(node.args) else node.kwargs.get(formal.name)
-
-
-def _other_arguments(update: Node) -> list[Node]:
-    return _nodes((update.args[1:], update.kwargs))
-
-
-def _nodes(actual: Any) -> list[Node]:
-    return [leaf for leaf in tree_leaves(actual) if isinstance(leaf, Node)]
+def _other_arguments(update: Node) -> Iterator[Node]:
+    return nodes_in((*update.args[1:], *update.kwargs.values()))
 
 
 # --- the rewriting ---------------------------------------------------------------------------------------

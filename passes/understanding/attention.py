@@ -17,6 +17,7 @@ from dynamo_genie.passes.understanding.axes import length_of
 from dynamo_genie.passes.understanding.causality import is_causal
 from dynamo_genie.passes.understanding.lineage import history
 from dynamo_genie.passes.understanding.spelled_attention import SOFTMAXES, SpelledAttention, read_spelled_attention
+from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
@@ -119,5 +120,4 @@ def _named_arguments(node: Node) -> dict[str, Any]:
     target = node.target
     if not isinstance(target, OpOverload):
         target = aten._scaled_dot_product_flash_attention_for_cpu.default  # what the portable operator stands for
-    names = [argument.name for argument in target._schema.arguments]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return {**dict(zip(read_schema(target).names, node.args, strict=False)), **node.kwargs}

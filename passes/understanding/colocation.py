@@ -12,9 +12,8 @@ import torch
 from networkx.utils import UnionFind
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import RESHAPING
+from dynamo_genie.passes.graphs.graph_view import RESHAPING, is_getitem, is_view
 from dynamo_genie.passes.graphs.semantics import Facts
-from dynamo_genie.passes.placement.ordering import is_view
 from dynamo_genie.passes.understanding.cost import flops_of
 from dynamo_genie.passes.understanding.kv_cache import KVCache
 
@@ -87,8 +86,7 @@ def _maker(node: Node) -> Node | None:
     """Return the call whose result a node only names, picks from or arranges anew."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
         return None
-    of_tuple = getattr(node.target, "__name__", "") == "getitem"
-    return node.args[0] if (of_tuple or is_view(node)) and node.args[0].op == "call_function" else None
+    return node.args[0] if (is_getitem(node) or is_view(node)) and node.args[0].op == "call_function" else None
 
 
 def _named(gm: GraphModule, joined: UnionFind, cached: set[Node]) -> dict[Node, Facts]:

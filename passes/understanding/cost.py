@@ -15,13 +15,13 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import is_attention
-from dynamo_genie.passes.graphs.semantics import Facts, nbytes_of, size_hint
-from dynamo_genie.passes.rewrites.portable import (
+from dynamo_genie.passes.graphs.portable_operators import (
+    PORTABLE_REPLACEMENTS,
     portable_attention_backward,
     portable_grouped_mm,
     portable_grouped_mm_backward,
-    portable_replacements,
 )
+from dynamo_genie.passes.graphs.semantics import Facts, dtype_of, nbytes_of, size_hint
 
 aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 def find_costs(gm: GraphModule) -> dict[Node, Facts]:
     """Return the bytes, operations and dtype of every node of `gm`; None where they depend on data."""
     return {
-        node: Facts(nbytes=nbytes_of(node), flops=flops_of(node), dtype=_dtype_of(node))
+        node: Facts(nbytes=nbytes_of(node), flops=flops_of(node), dtype=dtype_of(node))
         for node in gm.graph.nodes
         if node.op != "output"
     }
@@ -58,7 +58,7 @@ def _formula(node: Node) -> Callable[[Node], int] | None:
     if is_attention(node):
         return _attention_flops
     target: Any = node.target
-    return _FORMULAS.get(portable_replacements().get(target, target))
+    return _FORMULAS.get(PORTABLE_REPLACEMENTS.get(target, target))
 
 
 def _mm_flops(node: Node) -> int:
@@ -142,8 +142,3 @@ def _sizes(value: torch.Tensor) -> Shape:
     if None in sizes:
         raise _UnknownSize
     return sizes  # type: ignore[return-value]  # no None is left
-
-
-def _dtype_of(node: Node) -> str | None:
-    value = node.meta.get("val")
-    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else None

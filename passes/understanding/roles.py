@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import result_nodes
 from dynamo_genie.passes.graphs.origins import Origins as Origins  # callers of `find_roles` need it
-from dynamo_genie.passes.graphs.semantics import Facts, Residency, Role, facts_of, nbytes_of
+from dynamo_genie.passes.graphs.semantics import Facts, Residency, Role, dtype_of, facts_of, nbytes_of
 from dynamo_genie.passes.understanding.attention import Attention
 from dynamo_genie.passes.understanding.axes import length_of
 from dynamo_genie.passes.understanding.inputs import Reading, read_inputs
@@ -116,9 +116,7 @@ def _unless_known(node: Node, facts: Facts) -> Facts:
 
 def _measured(node: Node, facts: Facts) -> Facts:
     """Add the size and the type of a tensor to facts about it."""
-    value = node.meta.get("val")
-    dtype = str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else None
-    return facts.adding(Facts(nbytes=nbytes_of(node), dtype=dtype))
+    return facts.adding(Facts(nbytes=nbytes_of(node), dtype=dtype_of(node)))
 
 
 def _is_tensor(node: Node) -> bool:

@@ -19,6 +19,7 @@ import torch
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.operators import attention, grouped_mm
 from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
+from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import FunctionSchema, OpOverload
 from dynamo_genie.torch_internals.pytree import tree_map_only
 
@@ -155,21 +156,19 @@ def _overloads() -> dict[str, OpOverload]:
 
 def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
     """Return `overload` drawing from the CPU generator, so that every device gets the numbers eager CPU gets."""
-    schema = overload._schema
-    makes_tensors = _makes_tensors(schema)
-    written = [i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
-
-    returns_argument = any(r.alias_info is not None and r.alias_info.is_write for r in schema.returns)
+    schema = read_schema(overload)
+    makes_tensors = _makes_tensors(overload._schema)
+    returns_argument = any(result.form == "self" for result in schema.results)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if makes_tensors:
             kwargs["device"] = "cpu"
         here, named = tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), (args, kwargs))
         result = overload._op(*here, **named)
-        for position in written:
-            args[position].copy_(here[position])
+        for place in schema.writes:
+            schema.argument(place, args, kwargs).copy_(schema.argument(place, here, named))
         if returns_argument:
-            return args[written[0]]
+            return schema.argument(schema.writes[0], args, kwargs)
         return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), result)
 
     return run

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from dynamo_genie.passes.graphs.pipeline import Pass, run_passes
-from dynamo_genie.passes.rewrites.portable import make_portable, portable_attention, portable_attention_backward
+from dynamo_genie.passes.graphs.portable_operators import portable_attention, portable_attention_backward
+from dynamo_genie.passes.rewrites.portable import make_portable
 from tests.captured import capture
 
 

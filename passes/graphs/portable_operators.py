@@ -1,0 +1,63 @@
+"""Portable operators: functions that stand in a graph for operators of one kind of device. Knows nothing of daemons.
+
+A daemon on a CPU runs the very kernel that eager PyTorch would run there; one on an accelerator runs plain portable
+mathematics with the same results (output, logsumexp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from dynamo_genie.torch_internals.operators import OpOverload
+
+aten = torch.ops.aten
+
+
+def portable_attention(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.attention" in a graph: (q, k, v, dropout_p, is_causal, *, attn_mask, scale) -> (out, lse)."""
+    return aten._scaled_dot_product_flash_attention_for_cpu.default(*args, **kwargs)
+
+
+def portable_attention_backward(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.attention_backward" in a graph: gradients of `portable_attention` in q, k and v."""
+    return aten._scaled_dot_product_flash_attention_for_cpu_backward.default(*args, **kwargs)
+
+
+def portable_grouped_mm(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.grouped_mm" in a graph: (input, weight, offs) -> out, one matrix product a group of rows."""
+    return torch.ops.transformers.grouped_mm_fallback.default(*args, **kwargs)
+
+
+def portable_grouped_mm_backward(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.grouped_mm_backward": gradients of `portable_grouped_mm` in input and weight."""
+    return torch.ops.transformers.grouped_mm_fallback_backward.default(*args, **kwargs)
+
+
+PORTABLE_REPLACEMENTS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        aten._scaled_dot_product_flash_attention_for_cpu.default: portable_attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward.default: portable_attention_backward,
+    }
+)
+"""What replaces each operator that only one kind of device has."""
+
+PORTABLE_KEYS: Mapping[Any, str] = MappingProxyType(
+    {
+        portable_attention: "genie.attention",
+        portable_attention_backward: "genie.attention_backward",
+        portable_grouped_mm: "genie.grouped_mm",
+        portable_grouped_mm_backward: "genie.grouped_mm_backward",
+    }
+)
+"""The key of each portable operator in the table of operators."""
+
+
+def draws_random_numbers(target: Any) -> bool:
+    """Say whether running the target of a call draws from a generator. Portable attention never does: no dropout."""
+    if not isinstance(target, OpOverload) or target in PORTABLE_REPLACEMENTS:
+        return False
+    return torch.Tag.nondeterministic_seeded in target.tags
