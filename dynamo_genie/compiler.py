@@ -20,7 +20,7 @@ from dynamo_genie.errors import OptionError
 from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.lowering.decompositions import decomposition_table
 from dynamo_genie.lowering.graph import lower
-from dynamo_genie.lowering.input_origins import ModelInputs, find_model_inputs, origins_of
+from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
 from dynamo_genie.lowering.rewrites import LAYOUT_REWRITES, REWRITES
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.options import Options
@@ -70,7 +70,7 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
 class _Capture:
     """Receives the ATen graphs of one Dynamo graph from AOTAutograd: a forward, later perhaps its backward."""
 
-    def __init__(self, options: Options, model: ModelInputs, watch: Watch) -> None:
+    def __init__(self, options: Options, model: Origins, watch: Watch) -> None:
         self._options = options
         self._model = model
         self._watch = watch

@@ -190,10 +190,11 @@ def check_plan(gm: GraphModule, plan: PlacementPlan, topology: Topology, homes: 
 def check_memory(gm: GraphModule, plan: PlacementPlan, topology: Topology) -> None:
     """Assert that the weights that partitions read are those that the plan says, and that they fit."""
     inputs = {node.name: node for node in gm.graph.find_nodes(op="placeholder")}
+    room = {device.name: device.memory_nbytes for device in topology.devices}
     for load in plan.loads:
         read = {n for p in plan.partitions if p.device == load.device for n in p.inputs if n in inputs}
         assert sum(inputs[name].meta["val"].nbytes for name in read if is_weight(inputs[name])) == load.weight_nbytes
-        assert load.weight_nbytes + load.cache_nbytes <= topology.device(load.device).memory_nbytes
+        assert load.weight_nbytes + load.cache_nbytes <= room[load.device]
 
 
 def _has_effect(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""Single values and operator names, from torch's terms to the terms of a Program."""
+"""Arguments and operator names, lowered from torch's terms to those of a Program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which operators are taken apart while a graph is captured: those that no daemon is asked to run, and only those.
+"""Decompositions of operators while a graph is captured: of those that no daemon is asked to run, and only those.
 
 An operator that is in the table stays whole, because a decomposition rounds differently from the kernel.
 """

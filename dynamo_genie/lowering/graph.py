@@ -1,4 +1,4 @@
-"""FX graph to Program: names for operators, numbers for values, nothing that belongs to one device."""
+"""Lowering of an FX graph to a Program: names for operators, numbers for values, nothing that belongs to one device."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Which inputs of an ATen graph are parameters, buffers and gradients: read off the capture, since no graph says it."""
+"""Origins of an ATen graph's inputs (parameters, buffers, gradients), read off the capture, since no graph says so."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -20,18 +19,10 @@ from dynamo_genie.torch_internals.descriptors import (
 )
 
 
-@dataclass(frozen=True)
-class ModelInputs:
-    """Which inputs of a Dynamo graph, by position, belong to the model."""
-
-    parameters: frozenset[int] = frozenset()
-    buffers: frozenset[int] = frozenset()
-
-
-def find_model_inputs(gm: GraphModule, example_inputs: Sequence[Any]) -> ModelInputs:
-    """Return which inputs of a Dynamo graph are parameters and which are registered buffers."""
+def find_model_inputs(gm: GraphModule, example_inputs: Sequence[Any]) -> Origins:
+    """Return the origins of a Dynamo graph's inputs: which are parameters and which are registered buffers."""
     placeholders = gm.graph.find_nodes(op="placeholder")
-    return ModelInputs(
+    return Origins(
         frozenset(i for i, value in enumerate(example_inputs) if isinstance(value, nn.Parameter)),
         frozenset(i for i, node in enumerate(placeholders) if _is_buffer(node)),
     )
@@ -39,8 +30,8 @@ def find_model_inputs(gm: GraphModule, example_inputs: Sequence[Any]) -> ModelIn
 
 def origins_of(
     gm: GraphModule,
-    model: ModelInputs,
-    kind: Literal["inference", "forward", "backward"] = "inference",
+    model: Origins,
+    direction: Literal["inference", "forward", "backward"] = "inference",
     n_results: int | None = None,
 ) -> Origins:
     """Return what is known of the inputs of an ATen graph that AOTAutograd made of a Dynamo graph.
@@ -53,7 +44,7 @@ def origins_of(
         buffers=frozenset(i for i, it in enumerate(inputs) if _is_one_of(it, model.buffers, BufferAOTInput)),
         gradients=frozenset(i for i, it in enumerate(inputs) if isinstance(it, TangentAOTInput)),
         n_results=n_results,
-        kind=kind,
+        direction=direction,
     )
 
 

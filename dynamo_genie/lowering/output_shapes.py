@@ -1,4 +1,4 @@
-"""Shapes of a compiled graph's outputs as functions of the call's arguments."""
+"""Output shapes of a compiled graph, as functions of the call's arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _FUNCTIONS = MappingProxyType(
 
 @dataclass(frozen=True)
 class OutputMetadata:
-    """What is known of one output when the graph is compiled.
+    """Metadata of one output, as far as it is known when the graph is compiled.
 
     Attributes:
         dtype: None for an output that is a plain number or None.
@@ -73,11 +73,11 @@ class OutputShapes:
         if self.depends_on_data:
             _refuse_numbers(values, sources)
             return
-        kinds = [(output.dtype, items) for output, items in zip(self.outputs, expressions, strict=True)]
-        unlike = list(dict.fromkeys(kinds))  # the caches of all layers have one shape: it is evaluated once
-        self._which = [unlike.index(kind) for kind in kinds]
+        found = [(output.dtype, items) for output, items in zip(self.outputs, expressions, strict=True)]
+        unlike = list(dict.fromkeys(found))  # the caches of all layers have one shape: it is evaluated once
+        self._which = [unlike.index(each) for each in found]
         self._symbolic = [bool(items) for items in expressions]
-        self._first = [self.outputs[kinds.index(kind)] for kind in unlike]
+        self._first = [self.outputs[found.index(each)] for each in unlike]
         self._symbols = [sources[symbol] for symbol in free]
         self._evaluate: Callable[..., list[list[Any]]] = sympy.lambdify(
             free, [list(items) for _, items in unlike], modules=[dict(_FUNCTIONS), "math"]

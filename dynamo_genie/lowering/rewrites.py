@@ -1,4 +1,4 @@
-"""What is rewritten in ATen graphs, in the order in which it is done."""
+"""Rewrites of ATen graphs, in the order in which they are done."""
 
 from __future__ import annotations
 

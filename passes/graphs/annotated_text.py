@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.fx.node import map_arg
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.torch_internals.operators import OperatorBase
 
-_SHORT_DTYPES = {"float": "f", "bfloat": "bf", "complex": "c", "uint": "u", "int": "i"}
+_SHORT_DTYPES = MappingProxyType({"float": "f", "bfloat": "bf", "complex": "c", "uint": "u", "int": "i"})
 
 
 def annotated_text(gm: GraphModule, title: str) -> str:

@@ -32,11 +32,6 @@ def result_nodes(gm: GraphModule, first: int | None = None) -> list[Node]:
     return [value for value in flat[:first] if isinstance(value, Node)]
 
 
-def argument(node: Node, position: int, name: str) -> Any:
-    """Return an argument of a call whether it was given by position or by name, None where it was not."""
-    return node.args[position] if position < len(node.args) else node.kwargs.get(name)
-
-
 def nodes_in(value: Any) -> Iterator[Node]:
     """Yield the graph values in an argument: itself, or those in a list of any depth."""
     if isinstance(value, Node):

@@ -1,4 +1,4 @@
-"""What no pass may break: the graph stays well-formed, its values keep their shape and type, facts are only added."""
+"""Invariants of all passes: the graph stays well-formed, its values keep their shape and type, facts are only added."""
 
 from __future__ import annotations
 

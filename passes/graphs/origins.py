@@ -1,4 +1,4 @@
-"""What the capture knows of a graph that the graph itself does not say: which inputs are the model's own."""
+"""Origins of a graph's inputs, which the capture knows and the graph does not say: parameters, buffers, gradients."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.fx import GraphModule, Node
 
 @dataclass(frozen=True)
 class Origins:
-    """What the capture knows of a graph: which inputs, by position, are the model's own, and what the results are.
+    """Origins of a graph's inputs: which, by position, are the model's own; and what its results are.
 
     Attributes:
         gradients: In a backward graph, the inputs that are gradients of the forward's results.
         n_results: How many of the results the user sees; the rest are saved for backward. None: all.
-        kind: Whether the graph is one without a backward, a forward that has one, or a backward.
+        direction: Whether the graph is one without a backward, a forward that has one, or a backward.
     """
 
     parameters: frozenset[int] = frozenset()
     buffers: frozenset[int] = frozenset()
     gradients: frozenset[int] = frozenset()
     n_results: int | None = None
-    kind: Literal["inference", "forward", "backward"] = "inference"
+    direction: Literal["inference", "forward", "backward"] = "inference"
 
     @cached_property
     def model_inputs(self) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""Runs passes over a graph in the order in which they are listed, checks each, and reports what it did.
+"""The pass pipeline: runs passes over a graph in the order in which they are listed, checks and reports each.
 
 A rewrite changes the graph; an analysis looks at it and returns facts, which are added to the nodes here. What
 neither may do stands in `invariants`.
@@ -39,7 +39,7 @@ class AnalysisPass:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did; `operators` counts, by name, the calls that appeared (+) or vanished (-)."""
+    """The record of one pass; `operators` counts, by name, the calls that appeared (+) or vanished (-)."""
 
     name: str
     modified: bool

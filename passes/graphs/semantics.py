@@ -1,10 +1,11 @@
-"""The vocabulary of what values mean, and the one typed record that a graph node carries.
+"""Semantic facts: the vocabulary of what values mean, and the one typed record that a graph node carries.
 
 A wrong fact costs time; it never changes a value.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
@@ -17,7 +18,7 @@ META_KEY = "genie"
 
 
 class Role(Enum):
-    """What a value is to the model."""
+    """The role of a value: what it is to the model."""
 
     WEIGHT = "weight"
     BUFFER = "buffer"
@@ -34,7 +35,7 @@ class Role(Enum):
 
 
 class Phase(Enum):
-    """What the model is doing where a value is made."""
+    """The phase in which a value is made: what the model is doing there."""
 
     PREFILL = "prefill"  # a prompt of several tokens, no cache before it
     DECODE = "decode"  # one token (or a few) on top of a cache
@@ -47,7 +48,7 @@ class Phase(Enum):
 
 
 class Residency(Enum):
-    """How long a value stays in the daemon."""
+    """The residency of a value: how long it stays in the daemon."""
 
     PERSISTENT = "persistent"  # outlives sessions: weights, buffers, constants, known by their content
     SESSION = "session"  # kept from call to call: KV caches
@@ -57,7 +58,7 @@ class Residency(Enum):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the passes know of one value; None where nothing is known yet.
+    """The facts that passes found on one value; None where nothing is known yet.
 
     Attributes:
         group: The name of the co-location group that the value belongs to.
@@ -128,19 +129,20 @@ def nbytes_of(node: Node) -> int | None:
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return None
-    numel = 1
-    for size in value.shape:
-        extent = size_hint(size)
-        if extent is None:
-            return None
-        numel *= extent
-    return numel * value.element_size()
+    sizes = sizes_of(value)
+    return None if sizes is None else math.prod(sizes) * value.element_size()
 
 
 def dtype_of(node: Node) -> str | None:
     """Return the name of the dtype of a node's value, None where it is not a tensor."""
     value = node.meta.get("val")
     return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else None
+
+
+def sizes_of(value: torch.Tensor) -> tuple[int, ...] | None:
+    """Return a tensor's sizes at the example's values, None where one depends on data."""
+    sizes = tuple(size_hint(size) for size in value.shape)
+    return None if None in sizes else sizes  # type: ignore[return-value]  # no None is left
 
 
 def size_hint(size: object) -> int | None:

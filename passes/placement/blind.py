@@ -1,4 +1,4 @@
-"""Placement that knows nothing of what values mean: a device at random for each unit, as far as memory allows."""
+"""Blind placement, which knows no meaning of values: a device at random for each unit, as far as memory allows."""
 
 from __future__ import annotations
 

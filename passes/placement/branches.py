@@ -1,4 +1,4 @@
-"""Finds the parts of a graph that may run at the same time, and gives each to the device where it ends first."""
+"""List scheduling of branches: parts that may run at the same time, each on the device where it ends first."""
 
 from __future__ import annotations
 

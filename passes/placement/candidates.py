@@ -1,4 +1,4 @@
-"""Proposes placements: each follows one idea, and none is trusted before the cost model has judged it."""
+"""Candidate placements: each follows one idea, and none is trusted before the cost model has scored it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pack(problem: Problem) -> Devices | None:
 
 
 def _orders(problem: Problem) -> Iterator[tuple[int, ...]]:
-    """Yield the orders in which devices may follow one another: all of them, or the user's turned round and round."""
+    """Yield the orders in which devices may follow one another: all, or the rotations of the user's, both ways."""
     devices = tuple(problem.devices)
     if len(devices) == 1:
         return

@@ -1,4 +1,4 @@
-"""Cuts the order of units into one stretch a device, as cheaply as memory allows: dynamic programming over the cuts."""
+"""Contiguous splits, one stretch of units a device, as cheap as memory allows: dynamic programming over the cuts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joins nodes into units that are placed as a whole: hundreds where a graph has thousands of nodes.
+"""Contraction of a graph to units, nodes that are placed as a whole: hundreds where a graph has thousands of nodes.
 
 What must stay together is joined first (numbers and tuples with their readers, what shares written memory, and
 co-location groups where they are respected). Then every operator that does little joins the latest of those it reads

@@ -1,4 +1,4 @@
-"""What a placement fills on each device, whether it fits, and the error where nothing does."""
+"""Memory that a placement fills on each device, whether it fits, and the error where nothing does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graph must do in its own order: writes into memory that others read, and draws of random numbers."""
+"""Ordering by effects: writes into memory that others read, and draws of random numbers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 
 @dataclass(frozen=True)
 class Ordering:
-    """What data flow alone does not say.
+    """The ordering of nodes that data flow alone does not say.
 
     Attributes:
-        roots: For each node, the inputs, constants or calls whose memory its value is a view of; itself if of none.
         written: Roots that some node writes into, each with its writers.
         before: (earlier, later): must run in this order, wherever they run.
         together: Must run in one program: what is written is seen by those only who share the memory.
     """
 
-    roots: dict[Node, tuple[Node, ...]]
     written: dict[Node, tuple[Node, ...]]
     before: tuple[tuple[Node, Node], ...]
     together: tuple[tuple[Node, Node], ...]
@@ -42,10 +40,11 @@ def find_ordering(gm: GraphModule) -> Ordering:
     together: list[tuple[Node, Node]] = []
     for root, accesses in _accesses(gm, roots, written).items():
         _order(root, accesses, written[root], before, together)
-    return Ordering(roots, {root: tuple(writers) for root, writers in written.items()}, tuple(before), tuple(together))
+    return Ordering({root: tuple(writers) for root, writers in written.items()}, tuple(before), tuple(together))
 
 
 def _find_roots(gm: GraphModule) -> dict[Node, tuple[Node, ...]]:
+    """Return, for each node, the inputs, constants or calls whose memory its value is a view of; itself if of none."""
     roots: dict[Node, tuple[Node, ...]] = {}
     for node in gm.graph.nodes:
         sources = nodes_in(node.args[0]) if is_getitem(node) else shared_by(node)  # an element of a tuple of views

@@ -1,4 +1,4 @@
-"""Writes a judged placement down as a plan: partitions by name, with what each reads, makes and hands on."""
+"""Partitions of a placement, written down as a plan: by name, with what each reads, makes and hands on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynamo_genie.passes.placement.memory import cache_nbytes, weight_nbytes
 from dynamo_genie.passes.placement.plan import Cut, DeviceLoad, Partition, PlacementPlan, Policy
 from dynamo_genie.passes.placement.problem import Problem
 from dynamo_genie.passes.placement.replication import data_sources, with_sources
-from dynamo_genie.passes.placement.score import Judged
+from dynamo_genie.passes.placement.score import Scored
 from dynamo_genie.passes.placement.step_time import Parts, transfers
 
 
@@ -18,17 +18,17 @@ def make_plan(
     graph: nx.DiGraph,
     problem: Problem,
     replicable: frozenset[str],
-    judged: Judged,
+    scored: Scored,
     policy: Policy,
     reasons: tuple[str, ...],
 ) -> PlacementPlan:
     """Return the plan for a placement."""
     return PlacementPlan(
         policy=policy,
-        partitions=_partitions(graph, problem, judged.parts, replicable),
-        cuts=_cuts(problem, judged.parts),
-        loads=_loads(problem, judged),
-        step_s=judged.time.step_s,
+        partitions=_partitions(graph, problem, scored.parts, replicable),
+        cuts=_cuts(problem, scored.parts),
+        loads=_loads(problem, scored),
+        step_s=scored.time.step_s,
         reasons=reasons,
     )
 
@@ -98,10 +98,10 @@ def _cuts(problem: Problem, parts: Parts) -> tuple[Cut, ...]:
     )
 
 
-def _loads(problem: Problem, judged: Judged) -> tuple[DeviceLoad, ...]:
-    weights = weight_nbytes(problem, judged.devices)
-    caches = cache_nbytes(problem, judged.devices)
+def _loads(problem: Problem, scored: Scored) -> tuple[DeviceLoad, ...]:
+    weights = weight_nbytes(problem, scored.devices)
+    caches = cache_nbytes(problem, scored.devices)
     return tuple(
-        DeviceLoad(device.name, weights[index], caches[index], judged.time.busy_s[index])
+        DeviceLoad(device.name, weights[index], caches[index], scored.time.busy_s[index])
         for index, device in enumerate(problem.topology.devices)
     )

@@ -1,4 +1,4 @@
-"""Decides where each part of a graph runs: ideas are proposed, one cost model judges them, the cheapest is taken.
+"""Placement of a graph on devices: candidates are proposed, one cost model scores them, the cheapest is taken.
 
 The same graph, devices, links and homes give the same plan, in every process.
 """
@@ -19,7 +19,7 @@ from dynamo_genie.passes.placement.partition import make_plan
 from dynamo_genie.passes.placement.plan import PlacementPlan, Policy
 from dynamo_genie.passes.placement.problem import Problem, find_pins, make_problem
 from dynamo_genie.passes.placement.replication import find_replicable
-from dynamo_genie.passes.placement.score import Judged, improve, judge, merge_parts
+from dynamo_genie.passes.placement.score import Scored, improve, merge_parts, score
 from dynamo_genie.passes.placement.semantic_graph import semantic_graph
 from dynamo_genie.passes.placement.topology import Topology
 
@@ -45,18 +45,7 @@ def place(
     Raises:
         QuotaExceeded: The weights and caches of the graph fit on no choice of devices.
     """
-    return place_graph(semantic_graph(gm), topology, homes=homes, policy=policy, seed=seed)
-
-
-def place_graph(
-    graph: nx.DiGraph,
-    topology: Topology,
-    *,
-    homes: Mapping[str, frozenset[str]],
-    policy: Policy = "semantic",
-    seed: int = 0,
-) -> PlacementPlan:
-    """Return where each part of a semantic graph runs; see `place`."""
+    graph = semantic_graph(gm)
     replicable = find_replicable(graph, homes)
     pins = find_pins(graph, topology, homes)
     units = contract(graph, replicable, pins, grouped=policy == "semantic")
@@ -78,24 +67,24 @@ def _constants_only(graph: nx.DiGraph) -> Units:
     return ((),) if held else ()
 
 
-def _solve(problem: Problem, policy: Policy, seed: int) -> tuple[Judged, tuple[str, ...]] | None:
+def _solve(problem: Problem, policy: Policy, seed: int) -> tuple[Scored, tuple[str, ...]] | None:
     """Return the placement to take and why, None where nothing fits."""
     found = _search(problem) if policy == "semantic" else _draw(problem, seed)
     if found is not None:
         return found
     packed = pack(problem)
-    judged = judge(problem, packed) if packed is not None else None
-    return (judged, ("packed by memory alone, for nothing else fits",)) if judged is not None else None
+    scored = score(problem, packed) if packed is not None else None
+    return (scored, ("packed by memory alone, for nothing else fits",)) if scored is not None else None
 
 
-def _search(problem: Problem) -> tuple[Judged, tuple[str, ...]] | None:
-    best: Judged | None = None
+def _search(problem: Problem) -> tuple[Scored, tuple[str, ...]] | None:
+    best: Scored | None = None
     idea = ""
     ideas = list(propose(problem))
     for words, devices in ideas:
-        judged = judge(problem, devices)
-        if judged is not None and (best is None or judged.rank < best.rank):
-            best, idea = judged, words
+        scored = score(problem, devices)
+        if scored is not None and (best is None or scored.rank < best.rank):
+            best, idea = scored, words
     if best is None:
         return None
     final = merge_parts(problem, improve(problem, best))
@@ -106,8 +95,8 @@ def _search(problem: Problem) -> tuple[Judged, tuple[str, ...]] | None:
     )
 
 
-def _draw(problem: Problem, seed: int) -> tuple[Judged, tuple[str, ...]] | None:
+def _draw(problem: Problem, seed: int) -> tuple[Scored, tuple[str, ...]] | None:
     devices = place_blindly(problem, seed)
-    judged = judge(problem, devices) if devices is not None else None
+    scored = score(problem, devices) if devices is not None else None
     words = f"a device at random for each of {len(problem.units)} units, seed {seed}"
-    return (judged, (words,)) if judged is not None else None
+    return (scored, (words,)) if scored is not None else None

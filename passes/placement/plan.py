@@ -1,4 +1,4 @@
-"""Where each part of a graph runs: the partitioner's answer, as data that is printed, dumped and executed."""
+"""The placement plan, where each partition of a graph runs: data that is printed, dumped and executed."""
 
 from __future__ import annotations
 

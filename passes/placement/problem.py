@@ -1,4 +1,4 @@
-"""The question that placement answers, as numbers: units, what passes between them, what each device takes."""
+"""The placement problem in numbers: units, what passes between them, what each device takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GROWTH = 4
 
 @dataclass(frozen=True)
 class Value:
-    """What one unit makes and others read."""
+    """A value that one unit makes and others read."""
 
     name: str
     maker: int
@@ -42,7 +42,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Problem:
-    """All that the search and the cost model look at; units and devices are numbers here.
+    """A placement problem, all that search and cost model look at; units and devices are numbers here.
 
     Attributes:
         units: In an order in which they can run.

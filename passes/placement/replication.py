@@ -1,4 +1,4 @@
-"""Which values are made anew wherever they are read instead of being sent: numbers, masks, positions, views."""
+"""Replication of cheap values, which are made anew wherever they are read: numbers, masks, positions, views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the operators of a graph take on a device, from their arithmetic and the bytes that they touch."""
+"""Roofline model of operators on a device: their time, from their arithmetic and the bytes that they touch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores a placement by the cost model, and improves it by moving single units."""
+"""Scores of placements by the cost model, and local search: units are moved one by one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ from graphlib import CycleError
 from dynamo_genie.passes.placement.contiguous import UPLOAD_SHARE
 from dynamo_genie.passes.placement.memory import fits
 from dynamo_genie.passes.placement.problem import Problem
-from dynamo_genie.passes.placement.step_time import Devices, Parts, StepTime, gather, number_parts, predict, transfer_s
+from dynamo_genie.passes.placement.step_time import (
+    Devices,
+    Parts,
+    StepTime,
+    number_parts,
+    parts_of,
+    predict,
+    transfer_s,
+)
 
 _MOVES = 20_000
 """Units looked at while a placement is improved, all trials together: bounds the time on large graphs."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class Scored:
     """A placement that fits, its parts, and what it costs; `score_s` adds a share of the uploads it still needs."""
 
     devices: Devices
@@ -29,12 +37,12 @@ class Judged:
         return self.score_s, len(self.parts.device)
 
 
-def judge(problem: Problem, devices: Devices) -> Judged | None:
+def score(problem: Problem, devices: Devices) -> Scored | None:
     """Return what a placement costs, None where it does not fit."""
-    return _judge_parts(problem, devices, gather(problem, devices)) if fits(problem, devices) else None
+    return _score_parts(problem, devices, parts_of(problem, devices)) if fits(problem, devices) else None
 
 
-def improve(problem: Problem, best: Judged) -> Judged:
+def improve(problem: Problem, best: Scored) -> Scored:
     """Move units at the borders between devices one by one, as long as a move makes the step shorter."""
     trials = _MOVES // max(len(problem.units), 1)
     improved = True
@@ -44,14 +52,14 @@ def improve(problem: Problem, best: Judged) -> Judged:
             if trials == 0:
                 return best
             trials -= 1
-            moved = judge(problem, (*best.devices[:unit], device, *best.devices[unit + 1 :]))
+            moved = score(problem, (*best.devices[:unit], device, *best.devices[unit + 1 :]))
             if moved is not None and moved.rank < best.rank:
                 best, improved = moved, True
                 break
     return best
 
 
-def merge_parts(problem: Problem, best: Judged) -> Judged:
+def merge_parts(problem: Problem, best: Scored) -> Scored:
     """Join parts of one device where that makes no circle and no step longer: fewer messages a call."""
     joined = True
     while joined:
@@ -67,15 +75,15 @@ def merge_parts(problem: Problem, best: Judged) -> Judged:
     return best
 
 
-def _judge_parts(problem: Problem, devices: Devices, parts: Parts) -> Judged:
+def _score_parts(problem: Problem, devices: Devices, parts: Parts) -> Scored:
     time = predict(problem, parts)
-    return Judged(devices, parts, time, time.step_s + UPLOAD_SHARE * _uploads_s(problem, devices))
+    return Scored(devices, parts, time, time.step_s + UPLOAD_SHARE * _uploads_s(problem, devices))
 
 
-def _merge(problem: Problem, judged: Judged, one: int, other: int) -> Judged | None:
-    keys = [(one if part == other else part, judged.parts.device[part]) for part in judged.parts.of]
+def _merge(problem: Problem, scored: Scored, one: int, other: int) -> Scored | None:
+    keys = [(one if part == other else part, scored.parts.device[part]) for part in scored.parts.of]
     try:
-        return _judge_parts(problem, judged.devices, number_parts(problem, keys))
+        return _score_parts(problem, scored.devices, number_parts(problem, keys))
     except CycleError:
         return None
 

@@ -1,4 +1,4 @@
-"""The annotated graph as plain data: a networkx graph that can be exported, drawn and partitioned without torch.
+"""The semantic graph, an annotated graph as plain data: networkx can export, draw and partition it without torch.
 
 Nodes are the values of the graph by name, in its order; edges say who reads whom, and what must run before what.
 """

@@ -1,4 +1,4 @@
-"""Cuts a graph into one standalone graph a partition, as a plan says. Names and metadata stay what they were."""
+"""Splits a graph into one standalone graph a partition, as a plan says. Names and metadata stay what they were."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicts the seconds of one call for a choice of devices: a simulation that every candidate is judged by.
+"""Step time of a placement, the seconds of one call: a simulation by which every candidate is scored.
 
 A device works on one partition at a time and begins when all that the partition reads has arrived. A link carries one
 value at a time, while devices work. Fetching results is left out: what is read of them, the graph does not say.
@@ -51,7 +51,7 @@ class Transfer:
     readers: tuple[int, ...]
 
 
-def gather(problem: Problem, devices: Devices) -> Parts:
+def parts_of(problem: Problem, devices: Devices) -> Parts:
     """Gather units by stage and device: a unit's stage is one more than that of what it reads from elsewhere."""
     stages: list[int] = []
     for unit, before in enumerate(problem.predecessors):

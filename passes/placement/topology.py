@@ -1,4 +1,4 @@
-"""What is known of the machines a graph may run on: devices and the links between them. Plain data, no sockets."""
+"""The topology that a graph may run on: devices and the links between them. Plain data, no sockets."""
 
 from __future__ import annotations
 
@@ -35,10 +35,6 @@ class Link:
     latency_s: float
     bytes_per_s: float
 
-    def transfer_s(self, nbytes: int) -> float:
-        """Return the seconds that `nbytes` bytes take."""
-        return self.latency_s + nbytes / self.bytes_per_s
-
 
 @dataclass(frozen=True)
 class Topology:
@@ -50,10 +46,6 @@ class Topology:
     @cached_property
     def _by_ends(self) -> dict[tuple[str, str], Link]:
         return {(link.source, link.target): link for link in self.links}
-
-    def device(self, name: str) -> Device:
-        """Return the device with this name."""
-        return next(device for device in self.devices if device.name == name)
 
     def link(self, source: str, target: str) -> Link:
         """Return the link from one end to another."""

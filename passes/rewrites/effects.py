@@ -1,4 +1,4 @@
-"""Turns operators ordered by effect tokens into plain calls: a Program runs in order anyway.
+"""Drops effect tokens, which order operators: a Program runs in order anyway.
 
 Before::
 

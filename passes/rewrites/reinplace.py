@@ -1,4 +1,4 @@
-"""Writes into an input where the graph would copy it, change the copy and copy everything back. Pure data flow.
+"""Reinplacing: writes into an input where the graph would copy it, change the copy and copy everything back.
 
 AOTAutograd makes every operator functional, so a step that writes one token into a static KV cache becomes
 

@@ -1,14 +1,13 @@
-"""All that the passes find out about one captured graph, in one call. Looks, adds facts to nodes, rewrites nothing."""
+"""The analysis of one captured graph: all passes that look, in one call. Adds facts to nodes, rewrites nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
 from dynamo_genie.passes.graphs.origins import Origins
-from dynamo_genie.passes.graphs.pipeline import AnalysisPass, PassRecord, run_passes
+from dynamo_genie.passes.graphs.pipeline import AnalysisPass, Observer, PassRecord, run_passes
 from dynamo_genie.passes.graphs.semantics import META_KEY, Phase
 from dynamo_genie.passes.understanding.attention import Attention, attention_facts
 from dynamo_genie.passes.understanding.colocation import find_groups
@@ -18,12 +17,10 @@ from dynamo_genie.passes.understanding.kv_cache import KVCache, cache_facts
 from dynamo_genie.passes.understanding.regions import phase_facts
 from dynamo_genie.passes.understanding.roles import find_roles
 
-Observe = Callable[[PassRecord, GraphModule], None]
-
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a graph as a whole; what is known of single values stands on its nodes."""
+    """The analysis of a graph as a whole; what is known of single values stands on its nodes."""
 
     phase: Phase
     phase_evidence: tuple[str, ...]
@@ -39,13 +36,13 @@ def analyses(findings: Findings) -> tuple[AnalysisPass, ...]:
         AnalysisPass("attention", lambda gm: attention_facts(f.attentions)),
         AnalysisPass("kv_cache", lambda gm: cache_facts(f.caches)),
         AnalysisPass("roles", lambda gm: find_roles(gm, f.origins, f.attentions, f.logits)),
-        AnalysisPass("phase", lambda gm: phase_facts(gm, f.phase, f.attentions, f.streams)),
+        AnalysisPass("phase", lambda gm: phase_facts(gm, f.phase, f.attentions, f.towers)),
         AnalysisPass("cost", find_costs),
         AnalysisPass("colocation", lambda gm: find_groups(gm, f.caches)),
     )
 
 
-def analyse(gm: GraphModule, origins: Origins, observe: Observe | None = None) -> Analysis:
+def analyse(gm: GraphModule, origins: Origins, observe: Observer | None = None) -> Analysis:
     """Annotate every node of `gm` with `Facts` and return what was found.
 
     Args:

@@ -1,4 +1,4 @@
-"""Follows one dimension of a tensor through reshaping: where was the sequence before this view?"""
+"""Axes of tensors, followed through reshaping: which dimension was the sequence before this view?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from dynamo_genie.passes.graphs.semantics import size_hint
+from dynamo_genie.passes.graphs.semantics import sizes_of
 
 aten = torch.ops.aten
 
@@ -23,10 +23,7 @@ def shape_of(node: Node) -> tuple[int, ...] | None:
     value = node.meta.get("val")
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
         value = value[0]  # the parts of a split have the rank of the whole
-    if not isinstance(value, torch.Tensor):
-        return None
-    sizes = [size_hint(size) for size in value.shape]
-    return None if None in sizes else tuple(size for size in sizes if size is not None)
+    return sizes_of(value) if isinstance(value, torch.Tensor) else None
 
 
 def length_of(node: Node, axis: int | None) -> int | None:

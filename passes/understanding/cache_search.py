@@ -39,9 +39,6 @@ from dynamo_genie.passes.understanding.lineage import carried_to, history, is_co
 
 aten = torch.ops.aten
 
-Sides = tuple[Mapping[Node, int | None], Mapping[Node, int | None]]
-"""What keys are made of, and what values are."""
-
 _PICKS: frozenset[Any] = frozenset(
     {aten.select.int, aten.slice.Tensor, aten.index.Tensor, aten.index_select.default, operator.getitem}
 )
@@ -49,7 +46,7 @@ _PICKS: frozenset[Any] = frozenset(
 
 def find_kv_caches(gm: GraphModule, attentions: Sequence[Attention], origins: Origins) -> tuple[KVCache, ...]:
     """Return the KV caches that the given attentions of a graph read."""
-    if origins.kind == "backward":
+    if origins.direction == "backward":
         return ()
     search = _Search(gm, origins)
     found: dict[Node, list[tuple[KVCache, Attention]]] = {}
@@ -97,10 +94,10 @@ class _Search:
         keys, values = self._all_kept(latent_entries(attention), attention)
         return [replace(cache, latent=True) for cache in (*keys, *values)] if keys and values else []
 
-    def _all_kept(self, sides: Sides, attention: Attention) -> Iterator[list[KVCache]]:
+    def _all_kept(self, sides: Sequence[Entries], attention: Attention) -> Iterator[list[KVCache]]:
         return (list(self._kept(side, attention)) for side in sides)
 
-    def _all_read(self, sides: Sides, attention: Attention) -> Iterator[list[KVCache]]:
+    def _all_read(self, sides: Sequence[Entries], attention: Attention) -> Iterator[list[KVCache]]:
         return (self._read_only(side, attention) for side in sides)
 
     def _kept(self, entries: Entries, attention: Attention) -> Iterator[KVCache]:

@@ -1,4 +1,4 @@
-"""How one value of a KV cache becomes the next: by which operator, along which dimension, in a window or not."""
+"""Updates of a KV cache, from one value to the next: by which operator, along which dimension, in a window or not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ from dynamo_genie.passes.understanding.axes import shape_of
 from dynamo_genie.passes.understanding.lineage import CATS, SCATTERS, history
 
 aten = torch.ops.aten
-
-_ALONG: Mapping[Any, int] = {
-    aten.slice_scatter.default: 2,
-    aten.select_scatter.default: 2,
-    aten.index_copy.default: 1,
-    aten.index_copy_.default: 1,
-    aten.scatter.src: 1,
-}
-"""Operators that write along one dimension, with the position of the argument that names it."""
 
 Entries = Mapping[Node, int | None]
 """Nodes that hold entries of a cache, each with the dimension that counts positions there."""
@@ -65,9 +56,10 @@ def _is_update(node: Node, axis: int | None, before: Node | None) -> bool:
         return axis is not None and _dim_of(node, 1) == axis
     if target is aten.where.self:
         return before is not None and before in history(node, axis)
-    if target in _ALONG:
-        return axis is None or _dim_of(node, _ALONG[target]) == axis
-    return target in SCATTERS
+    scatter = SCATTERS.get(target)
+    if scatter is None or scatter.axis is None or axis is None:
+        return scatter is not None
+    return _dim_of(node, scatter.axis) == axis
 
 
 def _dim_of(node: Node, position: int) -> int:

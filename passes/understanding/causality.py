@@ -1,4 +1,4 @@
-"""Tells whether a mask hides later positions, from how it is computed. Knows nothing of attention operators."""
+"""Causal masks, which hide later positions, told from how they are computed. Knows nothing of attention operators."""
 
 from __future__ import annotations
 

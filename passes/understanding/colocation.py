@@ -1,4 +1,4 @@
-"""What should share a device: a KV cache with the attention that reads it, and a value with its parts and views.
+"""Co-location groups: a KV cache with the attention that reads it, and a value with its parts and views.
 
 A group is advice to the partitioner, which keeps it when it places by meaning and may break it when it places blindly.
 """

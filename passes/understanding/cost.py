@@ -1,4 +1,4 @@
-"""What each operator costs: bytes of its result and floating point operations, at the sizes of the example.
+"""The cost of each operator: bytes of its result and floating point operations, at the sizes of the example.
 
 A multiply-add counts two. Operators without a formula here move data or work element by element; they count no
 operations, for reading and writing their tensors is what takes their time.
@@ -21,7 +21,7 @@ from dynamo_genie.passes.graphs.portable_operators import (
     portable_grouped_mm,
     portable_grouped_mm_backward,
 )
-from dynamo_genie.passes.graphs.semantics import Facts, dtype_of, nbytes_of, size_hint
+from dynamo_genie.passes.graphs.semantics import Facts, dtype_of, nbytes_of, sizes_of
 
 aten = torch.ops.aten
 
@@ -138,7 +138,7 @@ def _result_shape(node: Node) -> Shape:
 
 
 def _sizes(value: torch.Tensor) -> Shape:
-    sizes = tuple(size_hint(size) for size in value.shape)
-    if None in sizes:
+    sizes = sizes_of(value)
+    if sizes is None:
         raise _UnknownSize
-    return sizes  # type: ignore[return-value]  # no None is left
+    return sizes

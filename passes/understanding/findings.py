@@ -1,4 +1,4 @@
-"""What a graph means, found out piece by piece: each piece is computed when it is first asked for, and once."""
+"""The findings on a graph, from attentions to its phase: each is computed when it is first asked for, and once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dynamo_genie.passes.understanding.cache_search import find_kv_caches
 from dynamo_genie.passes.understanding.kv_cache import KVCache
 from dynamo_genie.passes.understanding.logits import Logits, find_logits
 from dynamo_genie.passes.understanding.phase import PhaseReport, detect_phase
-from dynamo_genie.passes.understanding.towers import Streams, find_streams
+from dynamo_genie.passes.understanding.towers import Towers, find_towers
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Findings:
         return find_logits(self.gm, self.origins)
 
     @cached_property
-    def streams(self) -> Streams:
+    def towers(self) -> Towers:
         """Which inputs each node depends on."""
-        return find_streams(self.gm, self.origins)
+        return find_towers(self.gm, self.origins)
 
     @cached_property
     def phase(self) -> PhaseReport:
         """What the graph does."""
         logits = [found.node for found in self.logits]
-        return detect_phase(self.attentions, self.caches, self.streams, logits, self.origins)
+        return detect_phase(self.attentions, self.caches, self.towers, logits, self.origins)

@@ -1,30 +1,22 @@
-"""What the inputs of a call are to the model, from what reads them: token ids, positions, masks."""
+"""Roles of a call's inputs, from what reads them: token ids, positions, masks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import origin
+from dynamo_genie.passes.graphs.graph_view import nodes_in, origin
 from dynamo_genie.passes.graphs.semantics import Role
 from dynamo_genie.passes.understanding.attention import Attention
 from dynamo_genie.passes.understanding.axes import length_of
 from dynamo_genie.passes.understanding.causality import mask_history
-from dynamo_genie.passes.understanding.lineage import history
+from dynamo_genie.passes.understanding.lineage import SCATTERS, history
 
 aten = torch.ops.aten
-
-_INDICES: Mapping[Any, int] = {
-    aten.index_copy.default: 2,
-    aten.index_put.default: 1,
-    aten._unsafe_index_put.default: 1,
-    aten.scatter.src: 2,
-}
-"""Operators that write at places, with the position of the argument that says where."""
 
 _WAVES: frozenset[Any] = frozenset({aten.cos.default, aten.sin.default})
 _FEW_KINDS = 16
@@ -33,7 +25,7 @@ _FEW_KINDS = 16
 
 @dataclass(frozen=True)
 class Reading:
-    """What an input seems to be, how sure that is, and why."""
+    """The role that an input seems to have, how sure that is, and why."""
 
     role: Role
     confidence: float
@@ -83,8 +75,9 @@ def _places(gm: GraphModule) -> dict[Node, Reading]:
     """Return the inputs that say where entries are written or how far keys are turned, and counters of positions."""
     found: dict[Node, Reading] = {}
     for node in gm.graph.nodes:
-        if node.target in _INDICES:
-            _note(found, _nodes(node.args[_INDICES[node.target]]), f"says where {node.name} writes")
+        scatter = SCATTERS.get(node.target)
+        if scatter is not None and scatter.index is not None:
+            _note(found, nodes_in(node.args[scatter.index]), f"says where {node.name} writes")
         elif node.target in _WAVES:
             _note(found, [node], f"is an angle at {node.name}")
         elif _counts_up(node):
@@ -120,7 +113,3 @@ def _masks(attentions: Sequence[Attention]) -> dict[Node, Reading]:
 def _is_integer(node: Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and not value.is_floating_point() and value.dtype is not torch.bool
-
-
-def _nodes(value: Any) -> list[Node]:
-    return [part for part in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(part, Node)]

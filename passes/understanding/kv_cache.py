@@ -1,4 +1,4 @@
-"""What is known of one KV cache, and the facts about the values that hold it. Found by `cache_search`."""
+"""A KV cache as it was found, and the facts about the values that hold it. Found by `cache_search`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CacheKind(Enum):
 
 @dataclass(frozen=True)
 class KVCache:
-    """One cache: what holds it before and after the call, who reads it, and why we think so.
+    """One KV cache: what holds it before and after the call, who reads it, and why we think so.
 
     Attributes:
         before: The input that holds it before the call; None for a cache that is born.

@@ -1,4 +1,4 @@
-"""Keys and values that are projected from something smaller: the latent vectors that some models cache instead.
+"""Latent KV caches: keys and values are projected from smaller vectors, and some models cache those instead.
 
 ::
 
@@ -18,12 +18,11 @@ from torch.fx import Node
 
 from dynamo_genie.passes.understanding.attention import Attention
 from dynamo_genie.passes.understanding.axes import axis_before
+from dynamo_genie.passes.understanding.cache_update import Entries
 from dynamo_genie.passes.understanding.lineage import PRODUCTS, carried_from, projected, roots_of
 
 _NEAR = 96
 """A latent stands this many nodes before the keys at most; so a walk never strays into the rest of a model."""
-
-Entries = dict[Node, int | None]
 
 
 def latent_entries(attention: Attention) -> tuple[Entries, Entries]:

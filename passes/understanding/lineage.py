@@ -1,4 +1,4 @@
-"""Where the entries of a tensor come from, and where they go: through views, casts, rotations, cats and scatters.
+"""Data flow of a tensor's entries, forth and back: through views, casts, rotations, cats and scatters.
 
 An operator *carries* its operand when the result holds the operand's entries, moved, scaled or put beside others. A
 matrix product, a convolution, a normalisation by kernel or an attention makes new ones: there every walk ends.
@@ -7,13 +7,15 @@ matrix product, a convolution, a normalisation by kernel or an attention makes n
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from dynamo_genie.passes.graphs.graph_view import RESHAPING, origin
+from dynamo_genie.passes.graphs.graph_view import RESHAPING, nodes_in, origin
 from dynamo_genie.passes.understanding.axes import axis_before
 from dynamo_genie.torch_internals.operators import OpOverload
 
@@ -23,19 +25,37 @@ SPLITS: frozenset[Any] = frozenset(
     {aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int, aten.chunk.default}
 )
 CATS: frozenset[Any] = frozenset({aten.cat.default, aten.stack.default})
-SCATTERS: dict[Any, int] = {
-    aten.index_copy.default: 3,
-    aten.index_put.default: 2,
-    aten._unsafe_index_put.default: 2,
-    aten.slice_scatter.default: 1,
-    aten.select_scatter.default: 1,
-    aten.scatter.src: 3,
-    aten.masked_scatter.default: 2,
-    aten.copy.default: 1,
-    aten.index_copy_.default: 3,
-    aten.index_put_.default: 2,
-}
-"""Operators that overwrite part of their first argument, with the position of what they write."""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """An operator that overwrites part of its first argument, by the positions of its other arguments.
+
+    Attributes:
+        values: What is written.
+        index: Where, if the places are listed in a tensor.
+        axis: Along which dimension, if it names one.
+    """
+
+    values: int
+    index: int | None = None
+    axis: int | None = None
+
+
+SCATTERS: Mapping[Any, Scatter] = MappingProxyType(
+    {
+        aten.index_copy.default: Scatter(3, index=2, axis=1),
+        aten.index_copy_.default: Scatter(3, index=2, axis=1),
+        aten.index_put.default: Scatter(2, index=1),
+        aten.index_put_.default: Scatter(2, index=1),
+        aten._unsafe_index_put.default: Scatter(2, index=1),
+        aten.scatter.src: Scatter(3, index=2, axis=1),
+        aten.slice_scatter.default: Scatter(1, axis=2),
+        aten.select_scatter.default: Scatter(1, axis=2),
+        aten.masked_scatter.default: Scatter(2),
+        aten.copy.default: Scatter(1),
+    }
+)
 
 _GATHERS: frozenset[Any] = frozenset(
     {
@@ -52,9 +72,11 @@ _BLANKS: frozenset[Any] = frozenset(
 )  # fmt: skip
 """What takes a shape from its operand, and no entries."""
 
-PRODUCTS: frozenset[Any] = frozenset(
-    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.matmul.default}
+PRODUCTS: Mapping[Any, int] = MappingProxyType(
+    {aten.mm.default: 0, aten.addmm.default: 1, aten.bmm.default: 0, aten.baddbmm.default: 1, aten.matmul.default: 0}
 )
+"""Matrix products, with the position of their left operand."""
+
 _REDUCTIONS: frozenset[Any] = frozenset({aten.mean.dim, aten.amax.default, aten.amin.default, aten.sum.dim_IntList})
 """What scales are made of: the norm of a key, the range of a quantised one."""
 
@@ -77,15 +99,15 @@ def carried_from(node: Node) -> Iterator[Node]:
     if node.op != "call_function":
         return
     if target in RESHAPING or target in SPLITS or target in _GATHERS or target in _REDUCTIONS:
-        yield from _nodes(node.args[0])
+        yield from nodes_in(node.args[0])
     elif target is operator.getitem:
         whole = node.args[0]
         if isinstance(whole, Node) and whole.target in SPLITS:
             yield whole
     elif target in CATS:
-        yield from _nodes(*node.args[0])  # type: ignore[misc]
+        yield from nodes_in(node.args[0])
     elif target in SCATTERS:
-        yield from _nodes(node.args[0], node.args[SCATTERS[target]])
+        yield from nodes_in((node.args[0], node.args[SCATTERS[target].values]))
     elif is_pointwise(node):
         yield from node.all_input_nodes
 
@@ -98,8 +120,8 @@ def is_computed(node: Node) -> bool:
 
 def projected(node: Node) -> Iterator[Node]:
     """Yield the operand that a computing node takes its entries from: what a product multiplies with a weight."""
-    position = 1 if node.target in (aten.addmm.default, aten.baddbmm.default) else 0
-    yield from _nodes(*node.args[position : position + 1])
+    position = PRODUCTS.get(node.target, 0)
+    yield from (operand for operand in node.args[position : position + 1] if isinstance(operand, Node))
 
 
 def roots_of(found: Iterable[Node]) -> frozenset[Node]:
@@ -122,7 +144,3 @@ def carried_to(nodes: list[Node]) -> Iterator[Node]:
             if user not in found and any(source is current for source in carried_from(user)):
                 found.add(user)
                 pending.append(user)
-
-
-def _nodes(*values: Any) -> Iterator[Node]:
-    yield from (value for value in values if isinstance(value, Node))

@@ -29,7 +29,7 @@ class Logits:
 
 def find_logits(gm: GraphModule, origins: Origins) -> tuple[Logits, ...]:
     """Return the results of a forward graph that score a vocabulary."""
-    if origins.kind == "backward":
+    if origins.direction == "backward":
         return ()
     lookups = gm.graph.find_nodes(op="call_function", target=aten.embedding.default)
     vocabularies = {length_of(lookup.args[0], 0) for lookup in lookups}

@@ -1,9 +1,9 @@
-"""What a graph does: prefill, decode, encode, see. Told from attentions and their caches, not from names.
+"""The phase of a graph: prefill, decode, encode, vision. Told from attentions and their caches, not from names.
 
 The phase of an attention follows from who looks at what::
 
     queries made of pixels alone                      vision
-    keys of another stream                            cross_attention
+    keys of another tower                             cross_attention
     a cache before it, one query (or a few)           decode
     a cache that is born or filled by many queries    prefill
     causal, and the graph ends in logits              prefill
@@ -21,7 +21,7 @@ from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.semantics import Phase
 from dynamo_genie.passes.understanding.attention import Attention
 from dynamo_genie.passes.understanding.kv_cache import CacheKind, KVCache
-from dynamo_genie.passes.understanding.towers import Streams, is_cross_attention
+from dynamo_genie.passes.understanding.towers import Towers, is_cross_attention
 
 _FEW = 16
 """So many tokens on top of a longer cache are a decode step all the same: a speculated chunk."""
@@ -41,7 +41,7 @@ class PhaseReport:
 def detect_phase(
     attentions: Sequence[Attention],
     caches: Sequence[KVCache],
-    streams: Streams,
+    towers: Towers,
     logits: Sequence[Node],
     origins: Origins,
 ) -> PhaseReport:
@@ -50,15 +50,15 @@ def detect_phase(
     for cache in caches:
         for node in cache.attentions:
             read.setdefault(node, []).append(cache)
-    phases = {at.node: _phase_of(at, read.get(at.node, []), streams, bool(logits)) for at in attentions}
-    phase, evidence = _as_a_whole(attentions, phases, read, streams, origins)
+    phases = {at.node: _phase_of(at, read.get(at.node, []), towers, bool(logits)) for at in attentions}
+    phase, evidence = _as_a_whole(attentions, phases, read, towers, origins)
     return PhaseReport(phase, evidence, phases)
 
 
-def _phase_of(attention: Attention, caches: list[KVCache], streams: Streams, has_logits: bool) -> Phase:
-    if streams.within(attention.query, streams.pixels):
+def _phase_of(attention: Attention, caches: list[KVCache], towers: Towers, has_logits: bool) -> Phase:
+    if towers.within(attention.query, towers.pixels):
         return Phase.VISION
-    if not any(cache.latent for cache in caches) and is_cross_attention(attention, streams):
+    if not any(cache.latent for cache in caches) and is_cross_attention(attention, towers):
         return Phase.CROSS_ATTENTION
     if caches:
         return Phase.DECODE if _continues(attention, caches) else Phase.PREFILL
@@ -80,12 +80,12 @@ def _as_a_whole(
     attentions: Sequence[Attention],
     phases: Mapping[Node, Phase],
     read: Mapping[Node, list[KVCache]],
-    streams: Streams,
+    towers: Towers,
     origins: Origins,
 ) -> tuple[Phase, tuple[str, ...]]:
-    if origins.kind == "forward":
+    if origins.direction == "forward":
         return Phase.TRAINING_FORWARD, ("the graph has a backward",)
-    if origins.kind == "backward":
+    if origins.direction == "backward":
         return Phase.TRAINING_BACKWARD, ("the graph returns gradients",)
     for attention in attentions:
         if phases[attention.node] in DECODING:
@@ -93,19 +93,19 @@ def _as_a_whole(
     for attention in attentions:  # a decoder without a cache of its own
         if phases[attention.node] is Phase.CROSS_ATTENTION and attention.node in read and attention.query_length == 1:
             return Phase.DECODE, (_story(attention, read[attention.node]),)
-    return _encoding(attentions, phases, streams)
+    return _encoding(attentions, phases, towers)
 
 
 def _encoding(
-    attentions: Sequence[Attention], phases: Mapping[Node, Phase], streams: Streams
+    attentions: Sequence[Attention], phases: Mapping[Node, Phase], towers: Towers
 ) -> tuple[Phase, tuple[str, ...]]:
     for attention in attentions:
         if phases[attention.node] is Phase.ENCODE:
             return Phase.ENCODE, (_story(attention, []),)
-    if streams.pixels:
-        return Phase.VISION, (f"{streams.pixels[0].name} is read by a convolution over its height and width",)
-    if streams.sound:
-        return Phase.ENCODE, (f"{streams.sound[0].name} is read by a convolution over time",)
+    if towers.pixels:
+        return Phase.VISION, (f"{towers.pixels[0].name} is read by a convolution over its height and width",)
+    if towers.sound:
+        return Phase.ENCODE, (f"{towers.sound[0].name} is read by a convolution over time",)
     return Phase.OTHER, ("no attention, no convolution over an input",)
 
 

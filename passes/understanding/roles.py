@@ -1,4 +1,4 @@
-"""What each value of a captured graph is: weight, token ids, mask, logits, ... Looks, and changes nothing."""
+"""Roles of the values of a captured graph: weight, token ids, mask, logits, ... Looks, and changes nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import result_nodes
-from dynamo_genie.passes.graphs.origins import Origins as Origins  # callers of `find_roles` need it
+from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.semantics import Facts, Residency, Role, dtype_of, facts_of, nbytes_of
 from dynamo_genie.passes.understanding.attention import Attention
 from dynamo_genie.passes.understanding.axes import length_of
@@ -51,7 +51,7 @@ def _input(node: Node, position: int, origins: Origins, reading: Reading | None)
         return _facts(Role.BUFFER, Residency.PERSISTENT, 1.0, f"input {position} is a buffer")
     if position in origins.gradients:
         return _facts(Role.GRADIENT, Residency.STEP, 1.0, f"input {position} is the gradient of a result")
-    if reading is not None and origins.kind != "backward":
+    if reading is not None and origins.direction != "backward":
         return _facts(reading.role, Residency.STEP, reading.confidence, reading.evidence)
     return _facts(Role.ACTIVATION, Residency.STEP, 0.5, f"input {position} of the call")
 
@@ -86,7 +86,7 @@ def _results(
 
 
 def _result(node: Node, origins: Origins, inner: Facts) -> Facts:
-    if origins.kind == "backward":
+    if origins.direction == "backward":
         return _facts(Role.GRADIENT, Residency.STEP, 1.0, "result of a backward graph")
     if (confidence := _loss_confidence(node, origins)) is not None:
         return _facts(Role.LOSS, Residency.STEP, confidence, "one number, an average over elements")
@@ -102,7 +102,7 @@ def _loss_confidence(node: Node, origins: Origins) -> float | None:
     if any(_is_loss(source) for source in ends):
         return 0.95
     averaged = any(source.target in _MEANS for source in ends)
-    return (0.8 if origins.kind == "forward" else 0.5) if averaged else None
+    return (0.8 if origins.direction == "forward" else 0.5) if averaged else None
 
 
 def _is_loss(node: Node) -> bool:

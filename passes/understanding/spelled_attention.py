@@ -22,20 +22,11 @@ from torch.fx import Node
 
 from dynamo_genie.passes.graphs.graph_view import RESHAPING
 from dynamo_genie.passes.understanding.axes import axis_before, shape_of
-from dynamo_genie.passes.understanding.lineage import is_pointwise
+from dynamo_genie.passes.understanding.lineage import PRODUCTS, is_pointwise
 
 aten = torch.ops.aten
 
 SOFTMAXES: frozenset[Any] = frozenset({aten._softmax.default, aten._safe_softmax.default})
-_PRODUCTS: dict[Any, int] = {
-    aten.bmm.default: 0,
-    aten.mm.default: 0,
-    aten.matmul.default: 0,
-    aten.baddbmm.default: 1,
-    aten.addmm.default: 1,
-}
-"""Matrix products, with the position of their left operand."""
-
 _SINKS: frozenset[Any] = frozenset({aten.cat.default, aten.slice.Tensor, aten.constant_pad_nd.default})
 """What adds a column to the scores that no key stands for, and takes it off the shares again."""
 
@@ -84,7 +75,7 @@ def _scores_of(softmax: Node) -> tuple[Node | None, list[Node]]:
     pending = [softmax.args[0]]
     for node in pending:
         assert isinstance(node, Node)
-        if node.target in _PRODUCTS:
+        if node.target in PRODUCTS:
             return node, _beside(node, softmax, parents)
         if _keeps_scores(node):
             pending.extend(source for source in node.all_input_nodes if parents.setdefault(source, node) is node)
@@ -99,7 +90,7 @@ def _beside(product: Node, softmax: Node, parents: dict[Node, Node]) -> list[Nod
         node = parents[node]
         path.add(node)
     beside = [source for node in path if node is not product for source in node.all_input_nodes if source not in path]
-    added = product.args[0] if product.target in (aten.baddbmm.default, aten.addmm.default) else None
+    added = product.args[0] if PRODUCTS[product.target] else None  # the bias of a baddbmm or addmm
     return [*beside, added] if isinstance(added, Node) else beside
 
 
@@ -113,7 +104,7 @@ def _weighted_sum(softmax: Node) -> tuple[Node, bool] | None:
     pending = [softmax]
     for node in pending:
         for user in node.users:
-            if user.target in _PRODUCTS:
+            if user.target in PRODUCTS:
                 return user, _operands(user)[0] is node
             if user not in seen and _keeps_shares(user, node):
                 seen.add(user)
@@ -157,12 +148,12 @@ def _axis_at(scores: Node, softmax: Node, axis: int | None) -> int | None:
 def _towards(node: Node) -> Iterator[Node]:
     if node.target in SOFTMAXES:
         yield node.all_input_nodes[0]
-    elif node.target not in _PRODUCTS and _keeps_scores(node):
+    elif node.target not in PRODUCTS and _keeps_scores(node):
         yield from node.all_input_nodes
 
 
 def _operands(product: Node) -> tuple[Node, Node]:
-    first = _PRODUCTS[product.target]
+    first = PRODUCTS[product.target]
     left, right = product.args[first : first + 2]
     assert isinstance(left, Node) and isinstance(right, Node)
     return left, right

@@ -1,10 +1,10 @@
-"""What was found in a graph, in sentences for the log: one on its phase, one a cache."""
+"""A summary of an analysis for the log: a sentence on the phase, one a cache."""
 
 from __future__ import annotations
 
 import logging
 
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from dynamo_genie.passes.graphs.semantics import nbytes_of
 from dynamo_genie.passes.understanding.analysis import Analysis
@@ -19,6 +19,6 @@ def log_summary(name: str, gm: GraphModule, analysis: Analysis) -> None:
     logger.info("%s: %s, because of %s; %d nodes", name, analysis.phase.value, evidence, nodes)
     logger.info("%s: %d KV caches", name, len(analysis.caches))
     for cache in analysis.caches:
-        before, after = getattr(cache, "before", None), cache.after
-        grown = f"{before.name} -> {after.name}" if isinstance(before, Node) else after.name
+        before, after = cache.before, cache.after
+        grown = f"{before.name} -> {after.name}" if before is not None else after.name
         logger.debug("%s: cache %s, %s bytes: %s", name, grown, nbytes_of(after), "; ".join(cache.evidence))

@@ -1,9 +1,10 @@
-"""Which stream of a model an attention belongs to: pixels, sound, or tokens; its own, or another one's results."""
+"""The towers of a model: which inputs a value depends on, which of them are pixels or sound, and who looks at whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,14 +19,14 @@ from dynamo_genie.passes.understanding.lineage import carried_to, history, is_co
 aten = torch.ops.aten
 
 _CONVOLUTIONS: frozenset[Any] = frozenset({aten.convolution.default, aten.conv2d.default, aten.conv1d.default})
-_WRITES_BACK: Mapping[str, Any] = {"op": "call_function", "target": aten.copy_.default}
+_WRITES_BACK: Mapping[str, Any] = MappingProxyType({"op": "call_function", "target": aten.copy_.default})
 _IMAGE_RANK = 4
 """A convolution's weight has [out, in, height, width] or more dimensions for images, one fewer for sound."""
 
 
 @dataclass(frozen=True)
-class Streams:
-    """What each node depends on.
+class Towers:
+    """The inputs of a graph's towers, and the inputs that each node depends on.
 
     Attributes:
         inputs: The data inputs, in order.
@@ -56,18 +57,18 @@ class Streams:
         return bool(mine) and mine & ~theirs == 0
 
 
-def find_streams(gm: GraphModule, origins: Origins) -> Streams:
+def find_towers(gm: GraphModule, origins: Origins) -> Towers:
     """Return what each node depends on, and which inputs are pixels and which sound."""
     inputs = tuple(data_inputs(gm, origins))
     kept = frozenset((*result_nodes(gm), *(copy.args[0] for copy in gm.graph.find_nodes(**_WRITES_BACK))))
     first_convolution = {node: _convolution_rank(node, kept) for node in inputs if _is_float(node)}
     pixels = tuple(node for node, rank in first_convolution.items() if rank >= _IMAGE_RANK)
     sound = tuple(node for node, rank in first_convolution.items() if 0 < rank < _IMAGE_RANK)
-    return Streams(inputs, find_sources(gm, origins), pixels, sound)
+    return Towers(inputs, find_sources(gm, origins), pixels, sound)
 
 
-def is_cross_attention(attention: Attention, streams: Streams) -> bool:
-    """Say whether an attention looks at what another stream made, its own queries not being among it."""
+def is_cross_attention(attention: Attention, towers: Towers) -> bool:
+    """Say whether an attention looks at what another tower made, its own queries not being among it."""
     query_ends, key_ends = (
         _ends(side) for side in (attention.query_history, history(attention.key, attention.key_axis))
     )
@@ -76,7 +77,7 @@ def is_cross_attention(attention: Attention, streams: Streams) -> bool:
     lengths = {length_of(node, axis) for node, axis in key_ends.items()} - {None}
     if lengths and attention.query_length not in lengths:
         return True
-    asks, looks_at = (_sources_of(ends, streams) for ends in (query_ends, key_ends))
+    asks, looks_at = (_sources_of(ends, towers) for ends in (query_ends, key_ends))
     return asks == 0 or asks & ~looks_at != 0
 
 
@@ -85,10 +86,10 @@ def _ends(found: Mapping[Node, int | None]) -> dict[Node, int | None]:
     return {node: axis for node, axis in found.items() if is_computed(node)}
 
 
-def _sources_of(ends: Mapping[Node, int | None], streams: Streams) -> int:
+def _sources_of(ends: Mapping[Node, int | None], towers: Towers) -> int:
     mask = 0
     for node in ends:
-        mask |= streams.of(node)
+        mask |= towers.of(node)
     return mask
 
 
