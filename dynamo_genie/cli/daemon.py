@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ from dynamo_genie.runtime.wire.limits import MAX_DEVICES
 _DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
-_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_POWERS = MappingProxyType({"": 0, "K": 1, "M": 2, "G": 3, "T": 4})
 
 
 def daemon(

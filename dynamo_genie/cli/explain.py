@@ -19,11 +19,8 @@ from dynamo_genie.explain.terminal import render
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-AS_ITS_OWN = {"allow_interspersed_args": False}
-"""What stands after the script belongs to the script."""
 
-
-@app.command(context_settings=AS_ITS_OWN)
+@app.command(context_settings={"allow_interspersed_args": False})  # what stands after the script belongs to the script
 def explain(
     script: Annotated[Path, typer.Argument(help="A Python script that compiles with backend='genie'")],
     arguments: Annotated[list[str] | None, typer.Argument(help="What the script finds in sys.argv")] = None,

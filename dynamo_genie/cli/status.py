@@ -55,7 +55,7 @@ def _ask(options: Options) -> m.DaemonStatus:
 def as_plain(record: object) -> object:
     """Turn wire records, which are arrays there, into objects with field names."""
     if isinstance(record, msgspec.Struct):
-        return {name: as_plain(getattr(record, name)) for name in record.__struct_fields__}
+        return {name: as_plain(value) for name, value in msgspec.structs.asdict(record).items()}
     if isinstance(record, tuple):
         return [as_plain(item) for item in record]
     return record

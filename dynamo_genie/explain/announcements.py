@@ -63,8 +63,9 @@ class _BytesMoved:
         self._traffic = traffic
 
     def __str__(self) -> str:
-        parts = ("sent", "received", "between")
-        return ", ".join(f"{part} {sum(getattr(self._traffic, part).values()):,}" for part in parts)
+        t = self._traffic
+        parts = (("sent", t.sent), ("received", t.received), ("between", t.between))
+        return ", ".join(f"{name} {sum(part.values()):,}" for name, part in parts)
 
 
 class TraceObserver:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dynamo_genie.explain.records import GraphReport, PlacementReport, Step, Traffic
+from dynamo_genie.explain.records import GraphReport, PlacementReport, Step
 from dynamo_genie.quantities import error_text, flops_text, nbytes_text, seconds_text
 
-DIRECTIONS = (
-    ("sent", "client -> daemons"),
-    ("received", "daemons -> client"),
-    ("between", "daemon -> daemon"),
-)
+DIRECTIONS = ("client -> daemons", "daemons -> client", "daemon -> daemon")
+"""The parts of `Traffic`, for people."""
 
 
 def plan_text(report: GraphReport) -> str:
@@ -21,8 +18,7 @@ def plan_text(report: GraphReport) -> str:
 
 def traffic_rows(step: Step) -> Iterator[tuple[str, str, int, int]]:
     """Yield (direction, tensor class, predicted, measured) for all that moved or should have, then each sum."""
-    for name, direction in DIRECTIONS:
-        predicted, measured = _part(step.predicted, name), _part(step.measured, name)
+    for direction, predicted, measured in zip(DIRECTIONS, step.predicted.parts, step.measured.parts, strict=True):
         for kind in sorted(predicted.keys() | measured.keys()):
             yield direction, kind, predicted.get(kind, 0), measured.get(kind, 0)
         yield direction, "total", sum(predicted.values()), sum(measured.values())
@@ -44,12 +40,6 @@ def placement_lines(placement: PlacementReport) -> Iterator[str]:
         f"a call should move {sent:,} B out, {received:,} B back, {between:,} B between daemons "
         f"and take {seconds_text(placement.predicted_step_s)}"
     )
-
-
-def _part(traffic: Traffic, name: str) -> dict[str, int]:
-    part = getattr(traffic, name)
-    assert isinstance(part, dict)
-    return part
 
 
 def _head(report: GraphReport) -> Iterator[str]:

@@ -57,9 +57,14 @@ class Traffic:
     between: dict[str, int]
 
     @property
-    def totals(self) -> tuple[int, int, int]:
+    def parts(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """The three ways, in the order in which all tables show them."""
+        return self.sent, self.received, self.between
+
+    @property
+    def totals(self) -> tuple[int, ...]:
         """The three sums."""
-        return sum(self.sent.values()), sum(self.received.values()), sum(self.between.values())
+        return tuple(sum(part.values()) for part in self.parts)
 
     @property
     def total(self) -> int:

@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from dynamo_genie.explain.contraction import Picture, contract
 from dynamo_genie.explain.records import (
@@ -26,6 +26,7 @@ from dynamo_genie.passes.graphs.semantics import facts_of, nbytes_of
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.passes.understanding.analysis import Analysis
+from dynamo_genie.passes.understanding.kv_cache import KVCache
 
 KEPT_TIMES = 4096
 """So many of the latest calls enter the medians."""
@@ -108,8 +109,8 @@ class GraphStory:
             name=self.name,
             compile_id=self.compile_id,
             kind=self.kind,
-            phase=getattr(analysis.phase, "value", None),
-            phase_evidence=tuple(analysis.phase_evidence),
+            phase=analysis.phase.value,
+            phase_evidence=analysis.phase_evidence,
             n_nodes=len(graph.graph.nodes),
             flops=_flops(graph),
             residency=_residency(graph),
@@ -181,13 +182,11 @@ def _residency(gm: GraphModule) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _cache_report(cache: object) -> CacheReport:
-    kind, before, after = (getattr(cache, name, None) for name in ("kind", "before", "after"))
-    assert isinstance(after, Node)
+def _cache_report(cache: KVCache) -> CacheReport:
     return CacheReport(
-        kind=str(getattr(kind, "value", kind)),
-        before=before.name if isinstance(before, Node) else None,
-        after=after.name,
-        nbytes=nbytes_of(after),
-        evidence=tuple(getattr(cache, "evidence", ())),
+        kind=cache.kind.value,
+        before=cache.before.name if cache.before is not None else None,
+        after=cache.after.name,
+        nbytes=nbytes_of(cache.after),
+        evidence=cache.evidence,
     )
