@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-Samples = dict[str, list[float]]
 
-
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, each: int = 1) -> Samples:
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, each: int = 1) -> dict[str, list[float]]:
     """Time every way `each` times a round, in an order that turns; return seconds by name."""
     names = list(ways)
-    samples: Samples = {name: [] for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             way = ways[name]

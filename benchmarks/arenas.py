@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamo_genie.bench.alternate import in_turns
-from dynamo_genie.bench.report import Figure, at_most_times, summary
+from dynamo_genie.bench.report import Figure, Measured, at_most_times, summary
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts, KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 
@@ -22,21 +22,13 @@ Cat = Callable[[Sequence[Tensor], int], Tensor]
 
 @dataclass(frozen=True)
 class ArenaBenchPlan:
-    """Caches like those of a model, by default of GPT-2 124M, and how many steps to time at each length."""
+    """Caches like those of a model, and how many steps to time at each length."""
 
-    layers: int = 12
-    heads: int = 12
-    head_dim: int = 64
-    lengths: tuple[int, ...] = (128, 1024, 4096)
-    steps: int = 50
-
-
-@dataclass(frozen=True)
-class ArenaBenchResults:
-    """Figures for people, samples' summaries and counted bytes for programs."""
-
-    figures: tuple[Figure, ...]
-    details: dict[str, object]
+    layers: int
+    heads: int
+    head_dim: int
+    lengths: tuple[int, ...]
+    steps: int
 
 
 class _Caches:
@@ -54,7 +46,7 @@ class _Caches:
         self._caches = [self._cat([cache, self._new], -2) for cache in self._caches]
 
 
-def measure_arenas(plan: ArenaBenchPlan) -> ArenaBenchResults:
+def measure_arenas(plan: ArenaBenchPlan) -> Measured:
     """Time steps of both kinds in turns at each length; moves into larger arenas are part of the time."""
     figures: list[Figure] = []
     details: dict[str, object] = {}
@@ -67,7 +59,7 @@ def measure_arenas(plan: ArenaBenchPlan) -> ArenaBenchResults:
         figures.append(at_most_times(f"append to all caches at {length:,} tokens", ours, floor, "ms", CAT_TIMES))
         details[f"step_ms_{length}"] = {name: summary(s, 1e3) for name, s in samples.items()}
         details[f"bytes_a_step_{length}"] = _bytes_a_step(arenas.counts.plus(before, -1), plan.steps)
-    return ArenaBenchResults(tuple(figures), details)
+    return Measured(figures, details)
 
 
 def _bytes_a_step(counts: ArenaCounts, steps: int) -> dict[str, float]:

@@ -16,9 +16,10 @@ import torch
 import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.alternate import in_turns
-from dynamo_genie.bench.generation import StepClock, generate
+from dynamo_genie.bench.decoding import Decoding
+from dynamo_genie.bench.generation import StepClock, generate, total
 from dynamo_genie.bench.model import Gpt2Shape, build_gpt2, random_prompt
-from dynamo_genie.bench.report import Figure, at_most, at_most_above, summary
+from dynamo_genie.bench.report import Figure, Measured, at_most, at_most_above, summary
 from dynamo_genie.errors import GenieError
 
 STEP_ABOVE_MS = 1.5
@@ -30,46 +31,18 @@ FLOOR = "aot_eager"
 
 @dataclass(frozen=True)
 class DecodePlan:
-    """What to measure; the defaults take about two minutes."""
+    """What to measure."""
 
-    shape: Gpt2Shape = Gpt2Shape(embd=96)  # noqa: RUF009  # frozen
-    prompt: int = 128
-    steps: int = 200
-    generates: int = 6
-    new_tokens: int = 32
-    cache_lengths: tuple[int, ...] = (128, 1000)
+    shape: Gpt2Shape
+    prompt: int
+    steps: int
+    generates: int
+    new_tokens: int
+    cache_lengths: tuple[int, ...]
     steps_for_bytes: int = 8
 
 
-@dataclass(frozen=True)
-class DecodeResults:
-    """Figures for people, everything else for programs."""
-
-    figures: tuple[Figure, ...]
-    details: dict[str, object]
-
-
-class DecodeLoop:
-    """A compiled model in the middle of decoding: each step reads the next token."""
-
-    def __init__(self, model: Any, prompt: torch.Tensor) -> None:
-        from transformers import DynamicCache
-
-        self._model = model
-        self._cache = DynamicCache(config=model.config)
-        self._token = prompt
-        self.tokens: list[int] = []
-        self.step()
-
-    def step(self) -> None:
-        """Feed the last token, append to the cache and read the next token."""
-        with torch.no_grad():
-            logits = self._model(self._token, past_key_values=self._cache, use_cache=True).logits
-        self.tokens.append(int(logits[:, -1].argmax().item()))
-        self._token = torch.tensor([self.tokens[-1:]])
-
-
-def measure_decode(plan: DecodePlan, options: Mapping[str, object]) -> DecodeResults:
+def measure_decode(plan: DecodePlan, options: Mapping[str, object]) -> Measured:
     """Measure steps, `generate()` and bytes.
 
     Raises:
@@ -84,7 +57,7 @@ def measure_decode(plan: DecodePlan, options: Mapping[str, object]) -> DecodeRes
             figures += measure(models, plan, details)
     finally:
         dynamo_genie.shutdown()
-    return DecodeResults(tuple(figures), details)
+    return Measured(figures, details)
 
 
 def _compiled_pair(shape: Gpt2Shape, options: Mapping[str, object]) -> dict[str, Any]:
@@ -97,15 +70,23 @@ def _compiled_pair(shape: Gpt2Shape, options: Mapping[str, object]) -> dict[str,
 
 def _steps(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, object]) -> list[Figure]:
     prompt = random_prompt(plan.shape, plan.prompt)
-    loops = {name: DecodeLoop(model, prompt) for name, model in models.items()}
+    loops = {name: _begun(model, prompt) for name, model in models.items()}
     ways = {name: loop.step for name, loop in loops.items()}
     in_turns(ways, WARM_UP_STEPS)
-    before = _total()
+    before = total()
     samples = in_turns(ways, plan.steps)
-    if loops["ours"].tokens != loops["floor"].tokens:
+    if loops["ours"].answer != loops["floor"].answer:
         raise GenieError("the backend decoded other tokens than aot_eager")
-    _require_calls(before, _total(), plan.steps)
+    _require_calls(before, total(), plan.steps)
     return [_figure("decode step ending in item()", samples, STEP_ABOVE_MS, details)]
+
+
+def _begun(model: Any, prompt: torch.Tensor) -> Decoding:
+    """Return a model in the middle of decoding: the prompt is in its cache."""
+    loop = Decoding(model, prompt)
+    loop.begin()
+    loop.step()
+    return loop
 
 
 def _generates(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, object]) -> list[Figure]:
@@ -123,9 +104,9 @@ def _generates(models: Mapping[str, Any], plan: DecodePlan, details: dict[str, o
     in_turns(ways, 1)
     for taken in samples.values():
         taken.clear()
-    before = _total()
+    before = total()
     in_turns(ways, plan.generates)
-    _require_calls(before, _total(), plan.generates * plan.new_tokens)
+    _require_calls(before, total(), plan.generates * plan.new_tokens)
     if not torch.equal(tokens["ours"], tokens["floor"]):
         raise GenieError("generate() through the backend gave other tokens than aot_eager")
     return [_figure("token of generate()", samples, GENERATE_ABOVE_MS, details)]
@@ -144,13 +125,13 @@ def _bytes_of_steps(models: Mapping[str, Any], plan: DecodePlan, details: dict[s
 
 def _bytes_at(model: Any, plan: DecodePlan, length: int, details: dict[str, object]) -> list[Figure]:
     """Bytes with `length` tokens in the cache when the first counted step begins."""
-    loop = DecodeLoop(model, random_prompt(plan.shape, length - WARM_UP_STEPS))
+    loop = _begun(model, random_prompt(plan.shape, length - WARM_UP_STEPS))
     for _ in range(WARM_UP_STEPS):
         loop.step()
-    before = _total()
+    before = total()
     for _ in range(plan.steps_for_bytes):
         loop.step()
-    after = _total()
+    after = total()
     _require_calls(before, after, plan.steps_for_bytes)
     each = {
         direction: {name: (after[direction][name] - n) / plan.steps_for_bytes for name, n in before[direction].items()}
@@ -162,11 +143,6 @@ def _bytes_at(model: Any, plan: DecodePlan, length: int, details: dict[str, obje
         at_most(f"bytes of a step at {length} tokens, both ways", both, "B", STEP_BYTES),
         at_most(f"of them KV cache, at {length} tokens", sum(found["kv_cache"] for found in each.values()), "B", 0),
     ]
-
-
-def _total() -> dict[str, Any]:
-    total: dict[str, Any] = dynamo_genie.stats()["total"]
-    return total
 
 
 def _require_calls(before: Mapping[str, Any], after: Mapping[str, Any], steps: int) -> None:

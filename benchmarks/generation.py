@@ -14,11 +14,9 @@ import torch
 
 import dynamo_genie
 from dynamo_genie.backend import genie
+from dynamo_genie.bench.report import Say
 from dynamo_genie.errors import GenieError
 from dynamo_genie.torch_internals.compile_context import clear_counters, graph_breaks
-
-Report = Callable[[str], None]
-"""Told what comes next."""
 
 MODEL_OPERATORS = frozenset(
     "addmm mm bmm baddbmm linear matmul _softmax native_layer_norm embedding "
@@ -107,7 +105,7 @@ def compare_with_local(
     new_tokens: int,
     cache: str,
     options: Mapping[str, object],
-    report: Report,
+    say: Say,
     *,
     local: Any = None,
     local_prompt: torch.Tensor | None = None,
@@ -120,7 +118,7 @@ def compare_with_local(
         new_tokens: How many to generate; at least 4, so that there are steps to take the median of.
         cache: "dynamic" or "static".
         options: Options of the backend.
-        report: Told what comes next.
+        say: Told what comes next.
         local: The reference model; `model` itself before it is compiled when None.
         local_prompt: Token ids on the reference model's device.
 
@@ -130,13 +128,13 @@ def compare_with_local(
     if new_tokens < 4:
         raise GenieError(f"generate at least 4 tokens, not {new_tokens}: the first steps are not measured")
     length = prompt.shape[1]
-    report("generating the reference in local eager PyTorch")
+    say("generating the reference in local eager PyTorch")
     reference = model if local is None else local
     clock = StepClock(reference)
     expected = generate(reference, prompt if local_prompt is None else local_prompt, new_tokens, cache).cpu()
     local_s = clock.decode_seconds()
 
-    report("compiling and uploading the weights (first generate)")
+    say("compiling and uploading the weights (first generate)")
     torch.compiler.reset()
     clear_counters()
     model.compile(backend=genie, options=dict(options))
@@ -144,15 +142,15 @@ def compare_with_local(
     start = time.perf_counter()
     first = generate(model, prompt, new_tokens, cache)
     first_call_s = time.perf_counter() - start
-    uploaded = _total()["sent"]["weight"]
+    uploaded = total()["sent"]["weight"]
 
-    report("generating through the daemon (measured)")
-    clock = StepClock(model, _total)
-    before = _total()
+    say("generating through the daemon (measured)")
+    clock = StepClock(model, total)
+    before = total()
     remote = generate(model, prompt, new_tokens, cache)
-    after = _total()
+    after = total()
 
-    report("generating once more, watching what runs in this process")
+    say("generating once more, watching what runs in this process")
     again = _refuse_local_work(lambda: generate(model, prompt, new_tokens, cache), new_tokens)
     answers = [tokens[0, length:].tolist() for tokens in (expected, first, remote, again)]
     return Comparison(
@@ -164,24 +162,25 @@ def compare_with_local(
         first_call_s=first_call_s,
         bytes_per_step=clock.decode_bytes(),
         weight_bytes_sent=uploaded,
-        weight_bytes_sent_again=_total()["sent"]["weight"] - uploaded,
+        weight_bytes_sent_again=total()["sent"]["weight"] - uploaded,
         calls_per_token=(after["calls"] - before["calls"]) / new_tokens,
         fetches_per_token=(after["fetches"] - before["fetches"]) / new_tokens,
         live_handles=after["live_handles"],
     )
 
 
-def _total() -> dict[str, Any]:
-    total: dict[str, Any] = dynamo_genie.stats()["total"]
-    return total
+def total() -> dict[str, Any]:
+    """Return what `dynamo_genie.stats()` says of all connections together."""
+    found: dict[str, Any] = dynamo_genie.stats()["total"]
+    return found
 
 
 def _refuse_local_work(run: Callable[[], torch.Tensor], new_tokens: int) -> torch.Tensor:
     """Run under PyTorch's profiler and raise if an operator of the model ran here, or a pass was not sent."""
-    before = _total()
+    before = total()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         tokens = run()
-    after = _total()
+    after = total()
     here = {event.key.removeprefix("aten::") for event in profile.key_averages()} & MODEL_OPERATORS
     breaks = graph_breaks()
     calls = after["calls"] - before["calls"]

@@ -107,18 +107,8 @@ def _write_table(path: Path, figures: list[Figure], equal: bool) -> None:
 
 def _run_engines(results: Path) -> bool:
     """Run the quick form of `genie bench gpu` on GPT-2."""
-    command = [
-        sys.executable,
-        "-m",
-        "dynamo_genie.cli",
-        "bench",
-        "gpu",
-        "--model",
-        "gpt2",
-        "--engines",
-        "eager,cudagraphs,inductor",
-    ]
-    command += ["--steps", "20", "--json", str(results / "gpu.json")]
+    command = [sys.executable, "-m", "dynamo_genie.cli", "bench", "gpu", "--model", "gpt2", "--steps", "20"]
+    command += ["--engines", "eager,cudagraphs,inductor", "--json", str(results / "gpu.json")]
     return subprocess.run(command, cwd=ROOT, timeout=ENGINES_LIMIT_S, check=False).returncode == 0
 
 

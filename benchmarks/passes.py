@@ -15,7 +15,7 @@ import torch
 from torch.fx import GraphModule
 
 from dynamo_genie.bench.model import Gpt2Shape
-from dynamo_genie.bench.report import Figure, at_most_times
+from dynamo_genie.bench.report import Figure, Measured, at_most_times
 from dynamo_genie.errors import GenieError
 from dynamo_genie.lowering.decompositions import decomposition_table
 from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
@@ -41,14 +41,6 @@ class PassTimes:
     capture_s: float
     passes_s: float
     by_pass: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class PassResults:
-    """What was measured, as figures for people and as data."""
-
-    figures: tuple[Figure, ...]
-    details: dict[str, Any]
 
 
 class _Captured(Exception):
@@ -90,7 +82,7 @@ def _stop(*args: Any) -> Any:
     raise _Captured
 
 
-def measure_passes(shape: Gpt2Shape, layers: Sequence[int]) -> PassResults:
+def measure_passes(shape: Gpt2Shape, layers: Sequence[int]) -> Measured:
     """Capture prefill and decode of a GPT-2 at each number of layers, and time passes and capture.
 
     Raises:
@@ -98,7 +90,7 @@ def measure_passes(shape: Gpt2Shape, layers: Sequence[int]) -> PassResults:
     """
     _capture(2, shape)  # imports and first-time work of both sides
     times = [measured for count in layers for measured in _capture(count, shape)]
-    return PassResults(tuple(_figures(times)), {"captures": [asdict(measured) for measured in times]})
+    return Measured(_figures(times), {"captures": [asdict(measured) for measured in times]})
 
 
 def _figures(times: Sequence[PassTimes]) -> list[Figure]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamo_genie.bench.machine import describe_machine
+
+Say = Callable[[str], None]
+"""Told what comes next, in a measurement that takes its time."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,14 @@ class Figure:
     judged: float | None = None
     target: str = ""
     passed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one benchmark found: figures for people, everything else for programs."""
+
+    figures: Sequence[Figure]
+    details: Mapping[str, Any]
 
 
 def at_most(name: str, value: float, unit: str, limit: float) -> Figure:

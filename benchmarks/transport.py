@@ -15,7 +15,7 @@ from dynamo_genie.bench import floor
 from dynamo_genie.bench.alternate import in_turns, seconds_of
 from dynamo_genie.bench.daemon import TCP, RunningDaemon, ipc_endpoint, running_daemon
 from dynamo_genie.bench.machine import memory_kib, reset_peak_memory
-from dynamo_genie.bench.report import Figure, at_least_times, at_most, at_most_times, summary
+from dynamo_genie.bench.report import Figure, Measured, at_least_times, at_most, at_most_times, summary
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -31,23 +31,15 @@ LIMIT_S = 120.0
 
 @dataclass(frozen=True)
 class TransportPlan:
-    """How much to measure; the defaults take about a minute."""
+    """How much to measure."""
 
-    round_trips: int = 2000
-    calls_in_a_row: int = 20
-    upload_mib: tuple[int, ...] = (64, 1024)
-    uploads: int = 5
-
-
-@dataclass(frozen=True)
-class TransportResults:
-    """Figures for people, samples' summaries for programs."""
-
-    figures: tuple[Figure, ...]
-    details: dict[str, object]
+    round_trips: int
+    calls_in_a_row: int
+    upload_mib: tuple[int, ...]
+    uploads: int
 
 
-def measure_transport(plan: TransportPlan) -> TransportResults:
+def measure_transport(plan: TransportPlan) -> Measured:
     """Measure round trips, uploads and memory over loopback TCP and over ipc."""
     figures: list[Figure] = []
     details: dict[str, object] = {}
@@ -57,7 +49,7 @@ def measure_transport(plan: TransportPlan) -> TransportResults:
             for mib in plan.upload_mib:
                 figures += _uploads(bench, mib, plan.uploads, details)
             figures += _extra_memory(bench, max(plan.upload_mib), details)
-    return TransportResults(tuple(figures), details)
+    return Measured(figures, details)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import permutations
+from types import MappingProxyType
 
 import msgspec
 
@@ -21,15 +22,14 @@ from dynamo_genie.bench.daemon import end, first_line
 from dynamo_genie.bench.network import namespaces
 from dynamo_genie.bench.network.hosts import Network
 from dynamo_genie.bench.network.namespaces import name_of, run
-from dynamo_genie.bench.network.spec import NetworkSpec
-from dynamo_genie.bench.study.records import Shape
+from dynamo_genie.bench.network.spec import NetworkShape, NetworkSpec
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError, OptionError
 
 START_LIMIT_S = 20.0
 PROBE_LIMIT_S = 60.0
 CLEAN_UP_LIMIT_S = 60.0
-TOOLS = {"ip": "iproute2", "tc": "iproute2", "iptables": "iptables"}
+TOOLS = MappingProxyType({"ip": "iproute2", "tc": "iproute2", "iptables": "iptables"})
 _BURST_S = 100e-6
 _LEAST_BURST = 128 << 10
 _QUEUE = 32 << 20
@@ -78,8 +78,8 @@ def _obstacle(spec: NetworkSpec) -> str:
     return ""
 
 
-def _asked(spec: NetworkSpec, note: str) -> Shape:
-    return Shape(spec.name, spec.rate_bits_s, spec.delay_s, spec.loss, note=note)
+def _asked(spec: NetworkSpec, note: str) -> NetworkShape:
+    return NetworkShape(spec.name, spec.rate_bits_s, spec.delay_s, spec.loss, note=note)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
-"""What a network should be like, as text: `10gbit,0.1ms`, `1gbit`, `5ms,1%`, `loopback`."""
+"""What a network should be like, as text (`10gbit,0.1ms`, `1gbit`, `5ms,1%`, `loopback`), and what came of it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
+
+import msgspec
 
 from dynamo_genie.errors import OptionError
 
 LOOPBACK = "loopback"
-_UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1e-2}
+_UNITS = MappingProxyType({"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1e-2})
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z%]+)", re.IGNORECASE)
 
 
@@ -29,6 +32,28 @@ class NetworkSpec:
     rate_bits_s: float | None = None
     delay_s: float = 0.0
     loss: float = 0.0
+
+
+class NetworkShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One network: what was asked for and what was obtained.
+
+    Attributes:
+        name: As on the command line, such as "10gbit,0.1ms", or "loopback".
+        rate_bits_s: Rate asked for, in bits a second; None for no limit.
+        delay_s: Delay asked for, one way; None for none.
+        loss: Share of packets to be lost, 0 to 1.
+        obtained_rate_bits_s: Rate of one TCP stream of bulk data as measured, from client to daemon.
+        obtained_round_trip_s: Median round trip of 64 bytes as measured.
+        note: What a reader must know, such as that nothing was shaped and why.
+    """
+
+    name: str
+    rate_bits_s: float | None = None
+    delay_s: float | None = None
+    loss: float = 0.0
+    obtained_rate_bits_s: float | None = None
+    obtained_round_trip_s: float | None = None
+    note: str = ""
 
 
 def parse_network(text: str) -> NetworkSpec:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ CALL_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Work:
+class DecodeWork:
     """What all of them do: `model` in `workloads.WORKLOADS`, tokens of the prompt, the longest sequence, the seed."""
 
     model: str
@@ -45,47 +45,24 @@ class System(Protocol):
         """Feed a token and return the next one."""
 
 
-Opener = Callable[[Work], AbstractContextManager[System]]
+Opener = Callable[[DecodeWork], AbstractContextManager[System]]
 
 
 @contextmanager
-def local(work: Work) -> Iterator[System]:
+def local(work: DecodeWork) -> Iterator[System]:
     """This process: the floor that what others add is measured from."""
-    yield ServedDecoder(work.model, work.prompt, work.longest, work.seed)
-
-
-class _Genie:
-    """The model is here, and runs in a daemon; the program reads a token each step."""
-
-    def __init__(self, work: Work, endpoint: str) -> None:
-        import torch
-
-        from dynamo_genie.backend import genie as backend
-        from dynamo_genie.bench.study.workloads import Decoding, build_model
-
-        model = build_model(work.model, dtype=torch.float32, device="cpu", seed=work.seed, longest=work.longest)
-        model.compile(backend=backend, options={"daemons": endpoint, "progress": False})
-        self._work = Decoding(model, model.config, work.prompt, work.seed, "cpu")
-
-    def begin(self) -> int:
-        self._work.begin()
-        self._work.step("prefill")
-        return self._work.answer[-1]
-
-    def step(self, token: int) -> int:
-        self._work.feed(token)
-        self._work.step("decode")
-        return self._work.answer[-1]
+    yield ServedDecoder(*astuple(work))
 
 
 @contextmanager
-def genie(work: Work) -> Iterator[System]:
+def genie(work: DecodeWork) -> Iterator[System]:
     """`torch.compile(model, backend="genie")`, with a daemon of its own, over TCP."""
     import dynamo_genie
 
     with running_daemon() as daemon:
         try:
-            yield _Genie(work, daemon.endpoint)
+            options = {"daemons": daemon.endpoint, "progress": False}
+            yield ServedDecoder(*astuple(work), options=options)
         finally:
             dynamo_genie.shutdown()
 
@@ -104,7 +81,7 @@ class _Rpc:
 
 
 @contextmanager
-def torch_rpc(work: Work) -> Iterator[System]:
+def torch_rpc(work: DecodeWork) -> Iterator[System]:
     """torch.distributed.rpc over TCP: TensorPipe would use shared memory within a machine, which no network has."""
     from torch.distributed import rpc
 
@@ -115,7 +92,7 @@ def torch_rpc(work: Work) -> Iterator[System]:
     try:
         rpc.init_rpc("client", rank=0, world_size=2, rpc_backend_options=rpc_options(port))
         try:
-            yield _Rpc(rpc.remote("server", ServedDecoder, args=(work.model, work.prompt, work.longest, work.seed)))
+            yield _Rpc(rpc.remote("server", ServedDecoder, args=astuple(work)))
         finally:
             rpc.shutdown(graceful=False)
     finally:
@@ -153,7 +130,7 @@ class _Actor:
 
 
 @contextmanager
-def ray_actor(work: Work) -> Iterator[System]:
+def ray_actor(work: DecodeWork) -> Iterator[System]:
     """A Ray actor that holds the decoder, on a cluster of this machine alone."""
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0")
     import ray
@@ -166,7 +143,7 @@ def ray_actor(work: Work) -> Iterator[System]:
         runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},
     )  # fmt: skip
     try:
-        actor = ray.remote(num_cpus=1)(ServedDecoder).remote(work.model, work.prompt, work.longest, work.seed)
+        actor = ray.remote(num_cpus=1)(ServedDecoder).remote(*astuple(work))
         yield _Actor(actor)
     finally:
         ray.shutdown()
@@ -192,7 +169,7 @@ ECHO_NBYTES = 650
 
 
 @contextmanager
-def echo(work: Work) -> Iterator[System]:
+def echo(work: DecodeWork) -> Iterator[System]:
     """Bare pyzmq with a process that echoes: the floor of a round trip."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:

@@ -12,13 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple
+from functools import partial
 from typing import IO, Any
 
 import msgspec
 
+from dynamo_genie.bench.alternate import seconds_of
 from dynamo_genie.bench.machine import memory_kib, reset_peak_memory, use_one_thread
 from dynamo_genie.bench.network import KeepAlives, read_counters
-from dynamo_genie.bench.study.orders import Done, Finish, Order, Phase, Ready, Repeat, Setup, Trouble
+from dynamo_genie.bench.study.orders import Finish, MeasuredPhase, Order, Ready, Repeat, RepeatDone, Setup, Trouble
 from dynamo_genie.errors import GenieError
 
 MINE = os.getpid()
@@ -51,7 +53,7 @@ def _orders(lines: IO[bytes]) -> Iterator[Order]:
         yield decoder.decode(line)
 
 
-def _say(answers: IO[bytes], answer: Ready | Done | Trouble) -> None:
+def _say(answers: IO[bytes], answer: Ready | RepeatDone | Trouble) -> None:
     answers.write(msgspec.json.encode(answer) + b"\n")
     answers.flush()
 
@@ -64,12 +66,13 @@ class Client:
 
         from dynamo_genie.backend import genie
         from dynamo_genie.bench.study.workloads import build_model, workload_of
+        from dynamo_genie.tensors import TORCH_DTYPES
 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         workload = workload_of(setup.model)
         model = build_model(
             setup.model,
-            dtype=getattr(torch, setup.dtype),
+            dtype=TORCH_DTYPES[setup.dtype],
             device=setup.device,
             seed=setup.seed,
             longest=setup.prompt + setup.steps + 1,
@@ -99,7 +102,7 @@ class Client:
         pids = tuple(request_status(c.endpoint, keys, 10.0).workers[0].pid for c in connections)
         return Ready(self._phases, ", ".join(sorted(devices)) or self._setup.device, pids, self._parameters)
 
-    def repeat(self, order: Repeat) -> Done:
+    def repeat(self, order: Repeat) -> RepeatDone:
         """Do the work once, each phase measured.
 
         Raises:
@@ -110,7 +113,7 @@ class Client:
         phases = self._all_phases(order.lease_ports)
         if self._compiled() != self._graphs:
             raise GenieError("graphs were compiled during a measured repeat; more warm-up is needed")
-        return Done(phases, tuple(self._work.answer), memory_kib(MINE, "VmHWM") * 1024)
+        return RepeatDone(phases, tuple(self._work.answer), memory_kib(MINE, "VmHWM") * 1024)
 
     def close(self) -> None:
         """End the sessions."""
@@ -118,23 +121,22 @@ class Client:
 
         dynamo_genie.shutdown()
 
-    def _all_phases(self, lease_ports: tuple[int, ...]) -> tuple[Phase, ...]:
+    def _all_phases(self, lease_ports: tuple[int, ...]) -> tuple[MeasuredPhase, ...]:
         self._work.begin()
         return tuple(self._measured(phase, lease_ports) for phase in self._phases)
 
-    def _measured(self, phase: str, lease_ports: tuple[int, ...]) -> Phase:
-        from dynamo_genie.bench.study.workloads import timed
-
+    def _measured(self, phase: str, lease_ports: tuple[int, ...]) -> MeasuredPhase:
         before = _Snapshot.before()
         if self._wire is not None:
             self._wire.begin()
         began = time.monotonic()
-        seconds = timed(self._work, phase, 1 if phase == "prefill" else self._setup.steps)
+        steps = 1 if phase == "prefill" else self._setup.steps
+        seconds = tuple(seconds_of(partial(self._work.step, phase)) for _ in range(steps))
         wall_s = time.monotonic() - began
         wire, keep_alive_bytes = self._wire.end(lease_ports) if self._wire is not None else ((), 0)
         after = _Snapshot.after()
-        return Phase(
-            seconds=tuple(seconds),
+        return MeasuredPhase(
+            seconds=seconds,
             sent=_difference(after.stats["sent"], before.stats["sent"]),
             received=_difference(after.stats["received"], before.stats["received"]),
             framing=sum(after.stats[n] - before.stats.get(n, 0) for n in ("sent_framing", "received_framing")),

@@ -1,4 +1,4 @@
-"""The experiments: which groups each measures, with arguments or in its quick form."""
+"""The experiments: which groups each measures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from itertools import product
 
 from dynamo_genie.bench.study.plan import Group, Member, members_of
 
-LENGTHS = (128, 512, 1024, 2048, 4096)
-COLOCATION_LENGTHS = (128, 1024, 2048)
-RATES = ("1gbit", "10gbit", "")
-DELAYS = ("", "0.1ms", "1ms", "5ms")
 MODELS = ("gpt2", "bert-base", "vit-base", "clip", "llama-1b", "gptj-6b")
-SESSIONS = (1, 2, 4, 8, 16)
 UNSHAPED = "0ms"
 
 

@@ -70,7 +70,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     parameters: int
 
 
-class Phase(msgspec.Struct, frozen=True):
+class MeasuredPhase(msgspec.Struct, frozen=True):
     """One phase of one repeat.
 
     Attributes:
@@ -98,7 +98,7 @@ class Phase(msgspec.Struct, frozen=True):
     busy_s: float
 
 
-class Done(msgspec.Struct, frozen=True, tag=True):
+class RepeatDone(msgspec.Struct, frozen=True, tag=True):
     """A repeat.
 
     Attributes:
@@ -107,7 +107,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
         peak_bytes: Largest resident memory of this process since it was set up.
     """
 
-    phases: tuple[Phase, ...]
+    phases: tuple[MeasuredPhase, ...]
     answer: tuple[int, ...]
     peak_bytes: int
 
@@ -118,4 +118,4 @@ class Trouble(msgspec.Struct, frozen=True, tag=True):
     error: str
 
 
-Answer: TypeAlias = Ready | Done | Trouble
+ClientAnswer: TypeAlias = Ready | RepeatDone | Trouble

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dynamo_genie.bench.study.orders import Answer, Done, Finish, Order, Ready, Repeat, Setup, Trouble
+from dynamo_genie.bench.study.orders import ClientAnswer, Finish, Order, Ready, Repeat, RepeatDone, Setup, Trouble
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError
 
@@ -23,7 +23,7 @@ END_LIMIT_S = 3.0
 """A client that computes hears nothing; then it is killed, which loses nothing."""
 KILL_LIMIT_S = 20.0
 
-A = TypeVar("A", Ready, Done)
+A = TypeVar("A", Ready, RepeatDone)
 
 
 class ClientProcess:
@@ -33,7 +33,7 @@ class ClientProcess:
         """Start a client; `command` says how to run something on its host."""
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._decoder = msgspec.json.Decoder(Answer)
+        self._decoder = msgspec.json.Decoder(ClientAnswer)
         self._process = subprocess.Popen(
             command([sys.executable, "-m", "dynamo_genie.bench.study.client"]),
             stdin=subprocess.PIPE,
@@ -51,9 +51,9 @@ class ClientProcess:
         """Wait for the answer to `Setup`."""
         return self._answer(Ready, SETUP_LIMIT_S)
 
-    def done(self) -> Done:
+    def done(self) -> RepeatDone:
         """Wait for the answer to `Repeat`."""
-        return self._answer(Done, REPEAT_LIMIT_S)
+        return self._answer(RepeatDone, REPEAT_LIMIT_S)
 
     def close(self) -> None:
         """Let it end, then make it."""

@@ -6,36 +6,19 @@ Times are in seconds, sizes in bytes. Raw samples are kept, so that a statistic 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
 
+from dynamo_genie.bench.machine import describe_machine
+from dynamo_genie.bench.network.spec import NetworkShape
 from dynamo_genie.errors import GenieError
 
 SCHEMA = 1
 """Raised when a reader of older documents would misread newer ones."""
-
-
-class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One network: what was asked for and what was obtained.
-
-    Attributes:
-        name: As on the command line, such as "10gbit,0.1ms", or "loopback".
-        rate_bits_s: Rate asked for, in bits a second; None for no limit.
-        delay_s: Delay asked for, one way; None for none.
-        loss: Share of packets to be lost, 0 to 1.
-        obtained_rate_bits_s: Rate of one TCP stream of bulk data as measured, from client to daemon.
-        obtained_round_trip_s: Median round trip of 64 bytes as measured.
-        note: What a reader must know, such as that nothing was shaped and why.
-    """
-
-    name: str
-    rate_bits_s: float | None = None
-    delay_s: float | None = None
-    loss: float = 0.0
-    obtained_rate_bits_s: float | None = None
-    obtained_round_trip_s: float | None = None
-    note: str = ""
 
 
 class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +55,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         model: Its name.
         dtype: Of its weights.
         device: What computed: `cpu` or the name of the GPU.
-        network: Name of a `Shape` of the study.
+        network: Name of a `NetworkShape` of the study.
         prompt: Tokens in the prompt; the cache's length when the first decode step begins.
         seconds: For each repeat, the time of each step (one for a prefill).
         sent: Bytes from the client by tensor class, over all samples.
@@ -116,6 +99,11 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: int = 1
     void: str = ""
 
+    @property
+    def setting(self) -> tuple[object, ...]:
+        """What rows have alike that are compared with one another."""
+        return self.phase, self.model, self.dtype, self.network, self.prompt, self.batch, self.sessions
+
 
 class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was not measured, and why."""
@@ -147,10 +135,30 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repeats: int
     complete: bool
     machine: dict[str, str | int | float]
-    networks: tuple[Shape, ...]
+    networks: tuple[NetworkShape, ...]
     rows: tuple[Row, ...]
     gaps: tuple[Gap, ...] = ()
     schema: int = SCHEMA
+
+
+def begun_study(
+    experiment: str, seed: int, repeats: int, networks: tuple[NetworkShape, ...] = (), gaps: tuple[Gap, ...] = ()
+) -> Study:
+    """Return the document of a run that begins now, started by this process's command line, without rows."""
+    arguments = sys.argv[1:]
+    arguments = arguments[arguments.index(experiment) :] if experiment in arguments else [experiment, *arguments]
+    return Study(
+        experiment=experiment,
+        command=shlex.join(["genie", "bench", *arguments]),
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seed=seed,
+        repeats=repeats,
+        complete=False,
+        machine=describe_machine(),
+        networks=networks,
+        rows=(),
+        gaps=gaps,
+    )
 
 
 def write_study(path: Path, study: Study) -> None:

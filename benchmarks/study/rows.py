@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from dynamo_genie.bench.study.gpu import Samples
-from dynamo_genie.bench.study.orders import Done, Phase, Ready
+from dynamo_genie.bench.study.orders import MeasuredPhase, Ready, RepeatDone
 from dynamo_genie.bench.study.plan import Group, Member, Protocol
 from dynamo_genie.bench.study.records import Row, Wire
 
@@ -29,13 +29,13 @@ class Taken:
 
     member: Member
     ready: Ready
-    repeats: list[tuple[Done, ...]] = field(default_factory=list)
+    repeats: list[tuple[RepeatDone, ...]] = field(default_factory=list)
     void: str = ""
     daemon_peak_bytes: int | None = None
     daemon_gpu_peak_bytes: int | None = None
     gpu_samples: Samples = field(default_factory=Samples)
 
-    def compare(self, right: Sequence[int], answers: tuple[Done, ...]) -> None:
+    def compare(self, right: Sequence[int], answers: tuple[RepeatDone, ...]) -> None:
         """Keep a repeat, and note the first answer that is not the right one."""
         self.repeats.append(answers)
         for done in answers:
@@ -58,7 +58,7 @@ def rows_of(taken: Taken, group: Group, protocol: Protocol, network: str) -> lis
         taken: What was taken.
         group: Its group.
         protocol: Of the run.
-        network: The name of the network's `Shape`.
+        network: The name of the network's `NetworkShape`.
     """
     if not taken.repeats:
         return []
@@ -96,7 +96,7 @@ def _row(taken: Taken, index: int, name: str, group: Group, protocol: Protocol, 
     )
 
 
-def _by_session(phases: Sequence[Sequence[Phase]]) -> tuple[float, ...]:
+def _by_session(phases: Sequence[Sequence[MeasuredPhase]]) -> tuple[float, ...]:
     return tuple(sum(sum(phase.seconds) for phase in of_one) for of_one in zip(*phases, strict=True))
 
 
@@ -107,7 +107,7 @@ def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _wire(phases: Sequence[Phase]) -> Wire:
+def _wire(phases: Sequence[MeasuredPhase]) -> Wire:
     sent, received, out, back = (sum(values) for values in zip(*(phase.wire for phase in phases), strict=True))
     framing = sum(phase.framing for phase in phases)
     kept_alive = sum(phase.keep_alive_bytes for phase in phases)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
-from dynamo_genie.bench.machine import describe_machine, memory_kib, reset_peak_memory
+from dynamo_genie.bench.machine import memory_kib, reset_peak_memory
 from dynamo_genie.bench.network import Network, open_network, parse_network
+from dynamo_genie.bench.report import Say
 from dynamo_genie.bench.study.gpu import Gpu
-from dynamo_genie.bench.study.orders import Done, Repeat
+from dynamo_genie.bench.study.orders import Repeat, RepeatDone
 from dynamo_genie.bench.study.plan import Group, Protocol
-from dynamo_genie.bench.study.records import Gap, Row, Study, write_study
+from dynamo_genie.bench.study.records import Gap, Row, Study, begun_study, write_study
 from dynamo_genie.bench.study.rows import Taken, rows_of
-from dynamo_genie.bench.study.team import CLIENT, Player, Say, assembled, daemon_hosts, lease_ports_of, pids_of
+from dynamo_genie.bench.study.team import CLIENT, Player, assembled, daemon_hosts, lease_ports_of, pids_of
 from dynamo_genie.errors import GenieError
 
 START_TOGETHER_S = 0.2
@@ -33,17 +31,7 @@ class Runner:
         self._path = path
         self._say = say
         self._gpu = Gpu()
-        self.study = Study(
-            experiment=experiment,
-            command=shlex.join(["genie", "bench", *_arguments(experiment)]),
-            started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            seed=protocol.seed,
-            repeats=protocol.repeats,
-            complete=False,
-            machine=describe_machine(),
-            networks=(),
-            rows=(),
-        )
+        self.study = begun_study(experiment, protocol.seed, protocol.repeats)
 
     def run(self, groups: Sequence[Group], gaps: Sequence[Gap] = ()) -> Study:
         """Measure all groups and return the document, which is on disk too, whatever happens on the way.
@@ -97,7 +85,7 @@ class Runner:
     def _repeat(self, number: int, going: Sequence[tuple[Player, Taken]]) -> dict[str, str]:
         """Measure each member once; who is first changes from repeat to repeat. Return who failed, and why."""
         self._say(f"repeat {number + 1} of {self._protocol.repeats}")
-        answers: dict[int, tuple[Done, ...]] = {}
+        answers: dict[int, tuple[RepeatDone, ...]] = {}
         failed: dict[str, str] = {}
         ports = lease_ports_of([player for player, _ in going])
         for i in [(number + i) % len(going) for i in range(len(going))]:
@@ -125,7 +113,7 @@ class Runner:
         write_study(self._path, self.study)
 
 
-def _measure(player: Player, lease_ports: tuple[int, ...]) -> tuple[Done, ...]:
+def _measure(player: Player, lease_ports: tuple[int, ...]) -> tuple[RepeatDone, ...]:
     start_at = time.monotonic() + START_TOGETHER_S if len(player.clients) > 1 else 0.0
     for client in player.clients:
         client.say(Repeat(start_at, lease_ports))
@@ -150,9 +138,3 @@ def _peak(pids: Sequence[int]) -> int | None:
         return sum(memory_kib(pid, "VmHWM") for pid in dict.fromkeys(pids)) * 1024 if pids else None
     except OSError:
         return None
-
-
-def _arguments(experiment: str) -> list[str]:
-    """Return the arguments of the command line from the experiment's name on."""
-    arguments = sys.argv[1:]
-    return arguments[arguments.index(experiment) :] if experiment in arguments else [experiment, *arguments]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from dynamo_genie.bench.daemon import TCP, running_daemon
 from dynamo_genie.bench.network import Network
+from dynamo_genie.bench.report import Say
 from dynamo_genie.bench.study.orders import Ready, Setup
 from dynamo_genie.bench.study.plan import Group, Member, Protocol
 from dynamo_genie.bench.study.processes import ClientProcess
@@ -18,7 +19,6 @@ from dynamo_genie.errors import GenieError
 from dynamo_genie.modes import MODES
 
 CLIENT = "client"
-Say = Callable[[str], None]
 SETTING_UP_AT_A_TIME = max(5, os.cpu_count() or 1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,22 +10,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dynamo_genie.bench.decoding import Decoding
 from dynamo_genie.bench.study.seeded import build_seeded
 from dynamo_genie.errors import GenieError
 
 
 class Work(Protocol):
-    """One repeat of some work. A phase is a list of steps; a step ends when the program has read its answer."""
+    """One repeat of some work. A phase is a list of steps; a step ends when the program has read its answer.
+
+    Attributes:
+        answer: What the program read in this repeat.
+    """
+
+    answer: list[int]
 
     def begin(self) -> None:
         """Forget the last repeat."""
 
     def step(self, phase: str) -> None:
         """Do one step of a phase."""
-
-    @property
-    def answer(self) -> list[int]:
-        """What the program read in this repeat."""
 
 
 @dataclass(frozen=True)
@@ -46,64 +48,30 @@ class Workload:
     work: Callable[[Any, Any, int, int, str], Work]
 
 
-class Decoding:
-    """Greedy decoding with a Dynamic cache: the prompt, then token by token, each read before the next step."""
-
-    def __init__(self, model: Any, config: Any, prompt: int, seed: int, device: str) -> None:
-        generator = torch.Generator().manual_seed(seed + 1)
-        self._model = model
-        self._config = config
-        self._prompt = torch.randint(1, config.vocab_size, (1, prompt), generator=generator).to(device)
-        self._tokens: list[int] = []
-
-    def begin(self) -> None:
-        """Start with an empty cache."""
-        from transformers import DynamicCache
-
-        self._cache = DynamicCache(config=self._config)
-        self._next = self._prompt
-        self._tokens = []
-
-    def step(self, phase: str) -> None:
-        """Feed the prompt or the last token and read the next token."""
-        with torch.no_grad():
-            logits = self._model(self._next, past_key_values=self._cache, use_cache=True).logits
-        self._tokens.append(int(logits[:, -1].argmax().item()))
-        self.feed(self._tokens[-1])
-
-    def feed(self, token: int) -> None:
-        """Let the next step begin with this token."""
-        self._next = torch.tensor([[token]], device=self._next.device)
-
-    @property
-    def answer(self) -> list[int]:
-        """The tokens."""
-        return self._tokens
-
-
 class Encoding:
-    """Forward passes of an encoder over one input; the program reads one output of each."""
+    """Forward passes of an encoder over one input; the program reads one output of each, as the bits of its numbers."""
 
     def __init__(self, model: Any, inputs: dict[str, Tensor], output: str) -> None:
         self._model = model
         self._inputs = inputs
         self._output = output
-        self._answer: list[int] = []
+        self.answer: list[int] = []
 
     def begin(self) -> None:
         """Forget what was read."""
-        self._answer = []
+        self.answer = []
 
     def step(self, phase: str) -> None:
         """Run the model and read its output."""
         with torch.no_grad():
             output = getattr(self._model(**self._inputs), self._output)
-        self._answer += torch.tensor(output.float().flatten().tolist()).view(torch.int32).tolist()
+        self.answer += torch.tensor(output.float().flatten().tolist()).view(torch.int32).tolist()
 
-    @property
-    def answer(self) -> list[int]:
-        """The outputs of all steps, as the bits of their numbers."""
-        return self._answer
+
+def decoding_of(model: Any, config: Any, prompt: int, seed: int, device: str) -> Decoding:
+    """Return decoding from a random prompt of so many tokens."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    return Decoding(model, torch.randint(1, config.vocab_size, (1, prompt), generator=generator).to(device))
 
 
 def _text(model: Any, config: Any, prompt: int, seed: int, device: str) -> Work:
@@ -187,14 +155,14 @@ _DECODES = ("prefill", "decode")
 
 WORKLOADS = MappingProxyType(
     {
-        "gpt2": Workload(_gpt2, "GPT2LMHeadModel", _DECODES, Decoding),
-        "gptj-6b": Workload(_gptj, "GPTJForCausalLM", _DECODES, Decoding),
-        "llama-1b": Workload(_llama_1b, "LlamaForCausalLM", _DECODES, Decoding),
+        "gpt2": Workload(_gpt2, "GPT2LMHeadModel", _DECODES, decoding_of),
+        "gptj-6b": Workload(_gptj, "GPTJForCausalLM", _DECODES, decoding_of),
+        "llama-1b": Workload(_llama_1b, "LlamaForCausalLM", _DECODES, decoding_of),
         "bert-base": Workload(_bert, "BertModel", ("encode",), _text),
         "vit-base": Workload(_vit, "ViTModel", ("vision",), _image),
         "clip": Workload(_clip, "CLIPModel", ("encode",), _image_and_text),
-        "gpt2-narrow": Workload(_narrow_gpt2, "GPT2LMHeadModel", _DECODES, Decoding),
-        "tiny-gpt2": Workload(_tiny_gpt2, "GPT2LMHeadModel", _DECODES, Decoding),
+        "gpt2-narrow": Workload(_narrow_gpt2, "GPT2LMHeadModel", _DECODES, decoding_of),
+        "tiny-gpt2": Workload(_tiny_gpt2, "GPT2LMHeadModel", _DECODES, decoding_of),
     }
 )
 """By the name that `--model` takes."""
@@ -223,13 +191,3 @@ def build_model(name: str, *, dtype: torch.dtype, device: str, seed: int, longes
     """
     workload = workload_of(name)
     return build_seeded(workload.architecture, workload.config(longest), dtype=dtype, device=device, seed=seed)
-
-
-def timed(work: Work, phase: str, steps: int) -> list[float]:
-    """Do the steps of a phase and return the seconds of each."""
-    seconds = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        work.step(phase)
-        seconds.append(time.perf_counter() - start)
-    return seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from types import MappingProxyType
 
 import typer
 
@@ -13,7 +14,16 @@ from dynamo_genie.cli.keygen import keygen
 from dynamo_genie.cli.status import status
 from dynamo_genie.errors import GenieError
 
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+PASS_ON = MappingProxyType({"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+
+LAZY = MappingProxyType(
+    {
+        "demo": "Generate text with a small model through a daemon.",
+        "explain": "Run a script and print the plan of each graph it compiles.",
+        "bench": "Measure this machine and this network.",
+    }
+)
+"""Commands in modules of their names, which are imported when they are called."""
 
 app = typer.Typer(
     name="genie",
@@ -22,8 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure this machine and this network.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
 
 for command in (daemon, status, keygen):
     app.command()(command)
@@ -38,25 +46,8 @@ def _lazily(module: str) -> Callable[[typer.Context], None]:
     return run
 
 
-def _add_lazy(parent: typer.Typer, name: str, module: str, summary: str) -> None:
-    parent.command(name, help=summary, context_settings=PASS_ON)(_lazily(module))
-
-
-_add_lazy(app, "demo", "dynamo_genie.cli.demo", "Generate text with a small model through a daemon.")
-_add_lazy(app, "explain", "dynamo_genie.cli.explain", "Run a script and print the plan of each graph it compiles.")
-_add_lazy(bench, "transport", "dynamo_genie.cli.bench_transport", "Round trips and bulk bandwidth to a daemon.")
-_add_lazy(bench, "decode", "dynamo_genie.cli.bench_decode", "Time of a decode step, local and remote.")
-_add_lazy(bench, "gpu", "dynamo_genie.cli.bench_gpu", "Decode steps against the floor of the memory, by engine.")
-_add_lazy(bench, "arenas", "dynamo_genie.cli.bench_arenas", "Appending to caches in place, against copying them.")
-_add_lazy(bench, "modes", "dynamo_genie.cli.bench_modes", "What understanding is worth, mode against mode.")
-_add_lazy(bench, "kv-length", "dynamo_genie.cli.bench_kv_length", "What the length of the KV cache costs in each mode.")
-_add_lazy(bench, "colocation", "dynamo_genie.cli.bench_colocation", "Two daemons: caches by chance, or with attention.")
-_add_lazy(bench, "network", "dynamo_genie.cli.bench_network", "Every mode on a grid of rates and delays.")
-_add_lazy(bench, "models", "dynamo_genie.cli.bench_models", "Every mode on several architectures.")
-_add_lazy(bench, "concurrency", "dynamo_genie.cli.bench_concurrency", "Several clients of one daemon at the same time.")
-_add_lazy(bench, "peers", "dynamo_genie.cli.bench_peers", "A decode step by way of other systems.")
-_add_lazy(bench, "report", "dynamo_genie.cli.bench_report", "Tables and plots from the study's documents.")
-_add_lazy(bench, "passes", "dynamo_genie.cli.bench_passes", "Time of the passes, against that of the capture.")
+for name, summary in LAZY.items():
+    app.command(name, help=summary, context_settings=dict(PASS_ON))(_lazily(f"dynamo_genie.cli.{name}"))
 
 
 def main() -> None:

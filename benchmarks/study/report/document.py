@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
-from dynamo_genie.bench.study.records import Shape, Study
+from dynamo_genie.bench.network.spec import NetworkShape
+from dynamo_genie.bench.study.records import Study
 from dynamo_genie.bench.study.report.mode_tables import classes, latency, memory, worth
 from dynamo_genie.bench.study.report.other_tables import colocation, crossover, grid, peers, sessions
 from dynamo_genie.bench.study.report.plots import plots_of, render
@@ -72,7 +73,7 @@ def gaps(study: Study) -> str:
     return "Not measured:\n\n" + "\n".join(f"- {gap.what}: {gap.reason}" for gap in study.gaps) + "\n"
 
 
-def _network(shape: Shape) -> str:
+def _network(shape: NetworkShape) -> str:
     rate = "no limit" if shape.rate_bits_s is None else f"{shape.rate_bits_s / 1e9:g} Gbit/s"
     asked = f"asked {rate}, {(shape.delay_s or 0) * 1e3:g} ms one way, loss {shape.loss:.2%}"
     obtained = "not measured"

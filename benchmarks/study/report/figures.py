@@ -96,8 +96,5 @@ def _tokens_s(row: Row, mean_s: float) -> float | None:
 
 
 def _local(study: Study, row: Row) -> Row | None:
-    def setting(one: Row) -> tuple[object, ...]:
-        return one.phase, one.model, one.dtype, one.network, one.prompt, one.batch, one.sessions
-
-    found = (one for one in study.rows if one.mode == "local" and not one.void and setting(one) == setting(row))
+    found = (one for one in study.rows if one.mode == "local" and not one.void and one.setting == row.setting)
     return next(found, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from dynamo_genie.bench.study.records import Row, Study
 from dynamo_genie.bench.study.report.figures import Figures, figures_of
@@ -29,11 +30,10 @@ def classes(study: Study) -> Table:
     found = figures_of(study)
     settings = _settings(study.rows)
     used = [name for name in TENSOR_CLASSES if any(name in f.row.sent or name in f.row.received for f in found)]
-    ways = [("to the daemon", "sent"), ("back", "received")]
-    columns = (*settings, "Phase", "Mode", *(f"{name}, {way}" for way, _ in ways for name in used))
+    columns = (*settings, "Phase", "Mode", *(f"{name}, {way}" for way in ("to the daemon", "back") for name in used))
     rows = []
     for f in found:
-        counts = [getattr(f.row, field).get(name, 0) / f.row.steps for _, field in ways for name in used]
+        counts = [way.get(name, 0) / f.row.steps for way in (f.row.sent, f.row.received) for name in used]
         rows.append((*_setting(f.row, settings), f.row.phase, f.row.mode, *map(nbytes, counts)))
     return Table("classes", "Bytes of a step by tensor class", columns, tuple(rows), 2 + len(settings))
 
@@ -45,7 +45,7 @@ def worth(study: Study) -> Table:
     columns = (*settings, "Phase", "Mode", "Bytes over semantic's", "Added time over semantic's", "Added time")
     rows = []
     for f in found:
-        best = next((g for g in found if g.row.mode == "semantic" and _same_setting(f.row, g.row)), None)
+        best = next((g for g in found if g.row.mode == "semantic" and g.row.setting == f.row.setting), None)
         if best is None or f.row.mode == "local":
             continue
         moved = ratio(f.step_bytes / best.step_bytes) if best.step_bytes else NOT_MEASURED
@@ -117,18 +117,22 @@ def _note(study: Study) -> str:
     )
 
 
-_NAMES = {"Model": "model", "Prompt": "prompt", "Network": "network", "Placement": "placement", "Sessions": "sessions"}
+_SETTINGS: Mapping[str, Callable[[Row], object]] = MappingProxyType(
+    {
+        "Model": lambda row: row.model,
+        "Prompt": lambda row: row.prompt,
+        "Network": lambda row: row.network,
+        "Placement": lambda row: row.placement,
+        "Sessions": lambda row: row.sessions,
+    }
+)
+"""Columns that name a setting, where rows differ in it."""
 
 
 def _settings(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the columns in which rows differ beside mode and phase."""
-    return tuple(name for name, field in _NAMES.items() if len({getattr(row, field) for row in rows}) > 1)
+    return tuple(name for name, value in _SETTINGS.items() if len({value(row) for row in rows}) > 1)
 
 
 def _setting(row: Row, settings: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(getattr(row, _NAMES[name])) for name in settings)
-
-
-def _same_setting(one: Row, other: Row) -> bool:
-    fields = ("phase", "model", "dtype", "prompt", "network", "sessions", "batch")
-    return all(getattr(one, name) == getattr(other, name) for name in fields)
+    return tuple(str(_SETTINGS[name](row)) for name in settings)

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dynamo_genie.bench.study.records import Gap, Row, Shape, Study, Wire, read_study, write_study
+from dynamo_genie.bench.network.spec import NetworkShape
+from dynamo_genie.bench.study.records import Gap, Row, Study, Wire, read_study, write_study
 from dynamo_genie.bench.study.report.document import files_of, tables_of
 from dynamo_genie.bench.study.report.figures import fairness, figures_of, quantile
 from dynamo_genie.bench.study.report.pages import filled
@@ -20,7 +21,7 @@ from dynamo_genie.bench.study.report.terminal import pieces
 from dynamo_genie.errors import GenieError
 from tests.integration.real_daemon import environment
 
-NETWORK = Shape("1gbit,1ms", 1e9, 1e-3, 0.0, 0.95e9, 2.2e-3)
+NETWORK = NetworkShape("1gbit,1ms", 1e9, 1e-3, 0.0, 0.95e9, 2.2e-3)
 
 
 def row(mode: str, *seconds: tuple[float, ...], **changes: object) -> Row:

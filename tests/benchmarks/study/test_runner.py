@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamo_genie.bench.study import runner as runner_module
-from dynamo_genie.bench.study.orders import Done, Phase, Ready
+from dynamo_genie.bench.study.orders import MeasuredPhase, Ready, RepeatDone
 from dynamo_genie.bench.study.plan import Group, Member, Protocol, members_of
 from dynamo_genie.bench.study.records import read_study
 from dynamo_genie.bench.study.runner import Runner
@@ -18,7 +18,7 @@ from dynamo_genie.bench.study.team import Player
 from dynamo_genie.errors import GenieError
 
 GROUP = Group("loopback", "tiny-gpt2", 8, members_of(("naive", "semantic")))
-DONE = Done((Phase((0.1,), {"token": 8}, {}, 0, {}, (), 0, 0.0, 0.2, 0.1),), (1, 2), 1)
+DONE = RepeatDone((MeasuredPhase((0.1,), {"token": 8}, {}, 0, {}, (), 0, 0.0, 0.2, 0.1),), (1, 2), 1)
 
 
 class ListedClient:
@@ -31,7 +31,7 @@ class ListedClient:
     def say(self, order: object) -> None:
         assert not self.closed
 
-    def done(self) -> Done:
+    def done(self) -> RepeatDone:
         self._left -= 1
         if self._left < 0:
             raise GenieError("client 0 ended unexpectedly; its log ends:\nhere")

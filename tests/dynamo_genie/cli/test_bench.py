@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from dynamo_genie.bench.alternate import in_turns
 from dynamo_genie.bench.report import Figure, at_least_times, at_most, at_most_above, at_most_times, summary, table_of
 from dynamo_genie.child_process import child_environment
+from dynamo_genie.cli import bench_runs
+from dynamo_genie.cli.bench import EXPERIMENTS, Experiment, app
 
 LIMIT_S = 110.0
 
@@ -31,6 +36,36 @@ def figures_of(path: Path) -> dict[str, dict[str, Any]]:
     record = json.loads(path.read_text())
     assert {"cpu", "cores", "kernel", "torch"} <= set(record["machine"])
     return {figure["name"]: figure for figure in record["figures"]}
+
+
+def test_the_list_has_every_experiment_and_each_says_its_options() -> None:
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+    listed = runner.invoke(app, ["--help"]).output
+    assert [name for name in (e.name for e in EXPERIMENTS) if not re.search(rf"\b{name} ", listed)] == []
+    for experiment in EXPERIMENTS:
+        text = runner.invoke(app, [experiment.name, "--help"]).output
+        assert experiment.about.split("\n")[0] in text
+        assert [option.help for option in experiment.options if option.help not in text] == []
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_a_run_uses_each_option_of_its_row_and_no_other(experiment: Experiment) -> None:
+    assert read_by(experiment.run) == {option.name for option in experiment.options}
+
+
+def read_by(run: Any) -> set[str]:
+    """Return the values that a function reads from `given`, or hands it on to be read."""
+    source = inspect.getsource(run)
+    found = set(re.findall(r"\bgiven\.(\w+)", source))
+    helpers = re.findall(r"\b(_\w+)\([^()]*\bgiven\b[,)]", source)
+    return found.union(*(read_by(getattr(bench_runs, name)) for name in helpers if name != run.__name__))
+
+
+def test_the_list_of_experiments_imports_no_torch() -> None:
+    command = "import sys; import dynamo_genie.cli.__main__, dynamo_genie.cli.bench; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True,
+                          env=child_environment(os.environ))  # fmt: skip
+    assert done.stdout == "False\n"
 
 
 def test_bench_transport_reports_each_figure_beside_its_floor(tmp_path: Path) -> None:

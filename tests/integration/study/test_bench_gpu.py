@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamo_genie.bench.device_decode import Decoder, first_difference
+from dynamo_genie.bench.device.decode import StaticDecoding, first_difference
 from tests.integration.study.test_bench_study import bench, finished
 
 
-def decoder(tokens: list[int], gaps: list[float]) -> Decoder:
-    return Decoder(print, print, torch.zeros(1, 1), None, 1, tokens, gaps)
+def decoder(tokens: list[int], gaps: list[float]) -> StaticDecoding:
+    return StaticDecoding(print, print, torch.zeros(1, 1), None, 1, tokens, gaps)
 
 
 def test_a_difference_is_explained_by_a_gap_below_rounding_only() -> None:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import pytest
 
 from dynamo_genie.bench.peers import comparison
-from dynamo_genie.bench.peers.systems import SYSTEMS, System, Work, missing
+from dynamo_genie.bench.peers.systems import SYSTEMS, DecodeWork, System, missing
 from dynamo_genie.bench.study.records import read_study
 from tests.integration.study.test_bench_study import bench, finished
 
@@ -60,9 +60,9 @@ class _Counting:
         return token + 2 if self._strays and self._begun == 4 else token + 1
 
 
-def _opener(*, strays: bool) -> Callable[[Work], AbstractContextManager[System]]:
+def _opener(*, strays: bool) -> Callable[[DecodeWork], AbstractContextManager[System]]:
     @contextmanager
-    def opened(work: Work) -> Iterator[System]:
+    def opened(work: DecodeWork) -> Iterator[System]:
         yield _Counting(strays=strays)
 
     return opened
@@ -73,7 +73,7 @@ def test_other_tokens_in_any_repeat_void_the_row(repeats: int, tmp_path: Path, m
     systems = MappingProxyType({"local": _opener(strays=False), comparison.GENIE: _opener(strays=True)})
     monkeypatch.setattr(comparison, "SYSTEMS", systems)
     monkeypatch.setattr(comparison, "_sent", Counter)
-    comparison.compare(Work("tiny-gpt2", 8, 64, 0), 4, repeats, tmp_path / "peers.json", lambda _: None)
+    comparison.compare(DecodeWork("tiny-gpt2", 8, 64, 0), 4, repeats, tmp_path / "peers.json", lambda _: None)
     local, genie = read_study(tmp_path / "peers.json").rows
     assert local.void == ""
     assert "in mode local" in genie.void
@@ -83,7 +83,7 @@ def test_a_system_that_cannot_be_started_costs_its_own_row_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def refused(work: Work) -> Iterator[System]:
+    def refused(work: DecodeWork) -> Iterator[System]:
         raise ConnectionError("port taken\nby another")
         yield  # makes it a generator
 
@@ -91,7 +91,7 @@ def test_a_system_that_cannot_be_started_costs_its_own_row_only(
     monkeypatch.setattr(comparison, "SYSTEMS", MappingProxyType(systems))
     monkeypatch.setattr(comparison, "missing", lambda name: "")
     monkeypatch.setattr(comparison, "_sent", Counter)
-    study = comparison.compare(Work("tiny-gpt2", 8, 64, 0), 4, 1, tmp_path / "peers.json", lambda _: None)
+    study = comparison.compare(DecodeWork("tiny-gpt2", 8, 64, 0), 4, 1, tmp_path / "peers.json", lambda _: None)
     assert [row.mode for row in study.rows] == ["local", comparison.GENIE]
     assert [(gap.what, gap.reason) for gap in study.gaps] == [
         ("ray actor", "could not be started: ConnectionError: port taken")

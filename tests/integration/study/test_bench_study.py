@@ -13,7 +13,7 @@ import pytest
 
 from dynamo_genie.bench.network.keepalives import keep_alive_nbytes
 from dynamo_genie.bench.network.namespaces import existing
-from dynamo_genie.bench.study.orders import Done, Phase, Ready
+from dynamo_genie.bench.study.orders import MeasuredPhase, Ready, RepeatDone
 from dynamo_genie.bench.study.plan import Group, Member, Protocol, members_of
 from dynamo_genie.bench.study.records import Row, Study, read_study
 from dynamo_genie.bench.study.rows import Taken, rows_of
@@ -172,14 +172,14 @@ def session_of(leader: int) -> list[int]:
 def test_answers_that_differ_from_those_of_local_make_a_row_void() -> None:
     group = Group("loopback", "gpt2", 8, members_of(("local", "semantic")))
     taken = Taken(Member("semantic"), Ready(("decode",), "cpu", (), 1))
-    phase = Phase((0.1, 0.1), {}, {}, 0, {}, (), 0, 0.0, 0.2, 0.1)
-    taken.compare([1, 2, 3], (Done((phase,), (1, 2, 3), 1),))
+    phase = MeasuredPhase((0.1, 0.1), {}, {}, 0, {}, (), 0, 0.0, 0.2, 0.1)
+    taken.compare([1, 2, 3], (RepeatDone((phase,), (1, 2, 3), 1),))
     assert rows_of(taken, group, Protocol(), "loopback")[0].void == ""
-    taken.compare([1, 2, 3], (Done((phase,), (1, 9, 3), 1),))
-    taken.compare([1, 2, 3], (Done((phase,), (1, 2, 3), 1),))
+    taken.compare([1, 2, 3], (RepeatDone((phase,), (1, 9, 3), 1),))
+    taken.compare([1, 2, 3], (RepeatDone((phase,), (1, 2, 3), 1),))
     assert rows_of(taken, group, Protocol(), "loopback")[0].void == "answer 1 of 3 is 9, and 2 in mode local"
     short = Taken(Member("semantic"), Ready(("decode",), "cpu", (), 1))
-    short.compare([1, 2, 3], (Done((phase,), (1, 2), 1),))
+    short.compare([1, 2, 3], (RepeatDone((phase,), (1, 2), 1),))
     assert "is None, and 3" in rows_of(short, group, Protocol(), "loopback")[0].void
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,13 @@ import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.alternate import in_turns
 from dynamo_genie.bench.daemon import running_daemon
-from dynamo_genie.bench.device_rates import kernel_s, measure_rates, pinned_rate, upload_rate, weights_times
-from dynamo_genie.bench.report import Figure
+from dynamo_genie.bench.device.rates import kernel_s, measure_rates, pinned_rate, upload_rate, weights_times
+from dynamo_genie.bench.model import parameter_nbytes
+from dynamo_genie.bench.report import Figure, Measured, Say
 from dynamo_genie.bench.study.gpu import Gpu, Samples
 from dynamo_genie.bench.study.workloads import build_model
 from dynamo_genie.errors import OptionError
+from dynamo_genie.tensors import TORCH_DTYPES
 
 LOCAL, REDUCE_OVERHEAD = "local eager", "local reduce-overhead"
 WARM_STEPS = 6
@@ -35,7 +37,7 @@ Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Plan:
+class DeviceDecodePlan:
     """What to measure: a name in `workloads.WORKLOADS`, a dtype, tokens, steps, engines, "cpu" or "cuda"."""
 
     model: str
@@ -47,7 +49,7 @@ class Plan:
 
 
 @dataclass
-class Decoder:
+class StaticDecoding:
     """One way to decode: a Static cache, and a token that each step makes of the last one."""
 
     forward: Forward
@@ -83,18 +85,18 @@ class Decoder:
         self.gaps.append((values[0] - values[1]) / max(abs(values[0]), 1e-30))
 
 
-def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[Figure], dict[str, Any]]:
+def measure_device_decode(plan: DeviceDecodePlan, say: Say) -> Measured:
     """Measure all ways in turns, in one run; tokens are compared with local eager's first.
 
     Returns:
-        Figures, and details: seconds of every step, the first token that differs and the gap of logits there.
+        Figures; in details, seconds of every step, the first token that differs and the gap of logits there.
 
     Raises:
         OptionError: There is no such device.
     """
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device cuda: torch finds no CUDA device on this machine; --device cpu shows how it works")
-    device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
+    device, dtype = torch.device(plan.device), TORCH_DTYPES[plan.dtype]
     length = plan.prompt + 2 * WARM_STEPS + plan.steps + ROOM
     say("building the model")
     model = build_model(plan.model, dtype=dtype, device="cpu", seed=0, longest=length)
@@ -108,9 +110,9 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
             upload = upload_rate(daemon.endpoint)
         finally:
             dynamo_genie.shutdown()
-    weights = sum(p.nbytes for p in dict.fromkeys(model.parameters()))
+    weights = parameter_nbytes(model)
     cache = _cache_nbytes(model.config, length, dtype)
-    parameters = sum(p.numel() for p in dict.fromkeys(model.parameters()))
+    parameters = sum(p.numel() for p in model.parameters())
     floor_s = (weights + cache) / rates.bytes_per_s
     figures = [
         Figure(f"{name}: a decode step", statistics.median(seconds) * 1e3, "ms", floor_s * 1e3,
@@ -134,7 +136,7 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
         for name, seconds in taken.items()
         if (own := kernels[name] or kernels[LOCAL])  # a daemon runs the kernels of local eager in its own process
     ]
-    return figures, {
+    details = {
         "plan": {"model": plan.model, "dtype": plan.dtype, "prompt": plan.prompt, "device": plan.device},
         "weight_nbytes": weights,
         "cache_nbytes": cache,
@@ -144,9 +146,10 @@ def measure_device_decode(plan: Plan, say: Callable[[str], None]) -> tuple[list[
         "kernel_seconds": kernels,
         "differences": {name: first_difference(ways[LOCAL], way, torch.finfo(dtype).eps) for name, way in ways.items()},
     }
+    return Measured(figures, details)
 
 
-def first_difference(right: Decoder, other: Decoder, rounding: float) -> dict[str, float | bool] | None:
+def first_difference(right: StaticDecoding, other: StaticDecoding, rounding: float) -> dict[str, float | bool] | None:
     """Return the first step whose token differs, and the relative gap of local eager's two best logits there.
 
     A gap below `rounding`, the dtype's, explains a difference: another order of the same additions may swap the two.
@@ -158,14 +161,16 @@ def first_difference(right: Decoder, other: Decoder, rounding: float) -> dict[st
     return None
 
 
-def _ways(plan: Plan, model: Any, device: torch.device, length: int, endpoint: str) -> dict[str, Decoder]:
+def _ways(
+    plan: DeviceDecodePlan, model: Any, device: torch.device, length: int, endpoint: str
+) -> dict[str, StaticDecoding]:
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randint(1, model.config.vocab_size, (1, plan.prompt), generator=generator)
     local = model if device.type == "cpu" else copy.deepcopy(model).to(device)
     there = prompt.to(device)
 
-    def way(forward: Forward, prefill: Forward, ids: Tensor) -> Decoder:
-        return Decoder(forward, prefill, ids, model.config, length)
+    def way(forward: Forward, prefill: Forward, ids: Tensor) -> StaticDecoding:
+        return StaticDecoding(forward, prefill, ids, model.config, length)
 
     ways = {
         LOCAL: way(local, local, there),
@@ -180,7 +185,7 @@ def _ways(plan: Plan, model: Any, device: torch.device, length: int, endpoint: s
 
 
 def _measure(
-    plan: Plan, ways: dict[str, Decoder], say: Callable[[str], None]
+    plan: DeviceDecodePlan, ways: dict[str, StaticDecoding], say: Say
 ) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
     for name, way in ways.items():
         say(f"warming {name} up")
@@ -198,7 +203,7 @@ def _measure(
     return steps, {name: statistics.median(seconds) for name, seconds in prefill.items()}, busy
 
 
-def _busy(way: Decoder) -> float | None:
+def _busy(way: StaticDecoding) -> float | None:
     """Return how busy NVML says the device is while this way decodes alone."""
     samples, began = Samples(), time.monotonic()
     with Gpu().sampled(samples):
@@ -211,17 +216,3 @@ def _cache_nbytes(config: Any, length: int, dtype: torch.dtype) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * length * dtype.itemsize
-
-
-def engines_of(text: str) -> tuple[str, ...]:
-    """Read engines from text.
-
-    Raises:
-        OptionError: One is unknown.
-    """
-    from dynamo_genie.engines import ENGINES
-
-    names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or any(name not in ENGINES for name in names):
-        raise OptionError(f"--engines {text!r}: write names of {', '.join(ENGINES)}, separated by commas")
-    return tuple(names)

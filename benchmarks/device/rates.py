@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -13,8 +14,8 @@ from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.options import Options
 from dynamo_genie.remote_daemon.worker.device_speed import elapsed_s
 
-SOURCE_NBYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
-MATRIX_WIDTH = {"cuda": 8192, "cpu": 512}
+SOURCE_NBYTES = MappingProxyType({"cuda": 1 << 30, "cpu": 64 << 20})
+MATRIX_WIDTH = MappingProxyType({"cuda": 8192, "cpu": 512})
 ROUNDS = 5
 UPLOAD_NBYTES = 256 << 20
 
@@ -28,7 +29,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Arrival:
+class WeightsTimes:
     """Seconds until all weights of a model are on the device: from nothing, and for a session that finds them there."""
 
     first_s: float
@@ -85,7 +86,7 @@ def upload_rate(endpoint: str) -> float:
     return UPLOAD_NBYTES / min(seconds)
 
 
-def weights_times(endpoint: str, model: torch.nn.Module) -> Arrival:
+def weights_times(endpoint: str, model: torch.nn.Module) -> WeightsTimes:
     """Bind a model's weights in one session, then in another one; each hashes them and waits until all are named."""
     seconds = []
     for _ in range(2):
@@ -97,4 +98,4 @@ def weights_times(endpoint: str, model: torch.nn.Module) -> Arrival:
         seconds.append(time.perf_counter() - started)
         del binding
         dynamo_genie.shutdown()
-    return Arrival(*seconds)
+    return WeightsTimes(*seconds)
