@@ -30,4 +30,5 @@ if __name__ == "__main__":
         packages=["dynamo_genie", *(f"dynamo_genie.{name}" for name in SUBPACKAGES)],
         package_dir={"dynamo_genie": "dynamo_genie", **{f"dynamo_genie.{name}": folder(name) for name in SUBPACKAGES}},
         package_data={"dynamo_genie": ["py.typed"]},
+        include_package_data=False,  # else the results in `benchmarks` would go into every wheel
     )

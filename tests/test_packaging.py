@@ -34,6 +34,15 @@ def packages_on_disk() -> set[str]:
     }
 
 
+def modules_on_disk() -> set[str]:
+    """Files of code, as paths in a wheel."""
+    tops = [(ROOT / folder, f"dynamo_genie/{name}") for name, folder in LINKED.items()]
+    found = {f"{name}/{path.relative_to(top)}" for top, name in tops for path in top.rglob("*.py")}
+    own = (path for path in (ROOT / "dynamo_genie").iterdir() if not path.is_symlink())
+    files = [file for path in own for file in (path.rglob("*.py") if path.is_dir() else [path])]
+    return found | {str(file.relative_to(ROOT)) for file in files if file.suffix == ".py"}
+
+
 def run_python(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -55,6 +64,14 @@ def test_setup_maps_every_package_to_its_folder() -> None:
 def test_no_folder_with_code_lacks_an_init_file() -> None:
     folders = {path.parent for name in (*LINKED.values(), "dynamo_genie") for path in (ROOT / name).rglob("*.py")}
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_a_wheel_holds_every_module_once_and_no_results(tmp_path: Path) -> None:
+    command = ["-q", "egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run([sys.executable, "setup.py", *command], cwd=ROOT, capture_output=True, timeout=120, check=True)
+    built = {str(path.relative_to(tmp_path / "lib")) for path in (tmp_path / "lib").rglob("*") if path.is_file()}
+    assert "dynamo_genie/bench/study/client.py" in built
+    assert built == {*modules_on_disk(), "dynamo_genie/py.typed"}
 
 
 @pytest.mark.parametrize("name", LINKED)
