@@ -41,20 +41,31 @@ def build_gpt2(shape: Gpt2Shape, seed: int = 0) -> Any:
     Raises:
         GenieError: transformers is not installed.
     """
-    try:
-        from transformers import GPT2Config, GPT2LMHeadModel
-    except ImportError as error:
-        raise GenieError(f"transformers is missing ({error}); pip install 'dynamo_genie[demo]'") from None
-    config = GPT2Config(
-        n_layer=shape.layers, n_embd=shape.embd, n_head=shape.heads, vocab_size=shape.vocab,
-        n_positions=shape.positions, initializer_range=shape.spread, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+    config = gpt2_config(shape)
+    from transformers import GPT2LMHeadModel
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(config).eval()
     model.generation_config.eos_token_id = shape.vocab  # looked for at each step, as always, and never found
     return model
+
+
+def gpt2_config(shape: Gpt2Shape) -> Any:
+    """Return the configuration of a GPT-2 of this size.
+
+    Raises:
+        GenieError: transformers is not installed.
+    """
+    try:
+        from transformers import GPT2Config
+    except ImportError as error:
+        raise GenieError(f"transformers is missing ({error}); pip install 'dynamo_genie[demo]'") from None
+    return GPT2Config(
+        n_layer=shape.layers, n_embd=shape.embd, n_head=shape.heads, vocab_size=shape.vocab,
+        n_positions=shape.positions, initializer_range=shape.spread, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
 
 
 def random_prompt(shape: Gpt2Shape, length: int, seed: int = 1) -> torch.Tensor:

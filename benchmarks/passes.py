@@ -8,15 +8,14 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
-from dynamo_genie.bench.model import Gpt2Shape
+from dynamo_genie.bench.model import Gpt2Shape, gpt2_config
 from dynamo_genie.bench.report import Figure, Measured, at_most_times
-from dynamo_genie.errors import GenieError
 from dynamo_genie.lowering.decompositions import decomposition_table
 from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
 from dynamo_genie.lowering.rewrites import REWRITES
@@ -142,13 +141,9 @@ def _timed(model: Any, layers: int, phase: str, inputs: dict[str, Any]) -> PassT
 
 def _model_without_memory(layers: int, shape: Gpt2Shape) -> tuple[Any, Any]:
     """Return a GPT-2 whose weights are reserved and never touched, and a cache of seven tokens for it."""
-    try:
-        from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
-    except ImportError as error:
-        raise GenieError(f"transformers is missing ({error}); pip install 'dynamo_genie[demo]'") from None
-    config = GPT2Config(
-        n_layer=layers, n_embd=shape.embd, n_head=shape.heads, vocab_size=shape.vocab, n_positions=shape.positions
-    )
+    config = gpt2_config(replace(shape, layers=layers))
+    from transformers import DynamicCache, GPT2LMHeadModel
+
     with torch.device("meta"):
         model = GPT2LMHeadModel(config)
     model.to_empty(device="cpu").eval()

@@ -126,7 +126,7 @@ class Client:
         return tuple(self._measured(phase, lease_ports) for phase in self._phases)
 
     def _measured(self, phase: str, lease_ports: tuple[int, ...]) -> MeasuredPhase:
-        before = _Snapshot.before()
+        before = _Snapshot.taken(daemons_first=True)
         if self._wire is not None:
             self._wire.begin()
         began = time.monotonic()
@@ -134,7 +134,7 @@ class Client:
         seconds = tuple(seconds_of(partial(self._work.step, phase)) for _ in range(steps))
         wall_s = time.monotonic() - began
         wire, keep_alive_bytes = self._wire.end(lease_ports) if self._wire is not None else ((), 0)
-        after = _Snapshot.after()
+        after = _Snapshot.taken(daemons_first=False)
         return MeasuredPhase(
             seconds=seconds,
             sent=_difference(after.stats["sent"], before.stats["sent"]),
@@ -173,7 +173,7 @@ class _Wire:
 
 
 class _Snapshot:
-    """Counters at one moment. What asking for them moves is not between a `before` and an `after`."""
+    """Counters at one moment. Asking for them moves bytes: daemons are asked first before a measurement, last after."""
 
     def __init__(self) -> None:
         self.stats: dict[str, Any] = {"sent": {}, "received": {}, "sent_framing": 0, "received_framing": 0}
@@ -181,19 +181,11 @@ class _Snapshot:
         self.busy_s: float | None = None
 
     @classmethod
-    def before(cls) -> _Snapshot:
-        """Ask the daemons first."""
+    def taken(cls, *, daemons_first: bool) -> _Snapshot:
+        """Ask the daemons and look at what is counted here, in either order."""
         found = cls()
-        found._ask_daemons()
-        found._look()
-        return found
-
-    @classmethod
-    def after(cls) -> _Snapshot:
-        """Ask the daemons last."""
-        found = cls()
-        found._look()
-        found._ask_daemons()
+        for take in (found._ask_daemons, found._look) if daemons_first else (found._look, found._ask_daemons):
+            take()
         return found
 
     def _look(self) -> None:

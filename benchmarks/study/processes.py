@@ -77,12 +77,12 @@ class ClientProcess:
         except OSError:
             raise self._ended() from None
 
-    def _answer(self, kind: type[A], limit_s: float) -> A:
+    def _answer(self, expected: type[A], limit_s: float) -> A:
         answer = self._decoder.decode(self._line(limit_s))
         if isinstance(answer, Trouble):
             raise GenieError(f"{self.name}: {answer.error}")
-        if not isinstance(answer, kind):
-            raise GenieError(f"{self.name}: expected {kind.__name__}, got {type(answer).__name__}")
+        if not isinstance(answer, expected):
+            raise GenieError(f"{self.name}: expected {expected.__name__}, got {type(answer).__name__}")
         return answer
 
     def _line(self, limit_s: float) -> bytes:

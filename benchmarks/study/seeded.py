@@ -29,12 +29,12 @@ def build_seeded(architecture: str, config: Any, *, dtype: torch.dtype, device: 
     import transformers
     from transformers.initialization import no_init_weights
 
-    kind = getattr(transformers, architecture)
+    model_class = getattr(transformers, architecture)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with no_init_weights():
-            model = kind(config)
+            model = model_class(config)
     finally:
         torch.set_default_dtype(before)
     model.tie_weights()

@@ -112,9 +112,9 @@ def _peers(report: m.DaemonStatus) -> Table:
     table = _table("tenant", "tensors", "sent to daemons", "got from daemons")
     for w in report.workers:
         sent, received = dict(w.peer_sent), dict(w.peer_received)
-        for kind in sorted({*sent, *received}):
-            name = Text("".join(c if c.isprintable() else "?" for c in kind))  # the client chose it
-            table.add_row(w.tenant, name, nbytes_text(sent.get(kind, 0)), nbytes_text(received.get(kind, 0)))
+        for name in sorted({*sent, *received}):
+            shown = Text("".join(c if c.isprintable() else "?" for c in name))  # the client chose it
+            table.add_row(w.tenant, shown, nbytes_text(sent.get(name, 0)), nbytes_text(received.get(name, 0)))
     return table
 
 

@@ -56,8 +56,8 @@ def _arrow(route: Route, arrow: Arrow) -> Markup:
         middle = (y0 + y1) / 2
         path.append(f"C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}")
     title = element("title", f"{arrow.n_values} values, {nbytes_text(arrow.nbytes)}")
-    kind, head = ("arrow cut", "cut-head") if arrow.is_cut else ("arrow", "head")
-    return element("path", title, d="".join(path), class_=kind, marker_end=f"url(#{head})")
+    style, head = ("arrow cut", "cut-head") if arrow.is_cut else ("arrow", "head")
+    return element("path", title, d="".join(path), class_=style, marker_end=f"url(#{head})")
 
 
 def _box(number: int, box: Box, layout: Layout, letters: Mapping[str, int]) -> Markup:

@@ -19,8 +19,8 @@ def plan_text(report: GraphReport) -> str:
 def traffic_rows(step: Step) -> Iterator[tuple[str, str, int, int]]:
     """Yield (direction, tensor class, predicted, measured) for all that moved or should have, then each sum."""
     for direction, predicted, measured in zip(DIRECTIONS, step.predicted.parts, step.measured.parts, strict=True):
-        for kind in sorted(predicted.keys() | measured.keys()):
-            yield direction, kind, predicted.get(kind, 0), measured.get(kind, 0)
+        for name in sorted(predicted.keys() | measured.keys()):
+            yield direction, name, predicted.get(name, 0), measured.get(name, 0)
         yield direction, "total", sum(predicted.values()), sum(measured.values())
 
 
@@ -69,8 +69,8 @@ def _placement(placement: PlacementReport) -> Iterator[str]:
     for use in measured.engines:
         yield f"  partition {use.partition} is run by engine {use.engine}: {use.reason}"
     yield f"  last of {measured.calls} calls       class       predicted B   measured B"
-    for direction, kind, predicted, found in traffic_rows(measured.last):
-        yield f"    {direction:20} {kind:10} {predicted:12,} {found:12,}  {error_text(predicted, found)}"
+    for direction, name, predicted, found in traffic_rows(measured.last):
+        yield f"    {direction:20} {name:10} {predicted:12,} {found:12,}  {error_text(predicted, found)}"
     total, found_total = measured.predicted_nbytes, measured.measured_nbytes
     yield f"  all calls: predicted {total:,} B, measured {found_total:,} B ({error_text(total, found_total)})"
     yield (

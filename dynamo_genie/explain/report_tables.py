@@ -32,7 +32,7 @@ def table(table_id: str, columns: Sequence[str], rows: Iterable[Row], sums: Iter
 def traffic_table(number: int, measured: Measurements) -> Markup:
     """Return predicted against measured bytes of the last call, by direction and class."""
     rows = list(traffic_rows(measured.last))
-    cells = [(way, kind, f"{p:,}", f"{found:,}", error_text(p, found)) for way, kind, p, found in rows]
+    cells = [(way, name, f"{p:,}", f"{found:,}", error_text(p, found)) for way, name, p, found in rows]
     sums = [i for i, row in enumerate(rows) if row[1] == "total"]
     return table(
         f"traffic-{number}", ("bytes of the last call", "class", "predicted", "measured", "off by"), cells, sums

@@ -85,9 +85,9 @@ def _devices(placement: PlacementReport) -> Table:
 def _traffic(placement: PlacementReport) -> Table:
     table = _table("bytes of the last call", "class", "predicted", "measured", "off by")
     assert placement.measured is not None
-    for direction, kind, predicted, found in traffic_rows(placement.measured.last):
-        style = "bold" if kind == "total" else ""
-        table.add_row(direction, kind, f"{predicted:,}", f"{found:,}", error_text(predicted, found), style=style)
+    for direction, name, predicted, found in traffic_rows(placement.measured.last):
+        style = "bold" if name == "total" else ""
+        table.add_row(direction, name, f"{predicted:,}", f"{found:,}", error_text(predicted, found), style=style)
     return table
 
 

@@ -12,7 +12,7 @@ from dynamo_genie.bench.study.report.other_tables import colocation, crossover, 
 from dynamo_genie.bench.study.report.plots import plots_of, render
 from dynamo_genie.bench.study.report.table import Table, seconds
 
-KINDS = ("png", "svg")
+FORMATS = ("png", "svg")
 
 _TABLES: MappingProxyType[str, tuple[Callable[[Study], Table], ...]] = MappingProxyType(
     {
@@ -40,7 +40,7 @@ def files_of(study: Study, name: str) -> dict[str, bytes]:
         name: Of its file, without the ending; the names of all others begin with it.
     """
     plots = plots_of(study) if study.rows else []
-    files = {f"{name}-{plot.name}.{kind}": render(plot, kind) for plot in plots for kind in KINDS}
+    files = {f"{name}-{plot.name}.{ending}": render(plot, ending) for plot in plots for ending in FORMATS}
     shown = [f"![{plot.name}]({name}-{plot.name}.svg)\n" for plot in plots]
     page = "\n".join([heading(study, name), *(table.markdown() for table in tables_of(study)), *shown, gaps(study)])
     return {f"{name}.md": page.encode(), **files}

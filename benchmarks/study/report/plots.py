@@ -82,7 +82,7 @@ def plots_of(study: Study) -> list[Plot]:
     return []
 
 
-def render(plot: Plot, kind: str) -> bytes:
+def render(plot: Plot, ending: str) -> bytes:
     """Return a plot as the bytes of a `png` or `svg` file.
 
     Raises:
@@ -99,7 +99,7 @@ def render(plot: Plot, kind: str) -> bytes:
         FigureCanvasAgg(figure)
         plot.draw(figure.add_subplot())
         file = io.BytesIO()
-        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.savefig(file, format=ending, metadata={"Date": None} if ending == "svg" else {"Software": None})
     return file.getvalue()
 
 
