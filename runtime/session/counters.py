@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-TENSOR_CLASSES = ("weight", "kv_cache", "activation", "input", "output", "gradient", "control")
+from dynamo_genie.runtime.wire.tensor_class import COUNTED
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Counters:
     def snapshot(self) -> dict[str, object]:
         """Return plain dicts, every class present."""
         return {
-            "sent": {name: self.sent[name] for name in TENSOR_CLASSES},
-            "received": {name: self.received[name] for name in TENSOR_CLASSES},
+            "sent": {name: self.sent[name] for name in COUNTED},
+            "received": {name: self.received[name] for name in COUNTED},
             "sent_total": sum(self.sent.values()),
             "received_total": sum(self.received.values()),
             "sent_framing": self.sent_framing,

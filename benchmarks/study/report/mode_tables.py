@@ -8,7 +8,7 @@ from types import MappingProxyType
 from dynamo_genie.bench.study.records import Row, Study
 from dynamo_genie.bench.study.report.figures import Figures, figures_of
 from dynamo_genie.bench.study.report.table import NOT_MEASURED, Table, megabytes, nbytes, ratio, seconds, share
-from dynamo_genie.runtime.session.counters import TENSOR_CLASSES
+from dynamo_genie.runtime.wire.tensor_class import COUNTED
 
 
 def latency(study: Study) -> Table:
@@ -29,7 +29,7 @@ def classes(study: Study) -> Table:
     """Bytes of a step by direction and tensor class."""
     found = figures_of(study)
     settings = _settings(study.rows)
-    used = [name for name in TENSOR_CLASSES if any(name in f.row.sent or name in f.row.received for f in found)]
+    used = [name for name in COUNTED if any(name in f.row.sent or name in f.row.received for f in found)]
     columns = (*settings, "Phase", "Mode", *(f"{name}, {way}" for way in ("to the daemon", "back") for name in used))
     rows = []
     for f in found:
