@@ -9,18 +9,18 @@ from typing import Any, Literal
 import torch
 from torch.fx import GraphModule
 
-from dynamo_genie.calls.graph import CompiledGraph
+from dynamo_genie.calls.graph import CompiledGraph, Place
 from dynamo_genie.calls.local import LocalGraph
-from dynamo_genie.calls.observed_calls import ObservedGraph
-from dynamo_genie.calls.observed_placed_calls import ObservedPlacedGraph
-from dynamo_genie.calls.placed_graph import PlacedGraph
+from dynamo_genie.calls.placing import OnOneDaemon, OnSeveralDaemons
 from dynamo_genie.calls.plan import plan_calls
+from dynamo_genie.calls.watched import Watched
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.errors import OptionError
 from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.lowering.decompositions import decomposition_table
 from dynamo_genie.lowering.graph import lower
 from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
+from dynamo_genie.lowering.output_shapes import shapes_of
 from dynamo_genie.lowering.rewrites import LAYOUT_REWRITES, REWRITES
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.options import Options
@@ -120,14 +120,14 @@ class _Capture:
         lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
         plan = plan_calls(gm, mode, self._options.engine, resident, n_results, gradients)
-        if several and observer is not None:
-            return ObservedPlacedGraph(gm, plan, self._options, observer)
-        if several:
-            return PlacedGraph(gm, plan, self._options)
-        connect = partial(CONNECTIONS.get, self._options)
-        if observer is not None:
-            return ObservedGraph(gm, lowered, plan, connect, observer)
-        return CompiledGraph(gm, lowered, plan, connect)
+        shapes = shapes_of(gm)
+        place: Place = (
+            OnSeveralDaemons(gm, plan, self._options)
+            if several
+            else OnOneDaemon(lowered, plan, shapes, partial(CONNECTIONS.get, self._options))
+        )
+        graph = CompiledGraph(shapes, plan, place)
+        return graph if observer is None else Watched(graph, gm, observer)
 
 
 def _understand(gm: GraphModule, origins: Origins, observer: GraphObserver | None) -> GraphModule:

@@ -162,3 +162,26 @@ def test_every_import_of_ours_goes_through_the_package() -> None:
         if name.split(".")[0] in (*SIDES, "benchmarks")
     ]
     assert found == []
+
+
+def test_one_place_builds_and_posts_a_call() -> None:
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in sources("dynamo_genie", *SIDES)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Call", "m.Call", "messages.Call")
+    ]
+    # a benchmark of the transport alone posts an empty one of its own, without a program's inputs or results
+    benchmark = "benchmarks/transport.py"
+    assert [path for path in found if path != benchmark] == ["dynamo_genie/tensor/program_call.py"]
+
+
+def test_nothing_that_is_called_is_subclassed() -> None:
+    called = {"CompiledGraph", "GraphCall", "ProgramCall", "BoundProgram", "Watched"}
+    found = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sources(*ROOMS)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ClassDef) and called & {ast.unparse(base).split(".")[-1] for base in node.bases}
+    ]
+    assert found == []

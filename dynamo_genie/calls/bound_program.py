@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,56 +19,68 @@ class BoundProgram:
     Attributes:
         program: The session's number of the program.
         number: The session's number of the binding.
-        resident: Positions of the inputs that are bound.
-        free: Positions of the inputs that each call passes.
+        resident: Slots of the arguments that are bound, in the order of the binding.
+        free: Positions of the inputs that each call passes, with their slots.
+        written: Indices into `resident` of what the program writes into.
     """
 
     def __init__(
         self,
         connection: Connection,
         lowered: LoweredProgram,
+        slots: Sequence[int],
+        resident: Collection[int],
         args: Sequence[Any],
-        resident: tuple[int, ...],
         *,
         ask: bool = True,
         engine: str = AUTO,
     ) -> None:
-        """Bind the inputs at `resident`; `ask` which of them the daemon has, or send all that this process did not."""
-        session = connection.session
-        self.connection = connection
-        self.session = session
+        """Bind inputs.
+
+        Args:
+            connection: Where to.
+            lowered: The program.
+            slots: Where among a call's values each input is; the first of those are the arguments.
+            resident: Which arguments are bound.
+            args: The arguments of a call.
+            ask: Whether the daemon is asked which of them it has, or all are sent that this process did not send.
+            engine: What runs the program in the daemon.
+        """
+        self.session = connection.session
         self.lowered = lowered
-        self.program = session.register(lowered.digest, lowered.encoded, lowered.node_lines, engine)
-        self.number = session.mint()
-        self.resident = resident
-        self.free = tuple(i for i in range(len(args)) if i not in resident)
-        self.written = tuple(i for i in resident if i in lowered.program.mutated_inputs)
-        mutated = frozenset(resident.index(i) for i in self.written)
-        self.binding = connection.weights.bind(self._tensors(args), mutated=mutated, ask=ask)
+        self.program = self.session.register(lowered.digest, lowered.encoded, lowered.node_lines, engine)
+        self.number = self.session.mint()
+        positions = [position for position, slot in enumerate(slots) if slot in resident]
+        lifted = range(len(slots), len(slots) + len(lowered.lifted_constants))
+        self._positions = (*positions, *lifted)
+        self.resident = tuple(slots[position] for position in positions)
+        self.free = tuple((position, slot) for position, slot in enumerate(slots) if slot not in resident)
+        mutated = lowered.program.mutated_inputs
+        self.written = tuple(index for index, position in enumerate(positions) if position in mutated)
+        self._binding = connection.weights.bind(self._tensors(args), mutated=frozenset(self.written), ask=ask)
         self._generation = -1
-        self._announce(len(args))
+        self._post_binding()
+
+    @property
+    def handle_ids(self) -> Sequence[int]:
+        """The ids of the resident inputs, in the order of `resident`."""
+        return self._binding.handles
 
     def sync(self, args: Sequence[Any]) -> None:
         """Make sure that the resident inputs on the daemon are those of this call."""
-        self.binding.sync(self._tensors(args))
-        self._announce(len(args))
-
-    def handle_id(self, position: int) -> int:
-        """Return the id of the resident input at a position."""
-        return self.binding.handles[self.resident.index(position)]
+        self._binding.sync(self._tensors(args))
+        self._post_binding()
 
     def mark_written_back(self) -> None:
         """Say that what the program wrote into resident inputs is in the local tensors too."""
-        self.binding.mark_in_sync([self.resident.index(i) for i in self.written])
+        self._binding.mark_in_sync(self.written)
 
     def _tensors(self, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        return (*[args[i] for i in self.resident], *self.lowered.lifted_constants)
+        return (*[args[slot] for slot in self.resident], *self.lowered.lifted_constants)
 
-    def _announce(self, n_args: int) -> None:
-        if self._generation == self.binding.generation:
+    def _post_binding(self) -> None:
+        if self._generation == self._binding.generation:
             return
-        self._generation = self.binding.generation
-        lifted = range(n_args, n_args + len(self.lowered.lifted_constants))
-        positions = (*self.resident, *lifted)
-        message = m.BindWeights(self.number, self.program, positions, tuple(self.binding.handles))
-        self.session.post(message, 8 * len(positions))
+        self._generation = self._binding.generation
+        message = m.BindWeights(self.number, self.program, self._positions, tuple(self._binding.handles))
+        self.session.post(message, 8 * len(self._positions))

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from dynamo_genie.calls.inputs import handle_of
 from dynamo_genie.errors import StaleHandleError
+from dynamo_genie.tensor.remote_tensor import handle_of
 
 
 class LocalGraph:

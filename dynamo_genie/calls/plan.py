@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.calls.inputs import handle_of
 from dynamo_genie.modes import Mode
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
+from dynamo_genie.runtime.wire.tensor_class import TensorClass
+from dynamo_genie.tensor.remote_tensor import handle_of
 
-_TENSOR_CLASS = MappingProxyType(
+_TENSOR_CLASS: Mapping[Role, TensorClass] = MappingProxyType(
     {
         Role.WEIGHT: "weight",
         Role.BUFFER: "weight",
@@ -44,8 +45,8 @@ class CallPlan:
     engine: str
     resident: frozenset[int]
     unread: frozenset[int]
-    input_kinds: tuple[str, ...]
-    output_kinds: tuple[str, ...]
+    input_kinds: tuple[TensorClass, ...]
+    output_kinds: tuple[TensorClass, ...]
     passed_through: tuple[int, ...]
     fetched: frozenset[int]
 
@@ -107,7 +108,7 @@ def _is_size(node: Node) -> bool:
     return type(node.meta.get("val")) in (int, torch.SymInt)
 
 
-def tensor_class(value: Any, otherwise: str) -> str:
+def tensor_class(value: Any, otherwise: TensorClass) -> TensorClass:
     """Return the class under which a value's bytes are counted."""
     role = facts_of(value).role if isinstance(value, Node) else None
     return _TENSOR_CLASS.get(role, otherwise) if role is not None else otherwise

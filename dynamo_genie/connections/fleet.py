@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import permutations
 
@@ -91,7 +91,7 @@ class Fleet:
 
 
 @contextmanager
-def locked(sessions: Sequence[Session]) -> Iterator[None]:
+def locked(sessions: Collection[Session]) -> Iterator[None]:
     """Hold the locks of several sessions, taken in one order everywhere, so that threads never wait in a circle."""
     with ExitStack() as held:
         for session in sorted(set(sessions), key=id):

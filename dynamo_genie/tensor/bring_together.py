@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from dynamo_genie.calls.inputs import handle_of
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.connections.fleet import locked
 from dynamo_genie.errors import StaleHandleError
 from dynamo_genie.runtime.session.session import Session
-from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of
 from dynamo_genie.tensors import is_dense
 
 

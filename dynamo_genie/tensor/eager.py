@@ -8,25 +8,24 @@ and runs here; the second case is logged and counted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from dynamo_genie.calls.random_state import draw_remotely
-from dynamo_genie.calls.read_back import ReadBack
 from dynamo_genie.engines import EAGER
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.lowering.graph import LoweredProgram
 from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.runtime.session.read_back import ReadBack
 from dynamo_genie.runtime.session.session import Session
-from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.schemas import OperatorSchema, read_schema
 from dynamo_genie.tensor.bring_together import gather
 from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator
 from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results
+from dynamo_genie.tensor.program_call import ProgramCall
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.tensors import TORCH_DTYPES
 from dynamo_genie.torch_internals.operators import OpOverload
@@ -64,8 +63,8 @@ def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
         return _run_unsupported(func, schema, args, kwargs)
     kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
     session, tensors = _together(schema, tensors, args, kwargs)
-    call = _EagerCall(session, kind, schema, args, kwargs)
-    return call.run(lowered, results, tensors, scalars, generator)
+    new = _call(session, lowered, results, tensors, scalars, generator)
+    return _wrap(kind, schema, args, kwargs, new, results.layout)
 
 
 def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
@@ -130,79 +129,57 @@ def _trace(func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
-class _EagerCall:
-    """One operator call on its way to the daemon."""
+def _call(
+    session: Session,
+    lowered: LoweredProgram,
+    results: ResultMetadata,
+    tensors: list[torch.Tensor],
+    scalars: list[int | float],
+    generator: torch.Generator | None,
+) -> Iterator[tuple[Handle, Metadata]]:
+    """Send one operator call, a part without bindings; return the handle and shape of each new tensor."""
+    with session.lock:
+        session.check()
+        number = session.register(lowered.digest, lowered.encoded, lowered.node_lines, EAGER)
+        call = ProgramCall(session, lowered.program)
+        for position, tensor in enumerate(tensors):
+            call.add(position, tensor)
+        call.inputs += scalars
+        handles = [call.name_result() for _ in lowered.program.outputs]
+        call.post(number, counted="eager_calls", generator=generator)
+        metas = results.tensors if results.known else _ask(session, handles)
+    return zip(handles, metas, strict=True)
 
-    def __init__(
-        self, session: Session, kind: type[RemoteTensor], schema: OperatorSchema, args: Args, kwargs: Kwargs
-    ) -> None:
-        self._session = session
-        self._type = kind
-        self._schema = schema
-        self._args = args
-        self._kwargs = kwargs
 
-    def run(
-        self,
-        lowered: LoweredProgram,
-        results: ResultMetadata,
-        tensors: list[torch.Tensor],
-        scalars: list[int | float],
-        generator: torch.Generator | None,
-    ) -> Any:
-        session = self._session
-        with session.lock:
-            session.check()
-            program = session.register(lowered.digest, lowered.encoded, lowered.node_lines, EAGER)
-            temporaries: list[Handle] = []
-            inputs: list[m.CallInput] = [self._input(tensor, temporaries) for tensor in tensors]
-            inputs += scalars
-            handles = [session.new_handle() for _ in lowered.program.outputs]
-            outputs = [handle.id for handle in handles]
-            session.counters.events["eager_calls"] += 1
-            if lowered.program.random:
-                draw_remotely(session, program, 0, inputs, outputs, generator)
-            else:
-                session.post(m.Call(program, 0, tuple(inputs), tuple(outputs)))
-            metas = results.tensors if results.known else self._ask(handles)
-        return self._wrap(handles, metas, results.layout)
+def _ask(session: Session, handles: list[Handle]) -> tuple[Metadata, ...]:
+    """Learn shapes that depend on the data from the daemon."""
+    specs = session.describe(handles)
+    return tuple((spec.shape, spec.stride, TORCH_DTYPES[spec.dtype], 0) for spec in specs)
 
-    def _input(self, tensor: torch.Tensor, temporaries: list[Handle]) -> m.CallInput:
-        if isinstance(tensor, RemoteTensor):
-            assert tensor.handle is not None
-            return tensor.handle.id
-        inline = self._session.inline(tensor)
-        if inline is not None:
-            return inline
-        temporaries.append(self._session.put(tensor))
-        return temporaries[-1].id
 
-    def _ask(self, handles: list[Handle]) -> tuple[Metadata, ...]:
-        """Learn shapes that depend on the data from the daemon."""
-        specs = self._session.describe(handles)
-        return tuple((spec.shape, spec.stride, TORCH_DTYPES[spec.dtype], 0) for spec in specs)
-
-    def _wrap(self, handles: list[Handle], metas: tuple[Metadata, ...], layout: tuple[int, ...]) -> Any:
-        new = iter(zip(handles, metas, strict=True))
-        values: list[Any] = []
-        for result, length in zip(self._schema.results, layout, strict=True):
-            if result.form == "self":
-                assert result.argument is not None
-                values.append(self._schema.argument(result.argument, self._args, self._kwargs))
-                continue
-            base = self._base(result.argument)
-            if length >= 0:
-                values.append([_remote(self._type, *next(new), base) for _ in range(length)])
-            else:
-                values.append(_remote(self._type, *next(new), base))
-        if len(values) == 1:
-            return values[0]
-        return tuple(values) if values else None
-
-    def _base(self, viewed: int | str | None) -> RemoteTensor | None:
-        """Return the remote tensor whose memory a result shares."""
-        base = None if viewed is None else self._schema.argument(viewed, self._args, self._kwargs)
-        return base if isinstance(base, RemoteTensor) else None
+def _wrap(
+    kind: type[RemoteTensor],
+    schema: OperatorSchema,
+    args: Args,
+    kwargs: Kwargs,
+    new: Iterator[tuple[Handle, Metadata]],
+    layout: tuple[int, ...],
+) -> Any:
+    """Return what eager returns: the new tensors, alone or in lists, and the arguments that were written."""
+    values: list[Any] = []
+    for result, length in zip(schema.results, layout, strict=True):
+        argument = None if result.argument is None else schema.argument(result.argument, args, kwargs)
+        if result.form == "self":
+            values.append(argument)
+            continue
+        base = argument if isinstance(argument, RemoteTensor) else None
+        if length >= 0:
+            values.append([_remote(kind, *next(new), base) for _ in range(length)])
+        else:
+            values.append(_remote(kind, *next(new), base))
+    if len(values) == 1:
+        return values[0]
+    return tuple(values) if values else None
 
 
 def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, base: RemoteTensor | None) -> RemoteTensor:

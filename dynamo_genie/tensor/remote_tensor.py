@@ -9,7 +9,7 @@ here is none of theirs to trace, hence `disable`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -18,6 +18,8 @@ from dynamo_genie.tensors import span_numel
 from dynamo_genie.torch_internals.tensors import no_torch_function, wrapper_tensor
 
 Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+_CPU = torch.device("cpu")
 
 
 def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
@@ -35,8 +37,12 @@ class RemoteTensor(torch.Tensor):
     """A tensor that lives in a daemon.
 
     `handle` is None only while a graph is traced, when the carrier is a fake tensor.
+
+    Attributes:
+        run_operator: Runs an operator where its remote arguments live; the room sets it when it is imported.
     """
 
+    run_operator: ClassVar[Dispatch]
     handle: Handle | None
     _carrier: torch.Tensor | None
 
@@ -63,7 +69,7 @@ class RemoteTensor(torch.Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run an operator where the tensor lives."""
-        return _dispatch(func, args, kwargs or {})
+        return cls.run_operator(func, args, kwargs or {})
 
     @property
     def carrier(self) -> torch.Tensor:
@@ -186,8 +192,13 @@ class Tangent(RemoteTensor):
         raise AttributeError("__tensor_flatten__")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from dynamo_genie.tensor.eager import run_operator
+def handle_of(value: Any) -> Handle | None:
+    """Return the handle behind a remote tensor or a carrier, None for anything local."""
+    if isinstance(value, RemoteTensor):
+        return value.handle
+    return getattr(value, "genie_handle", None) if isinstance(value, torch.Tensor) else None
 
-    return run_operator(func, args, kwargs)
+
+def is_expanded(tensor: torch.Tensor) -> bool:
+    """Whether elements share memory because a dimension has stride 0; kernels take another path for those."""
+    return 0 in tensor.stride() and any(st == 0 and n > 1 for n, st in zip(tensor.shape, tensor.stride(), strict=True))

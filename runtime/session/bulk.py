@@ -28,7 +28,11 @@ Arrived = Callable[[int], None]
 
 
 class BulkConnection:
-    """Uploads and downloads of one session, one caller at a time (under the session's lock)."""
+    """Uploads and downloads of one session, one caller at a time (under the session's lock).
+
+    Attributes:
+        uploads: How many there were; the next one's number is one more.
+    """
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class BulkConnection:
         self._timeout_s = timeout_s
         self._credits = UPLOAD_WINDOW
         self._taken = 0
-        self._next_upload = 0
+        self.uploads = 0
         self._unfinished: set[int] = set()
 
     def attach(self, message: m.Attach) -> None:
@@ -94,11 +98,11 @@ class BulkConnection:
         numbers: deque[int] = deque()
         try:
             for view in views:
-                self._next_upload += 1
-                numbers.append(self._next_upload)
-                self._unfinished.add(self._next_upload)
-                self._send(m.UploadBegin(self._next_upload, view.nbytes))
-                self._send_chunks(self._next_upload, view, kind, progress)
+                self.uploads += 1
+                numbers.append(self.uploads)
+                self._unfinished.add(self.uploads)
+                self._send(m.UploadBegin(self.uploads, view.nbytes))
+                self._send_chunks(self.uploads, view, kind, progress)
                 self._pass_on(numbers, arrived)
             while numbers:
                 self._take_report()

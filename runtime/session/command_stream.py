@@ -68,11 +68,6 @@ class CommandStream(ABC):
 
     # --- names ---------------------------------------------------------------------------------------------
 
-    @property
-    def counted(self) -> tuple[int, int, int]:
-        """How many ids, requests and batches there were: larger numbers make longer messages."""
-        return self._last_id, self._last_request, self._sequence
-
     def mint(self) -> int:
         """Return a fresh id for a handle, program or binding."""
         self._last_id += 1

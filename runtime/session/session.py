@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import warnings
-import zlib
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import zmq
@@ -29,23 +29,18 @@ from dynamo_genie.runtime.connect.transport import connect_dealer, reached_throu
 from dynamo_genie.runtime.session.command_stream import POLL_MS
 from dynamo_genie.runtime.session.failures import to_exception
 from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.runtime.session.inline import inline_tensor
 from dynamo_genie.runtime.session.link_speed import LinkSpeed, measure_session
 from dynamo_genie.runtime.session.session_links import SessionLinks
 from dynamo_genie.runtime.session.weight_stream import WeightStream
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_INLINE_NBYTES
+from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 from dynamo_genie.tensors import dense_for_wire, empty_like_spec, spec_of, tensor_bytes
 
 _WEIGHT_COMMANDS = frozenset({"AdoptWeight", "PatchWeight", "BindWeights"})
 """Nothing waits for these; when one fails, the daemon's weights are no longer what this side believes."""
-
-_PACKABLE = frozenset({torch.int64, torch.int32, torch.bool, torch.uint8})
-
-
-PACK_AT_NBYTES = 256
-"""Integer and boolean inputs from this size on are compressed: attention masks shrink to almost nothing."""
 
 
 class Session(WeightStream):
@@ -121,6 +116,15 @@ class Session(WeightStream):
 
     _lost_reports: deque[GenieError]
 
+    def twin(self, control: Any, bulk: Any) -> Session:
+        """Return a session on other sockets that has counted as far as this one and sent the same programs."""
+        twin = type(self)(self.admission, control, bulk, self.timeout_s, self.server_public)
+        twin._lost_reports = deque()
+        twin._last_id, twin._last_request, twin._sequence = self._last_id, self._last_request, self._sequence
+        twin._bulk.uploads = self._bulk.uploads
+        twin._programs, twin._lines = dict(self._programs), self._lines
+        return twin
+
     # --- life ----------------------------------------------------------------------------------------------
 
     @property
@@ -184,18 +188,11 @@ class Session(WeightStream):
 
     def inline(self, tensor: torch.Tensor, kind: str = "input") -> InlineTensor | None:
         """Return a small local tensor as it travels inside a message, None when it is too large for that."""
-        if tensor.nbytes > MAX_INLINE_NBYTES:
-            return None
-        dense = dense_for_wire(tensor)
-        data = bytes(tensor_bytes(dense))
-        packed = False
-        if len(data) >= PACK_AT_NBYTES and dense.dtype in _PACKABLE:
-            small = zlib.compress(data, 1)
-            if len(small) < len(data) // 2:
-                data, packed = small, True
-        self.counters.sent[kind] += len(data)
-        self.counters.sent["control"] -= len(data)
-        return InlineTensor(spec_of(dense), data, packed)
+        inline = inline_tensor(tensor)
+        if inline is not None:
+            self.counters.sent[kind] += len(inline.data)
+            self.counters.sent["control"] -= len(inline.data)  # the message that carries it counts all its bytes
+        return inline
 
     def put(self, tensor: torch.Tensor, kind: str = "input") -> Handle:
         """Send a local tensor and return a handle to its copy on the daemon."""

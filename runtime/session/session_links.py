@@ -67,11 +67,6 @@ class SessionLinks:
         self._last_transfer += 1
         return self._last_transfer
 
-    @property
-    def transfers(self) -> int:
-        """How many tensors other workers were told to send to this session."""
-        return self._last_transfer
-
     def send(self, handle: int, link: int, transfer: int, kind: str) -> None:
         """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered."""
         self._session.post(m.SendTensor(handle, link, transfer, kind))

@@ -15,7 +15,7 @@ from torch import nn
 
 import dynamo_genie
 from dynamo_genie.backend import genie
-from dynamo_genie.calls.observed_calls import ObservedGraph
+from dynamo_genie.calls.watched import Watched
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.explain import folders
 from dynamo_genie.explain.plan_text import traffic_rows
@@ -204,7 +204,7 @@ def test_a_dump_that_fails_midway_changes_no_result(tmp_path: Path, monkeypatch:
 def test_off_nothing_watches_and_a_call_sends_what_it_always_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENIE_DEBUG_DIR", raising=False)
     for method in ("__init__", "__call__"):
-        monkeypatch.setattr(ObservedGraph, method, lambda *_: pytest.fail("nobody asked for this"))
+        monkeypatch.setattr(Watched, method, lambda *_: pytest.fail("nobody asked for this"))
     monkeypatch.setattr(folders, "new_folder", lambda *_: pytest.fail("nobody asked for this"))
     run = torch.compile(lambda x: x + 1, backend=genie)
     run(torch.ones(3)).tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -16,7 +16,7 @@ class ReadBack:
     """Values wanted from one or several sessions, and what to do with each when it is here."""
 
     def __init__(self) -> None:
-        self._wanted: dict[Session, list[tuple[int, str, Deliver]]] = {}
+        self._wanted: dict[Session, tuple[list[int], list[str], list[Deliver]]] = {}
         self._kept: list[Handle] = []
         self._afterwards: list[Callable[[], None]] = []
 
@@ -30,7 +30,10 @@ class ReadBack:
 
     def want(self, session: Session, handle_id: int, kind: str, deliver: Deliver) -> None:
         """Fetch a value and hand it to `deliver`; its bytes count under the tensor class `kind`."""
-        self._wanted.setdefault(session, []).append((handle_id, kind, deliver))
+        ids, kinds, delivers = self._wanted.setdefault(session, ([], [], []))
+        ids.append(handle_id)
+        kinds.append(kind)
+        delivers.append(deliver)
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do something once everything has been delivered."""
@@ -38,10 +41,15 @@ class ReadBack:
 
     def fetch(self) -> None:
         """Fetch and deliver, with one round trip a session; every session must have been flushed before."""
+        if not self._wanted:
+            return
         with torch.no_grad():
-            for session, wanted in self._wanted.items():
-                values = session.fetch([number for number, _, _ in wanted], [kind for _, kind, _ in wanted])
-                for (_, _, deliver), value in zip(wanted, values, strict=True):
-                    deliver(value)
+            for deliver, value in self.receive():
+                deliver(value)
             for action in self._afterwards:
                 action()
+
+    def receive(self) -> Iterator[tuple[Deliver, torch.Tensor]]:
+        """Fetch; give each value with what it is to be handed to."""
+        for session, (ids, kinds, delivers) in self._wanted.items():
+            yield from zip(delivers, session.fetch(ids, kinds), strict=True)

@@ -1,0 +1,155 @@
+"""One call of a graph on its way: part after part is sent, then what the program must have here is read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from dynamo_genie.calls.bound_program import BoundProgram
+from dynamo_genie.calls.parts import Part, Placement
+from dynamo_genie.calls.plan import CallPlan
+from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
+from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.runtime.session.peer_mesh import PeerMesh
+from dynamo_genie.runtime.session.read_back import ReadBack
+from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.tensor.program_call import ProgramCall, refuse_to_move
+from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of
+
+
+class GraphCall:
+    """A call of a graph. Its caller holds the locks of all sessions in `held`.
+
+    Attributes:
+        metadata: Shapes of the graph's results, as far as they are known.
+        values: Arguments and intermediate values so far, by slot; what daemons made is a `Handle`.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        plan: CallPlan,
+        shapes: OutputShapes,
+        args: Sequence[Any],
+        held: Collection[Session],
+        mesh: PeerMesh,
+    ) -> None:
+        self.metadata = shapes.evaluate(args)
+        self.values: list[Any] = [*args, *[None] * placement.n_made]
+        self._asks = shapes.depends_on_data
+        self._results = placement.results
+        self._fetched = plan.fetched
+        self._held = held
+        self._mesh = mesh
+        self._moved: dict[tuple[Handle, Session], Handle] = {}
+        self._sessions: dict[Session, None] = {}
+        self._wanted = ReadBack()
+
+    def send(self, part: Part, bound: BoundProgram, session: Session) -> None:
+        """Send one part; everything that it reads has been sent before."""
+        values, kinds = self.values, part.input_kinds
+        call = ProgramCall(session, part.lowered.program, self._move)
+        for position, slot in bound.free:
+            call.add(position, values[slot], kinds[position])
+        for result in part.results:
+            if result is None:
+                call.drop_result()
+            else:
+                values[result[0]] = call.name_result(result[1])
+        call.post(bound.program, bound.number)
+        self._sessions[session] = None
+        for index in bound.written:
+            local = values[bound.resident[index]]
+            self._wanted.want(session, bound.handle_ids[index], "weight", local.copy_)
+        if bound.written:
+            self._wanted.afterwards(bound.mark_written_back)
+        for local, handle in call.written:
+            self._wanted.want_handle(handle, handle.kind, local.copy_)
+
+    def results(self) -> list[Any]:
+        """Return the graph's results, remote but for those the program must have here."""
+        fetched: dict[int, torch.Tensor] = {}
+        self.read(fetched).fetch()
+        return [
+            fetched[i] if i in fetched else wrap_result(output, self.values[slot])
+            for i, (output, slot) in enumerate(zip(self.metadata, self._results, strict=True))
+        ]
+
+    def read(self, into: dict[int, torch.Tensor]) -> ReadBack:
+        """Have the daemons begin; return what is to be fetched, of which results come `into`, by position."""
+        several = len(self._sessions) > 1
+        if several:  # all run before one of them is waited for
+            self._flush()
+        if self._asks:
+            self._ask()
+        for i in sorted(self._fetched):
+            handle = self.values[self._results[i]]
+            if isinstance(handle, Handle):
+                self._wanted.want_handle(handle, handle.kind, partial(_deliver, into, i, self.metadata[i]))
+        if not (several or self._wanted):
+            self._flush()
+        return self._wanted
+
+    def named(self) -> list[tuple[int, Handle]]:
+        """Return the positions of the results that daemons made, with their handles."""
+        found = ((i, self.values[slot]) for i, slot in enumerate(self._results))
+        return [(i, value) for i, value in found if isinstance(value, Handle)]
+
+    def _move(self, handle: Handle, target: Session, kind: str) -> Handle:
+        """Have a value brought to another daemon, once a call."""
+        if handle.session not in self._held:
+            return refuse_to_move(handle, target, kind)
+        key = handle, target
+        if key not in self._moved:
+            self._moved[key] = self._mesh.move(handle, target, kind)
+        return self._moved[key]
+
+    def _flush(self) -> None:
+        for session in self._sessions:
+            session.flush()
+
+    def _ask(self) -> None:
+        """Learn the shapes that depend on data from the daemons."""
+        metadata, named = list(self.metadata), self.named()
+        for session in self._sessions:
+            own = [(i, handle) for i, handle in named if handle.session is session]
+            for (i, _), spec in zip(own, session.describe([handle for _, handle in own]), strict=True):
+                metadata[i] = OutputMetadata(metadata[i].dtype, spec.shape, spec.stride)
+        self.metadata = metadata
+
+
+def wrap_result(output: OutputMetadata, value: Any) -> Any:
+    """Return one result of a call: a remote tensor, a plain value, or the argument that it is.
+
+    Args:
+        output: Its shape and dtype, or its value where it is plain.
+        value: What it is called in the daemon, or the argument that the graph passes through.
+    """
+    if output.dtype is None:
+        return output.value
+    if isinstance(value, Handle):
+        return RemoteTensor(output.shape, output.stride, output.dtype, value, None, output.offset)
+    handle = handle_of(value)
+    if handle is None or isinstance(value, RemoteTensor):
+        return value
+    return RemoteTensor(value.shape, value.stride(), value.dtype, handle, None, value.storage_offset())
+
+
+def _deliver(fetched: dict[int, torch.Tensor], position: int, output: OutputMetadata, value: torch.Tensor) -> None:
+    fetched[position] = _laid_out(value, output)
+
+
+def _laid_out(value: torch.Tensor, output: OutputMetadata) -> torch.Tensor:
+    """Return a value with the strides of an output: what is not dense arrives dense."""
+    assert output.shape is not None
+    assert output.stride is not None
+    if value.stride() == output.stride:
+        return value
+    repeated = [step == 0 for step in output.stride]
+    shape = [1 if same else size for same, size in zip(repeated, output.shape, strict=True)]
+    once = torch.empty_strided(shape, output.stride, dtype=value.dtype)
+    once.copy_(value[tuple(slice(0, 1) if same else slice(None) for same in repeated)])
+    return once.as_strided(output.shape, output.stride)

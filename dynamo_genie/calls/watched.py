@@ -1,0 +1,115 @@
+"""A compiled graph whose calls are watched: what each should move is predicted, and what it did move is counted.
+
+Only made when somebody watches; the call itself is the plain one. What went from daemon to daemon is counted by the
+daemons, which are asked after each call: that waits until they are through with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch.fx import GraphModule
+
+from dynamo_genie.calls.bound_program import BoundProgram
+from dynamo_genie.calls.graph import CompiledGraph, sessions_of
+from dynamo_genie.calls.parts import Placement
+from dynamo_genie.calls.prediction import predict_call
+from dynamo_genie.connections.connection import Connection
+from dynamo_genie.connections.connections import CONNECTIONS
+from dynamo_genie.connections.fleet import Fleet, locked
+from dynamo_genie.observe import CallTraffic, EngineUse, GraphObserver
+from dynamo_genie.passes.placement.placement import place
+from dynamo_genie.passes.placement.plan import PlacementPlan
+from dynamo_genie.passes.placement.topology import Topology
+from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.torch_internals.fake import unset_fake_temporarily
+
+
+class Watched:
+    """Calls a compiled graph and tells an observer about each call."""
+
+    _boxed_call = True
+
+    def __init__(self, graph: CompiledGraph, gm: GraphModule, observer: GraphObserver) -> None:
+        self._graph = graph
+        self._gm = gm
+        self._observer = observer
+        self._latest: Placement | None = None
+
+    def __call__(self, args: list[Any]) -> list[Any]:
+        """Run the graph as ever; what was queued before is sent first, so that it is not counted as this call's."""
+        placement = self._graph.place(args)
+        sessions = tuple({*placement.sessions, *sessions_of(args)})
+        with locked(sessions):
+            plan, topology = self._planned(placement)
+            if not placement.bound:
+                placement.bind(args, self._graph.plan)  # sent once: no part of a step
+            for session in sessions:
+                session.flush()
+            self._observer.placed(self._gm, plan, topology, self._predict(placement, args))
+            between, before, started = _between(sessions), counted(sessions), time.perf_counter()
+            results = self._graph(args)
+            wall_s = time.perf_counter() - started
+            sent, received = (now - then for now, then in zip(counted(sessions), before, strict=True))
+            moved, engines = _between(sessions) - between, engines_of(placement.bound)
+        self._observer.called(plan, CallTraffic(sent, received, moved, wall_s, engines))
+        return results
+
+    def _planned(self, placement: Placement) -> tuple[PlacementPlan, Topology]:
+        if placement.planned is None:
+            placement.planned = place_on_one(self._gm, placement.parts[0].connection)
+        return placement.planned
+
+    def _predict(self, placement: Placement, args: Sequence[Any]) -> CallTraffic:
+        """Predict a call; a step of training, it is assumed, ends with an optimizer that changes the weights here."""
+        graph = self._graph
+        stepped = placement is self._latest and "activation" in graph.plan.output_kinds
+        self._latest = placement
+        sent, received = predict_call(placement, graph.plan, graph.shapes, args, stepped=stepped)
+        assert placement.planned is not None
+        return CallTraffic(sent, received, placement.crossing, placement.planned[0].step_s)
+
+
+def place_on_one(gm: GraphModule, connection: Connection) -> tuple[PlacementPlan, Topology]:
+    """Return the plan that runs all of `gm` on one daemon, with the time that takes, and what was measured of it."""
+    measured = Fleet([connection], CONNECTIONS.mesh, ()).topology({})
+    endless = Topology(tuple(replace(d, memory_nbytes=1 << 62) for d in measured.devices), measured.links)
+    with unset_fake_temporarily():
+        return place(gm, endless, homes={}), measured
+
+
+def engines_of(bound: Sequence[BoundProgram]) -> tuple[EngineUse, ...]:
+    """Ask what runs the program of each part; waits until the daemons are through with the call."""
+    known = {
+        session: {program: (engine, reason) for program, engine, reason in session.inspect(engines=True).engines}
+        for session in dict.fromkeys(part.session for part in bound)
+    }
+    return tuple(EngineUse(i, *known[part.session].get(part.program, ("", ""))) for i, part in enumerate(bound))
+
+
+class ByteCounts(Counter[str]):
+    """A counter whose difference keeps every sign; `Counter`'s own drops what is not positive."""
+
+    def __sub__(self, other: Counter[str]) -> ByteCounts:
+        return ByteCounts({name: self[name] - other[name] for name in self if self[name] != other[name]})
+
+
+def counted(sessions: Iterable[Session]) -> tuple[ByteCounts, ByteCounts]:
+    """Return what sessions sent and received so far, by tensor class."""
+    sent, received = ByteCounts(), ByteCounts()
+    for session in sessions:
+        sent.update(session.counters.sent)
+        received.update(session.counters.received)
+    return sent, received
+
+
+def _between(sessions: Sequence[Session]) -> ByteCounts:
+    """Return what the daemons of several sessions got from one another so far, by tensor class."""
+    found = ByteCounts()
+    for session in sessions if len(sessions) > 1 else ():
+        found.update(dict(session.inspect().peer_received))
+    return found
