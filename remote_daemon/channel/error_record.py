@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 
+from dynamo_genie.runtime.wire.error_codes import error_code
 from dynamo_genie.runtime.wire.limits import MAX_STRING
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
@@ -16,7 +17,7 @@ def error_record(
     """Return what the client needs to raise an error again; `kind` in place of its class where it is given."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return ErrorInfo(
-        kind=kind or type(error).__name__,
+        kind=kind or error_code(error),
         message=str(error)[:MAX_TRACEBACK],
         operator=operator[:MAX_STRING],
         program=program,

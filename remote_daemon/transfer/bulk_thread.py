@@ -28,6 +28,7 @@ from dynamo_genie.remote_daemon.transfer.outbound_links import OutboundLinks
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.error_codes import error_code
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class BulkThread:
                 transfer = getattr(message, "upload", 0) or getattr(message, "transfer", 0)
                 self._dispatch(identity, message)
         except GenieError as error:
-            self._say(identity, m.BulkFailed(transfer, type(error).__name__, str(error)[:4000]))
+            self._say(identity, m.BulkFailed(transfer, error_code(error), str(error)[:4000]))
         finally:
             while self._socket.get(zmq.RCVMORE):
                 self._socket.recv(zmq.NOBLOCK)

@@ -37,6 +37,7 @@ from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
 from dynamo_genie.remote_daemon.worker.state import default_host_limit, open_state
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.error_codes import error_code
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_STRING
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def main() -> None:
     try:
         worker = Worker(pipe, config)
     except (GenieError, RuntimeError) as error:
-        code = type(error).__name__ if isinstance(error, GenieError) else "RemoteError"
+        code = error_code(error) if isinstance(error, GenieError) else "RemoteError"
         pipe.send(m.WorkerFailed(code, f"the worker cannot start: {error}"))
         raise SystemExit(1) from error
     worker.serve()

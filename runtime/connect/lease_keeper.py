@@ -11,9 +11,9 @@ from collections.abc import Callable
 import zmq
 
 from dynamo_genie.errors import DaemonUnavailable, GenieError
-from dynamo_genie.runtime.connect.refusals import error_from_code
 from dynamo_genie.runtime.connect.supervisor_connection import SupervisorConnection
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.error_codes import error_from_code
 
 logger = logging.getLogger(__name__)
 

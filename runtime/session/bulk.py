@@ -12,10 +12,10 @@ import torch
 import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout
-from dynamo_genie.runtime.connect.refusals import error_from_code
 from dynamo_genie.runtime.session.counters import Counters, framing
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.error_codes import error_from_code
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY, UPLOAD_WINDOW
 
 Answer = TypeVar("Answer", m.Attached, m.PeerMeasured)
