@@ -16,6 +16,7 @@ from dynamo_genie.bench.alternate import in_turns, seconds_of
 from dynamo_genie.bench.daemon import TCP, RunningDaemon, ipc_endpoint, running_daemon
 from dynamo_genie.bench.machine import memory_kib, reset_peak_memory
 from dynamo_genie.bench.report import Figure, Measured, at_least_times, at_most, at_most_times, summary
+from dynamo_genie.runtime.connect.open_session import open_session
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -72,7 +73,7 @@ def _bench(transport: str) -> Iterator[_Bench]:
             return TCP if transport == "tcp" else stack.enter_context(ipc_endpoint(name))
 
         daemon: RunningDaemon = stack.enter_context(running_daemon(endpoint("genie")))
-        session = Session.open(
+        session = open_session(
             context, daemon.endpoint, keys=None, connect_timeout_s=LIMIT_S, request_timeout_s=LIMIT_S
         )
         stack.callback(session.close)

@@ -12,10 +12,9 @@ from dynamo_genie.calls.bound_program import BoundProgram
 from dynamo_genie.calls.parts import Part, Placement
 from dynamo_genie.calls.plan import CallPlan
 from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
-from dynamo_genie.runtime.session.handles import Handle
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session.read_back import ReadBack
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.tensor.program_call import ProgramCall, refuse_to_move
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of
 

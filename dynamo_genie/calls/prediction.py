@@ -17,9 +17,8 @@ from dynamo_genie.calls.graph import sessions_of
 from dynamo_genie.calls.parts import Placement
 from dynamo_genie.calls.plan import CallPlan
 from dynamo_genie.lowering.output_shapes import OutputShapes
-from dynamo_genie.runtime.session.handles import Handle
-from dynamo_genie.runtime.session.peer_mesh import Link, PeerMesh
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.session.peer_mesh import PeerLink, PeerMesh
+from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY, MAX_FETCH_INLINE_NBYTES
@@ -64,11 +63,11 @@ def predict_call(
 
 
 class StubWorker:
-    """Stands where the worker's control socket is: answers what must be answered, and keeps sizes alone.
+    """Stands where the worker's control transport is: answers what must be answered, and keeps sizes alone.
 
     Attributes:
         specs: What is known of tensors, by the ids of their handles.
-        bulk: Stands where the bulk socket is.
+        bulk: Stands where the bulk transport is.
     """
 
     def __init__(self) -> None:
@@ -76,16 +75,17 @@ class StubWorker:
         self.bulk = StubBulk()
         self._answers: deque[bytes] = deque()
 
-    def send(self, data: bytes) -> None:
+    def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
         """Take a batch of commands."""
-        batch = codec.client_to_worker(data)
+        batch = codec.client_to_worker(message)
         assert isinstance(batch, m.Batch)
         for command in batch.commands:
             answer = self._answer(command)
             if answer is not None:
                 self._answers.append(codec.encode(answer))
+        return True
 
-    def recv(self) -> bytes:
+    def receive(self) -> bytes | None:
         """Give the next answer."""
         return self._answers.popleft()
 
@@ -131,34 +131,36 @@ class StubBulk:
         self._answers.extend(m.Chunk(_A_DOWNLOAD, offset) for offset in range(0, nbytes, CHUNK_NBYTES))
         return _A_DOWNLOAD
 
-    def send(self, frame: bytes | memoryview, flags: int = 0, *, copy: bool = True) -> None:
-        """Take a header, or a chunk."""
-        if isinstance(frame, memoryview):
-            self._arrived += len(frame)
+    def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
+        """Take a message, and forget the chunk that comes with it."""
+        begun = codec.to_bulk(message)
+        if isinstance(begun, m.UploadBegin):
+            self._upload, self._arrived = begun, 0
+        elif body is None:
+            return True
+        else:
+            self._arrived += len(body)
             self._chunks += 1
             if self._chunks % CREDIT_EVERY == 0:
                 self._answers.append(m.Credit(CREDIT_EVERY))
-        elif isinstance(message := codec.to_bulk(frame), m.UploadBegin):
-            self._upload, self._arrived = message, 0
-        else:
-            return
         if self._arrived == self._upload.nbytes:
             self._answers.append(m.UploadDone(self._upload.upload))
+        return True
 
-    def recv(self) -> bytes:
+    def receive(self) -> bytes | None:
         """Give the next header."""
         return codec.encode(self._answers.popleft())
 
-    def recv_into(self, room: memoryview) -> int:
+    def receive_body(self, room: memoryview | None = None, /) -> int:
         """Give the chunk that the last header announced, whatever lies in `room`."""
-        return len(room)
+        return 0 if room is None else len(room)
 
 
 class StubMesh(PeerMesh):
     """Links that are open already."""
 
-    def link(self, source: Session, target: Session) -> Link:
-        return Link(source, target, 1, 1)
+    def link(self, source: Session, target: Session) -> PeerLink:
+        return PeerLink(source, target, 1, 1)
 
 
 _ONE = TensorSpec("float32", (1,), (1,))
@@ -181,7 +183,7 @@ def _change(twin: Session, handle: int, nbytes: int) -> None:
     """Send all of a resident weight again, piece by piece."""
     piece = memoryview(bytes(min(nbytes, CHUNK_NBYTES)))
     for offset in range(0, nbytes, CHUNK_NBYTES):
-        twin.patch(handle, offset, twin.upload(piece[: nbytes - offset]))
+        twin.weight_channel.patch(handle, offset, twin.upload(piece[: nbytes - offset]))
 
 
 def _dense(dtype: torch.dtype, shape: Sequence[int]) -> TensorSpec:

@@ -17,8 +17,8 @@ from rich.text import Text
 from dynamo_genie.options import Options, resolve_options
 from dynamo_genie.quantities import nbytes_text
 from dynamo_genie.runtime.connect.admission import request_status
+from dynamo_genie.runtime.connect.dealer import split_device
 from dynamo_genie.runtime.connect.keys import load_client_keys
-from dynamo_genie.runtime.connect.transport import split_device
 from dynamo_genie.runtime.wire import messages as m
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:7777"

@@ -16,8 +16,8 @@ from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.options import ALL_DEVICES, LinkSpeed, Options
 from dynamo_genie.runtime.connect.embedded import EmbeddedDaemon
 from dynamo_genie.runtime.connect.keys import load_client_keys
+from dynamo_genie.runtime.connect.open_session import open_session
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
-from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.weights.weights import ResidentWeights
 from dynamo_genie.runtime.writes.write_tracking import WriteTracker, make_write_tracker
 
@@ -75,7 +75,7 @@ class Connections:
             return [daemon]
         address = daemon.removesuffix(ALL_DEVICES)
         first = self.get(replace(options, daemons=(address,)))
-        others = range(1, first.session.admission.welcome.devices)
+        others = range(1, first.session.attachment.welcome.devices)
         return [address, *(f"{address}#{device}" for device in others)]
 
     def all(self) -> list[Connection]:
@@ -99,14 +99,16 @@ class Connections:
             self._context = zmq.Context()
         if self._tracker is None:
             self._tracker = make_write_tracker()
-        session = Session.open(
+        session = open_session(
             self._context,
             endpoint,
             keys=load_client_keys(options.key_file) if options.key_file else None,
             connect_timeout_s=options.connect_timeout_s,
             request_timeout_s=options.request_timeout_s,
         )
-        return Connection(endpoint, session, ResidentWeights(session, self._tracker, progress=show_progress(options)))
+        return Connection(
+            endpoint, session, ResidentWeights(session.weight_channel, self._tracker, progress=show_progress(options))
+        )
 
     def _start_embedded(self, options: Options) -> str:
         if self._embedded is None or not self._embedded.alive:

@@ -18,9 +18,8 @@ import torch
 from dynamo_genie.engines import EAGER
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.lowering.graph import LoweredProgram
-from dynamo_genie.runtime.session.handles import Handle
 from dynamo_genie.runtime.session.read_back import ReadBack
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.schemas import OperatorSchema, read_schema
 from dynamo_genie.tensor.bring_together import gather
 from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import torch
 
 from dynamo_genie.errors import ProtocolError, StaleHandleError
-from dynamo_genie.runtime.session.handles import Handle
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.program import Program
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of, is_expanded

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensors import span_numel
 from dynamo_genie.torch_internals.tensors import no_torch_function, wrapper_tensor
 

@@ -10,9 +10,9 @@ from types import TracebackType
 
 import msgspec
 
+from dynamo_genie.runtime.connect.dealer import reached_through
 from dynamo_genie.runtime.connect.lease_keeper import LeaseKeeper, OnLost
 from dynamo_genie.runtime.connect.supervisor_connection import SupervisorConnection
-from dynamo_genie.runtime.connect.transport import reached_through
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ClientKeys
 from dynamo_genie.runtime.wire.version import PROTOCOLS

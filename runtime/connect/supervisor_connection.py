@@ -9,8 +9,8 @@ from typing import TypeVar
 import zmq
 
 from dynamo_genie.errors import DaemonUnavailable, ProtocolError
+from dynamo_genie.runtime.connect.dealer import Dealer, connect_dealer
 from dynamo_genie.runtime.connect.handshake import HandshakeWatch
-from dynamo_genie.runtime.connect.transport import Dealer, connect_dealer
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.error_codes import error_from_code

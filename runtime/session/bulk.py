@@ -1,4 +1,4 @@
-"""The client's end of the bulk socket: chunks out and in, a window of them at a time, without copies."""
+"""The client's end of the bulk connection: chunks out and in, a window of them at a time, without copies."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
-import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout
+from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout, SessionLost
+from dynamo_genie.runtime.session.attachment import Attachment
 from dynamo_genie.runtime.session.counters import Counters, framing
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -34,23 +34,24 @@ class BulkConnection:
         uploads: How many there were; the next one's number is one more.
     """
 
-    def __init__(
-        self,
-        socket: zmq.Socket[bytes],
-        counters: Counters,
-        check: Callable[[], None],
-        report: Callable[[Exception], Exception],
-        timeout_s: float,
-    ) -> None:
-        self._socket = socket
+    def __init__(self, attachment: Attachment, counters: Counters, timeout_s: float) -> None:
         self._counters = counters
-        self._check = check
-        self._report = report
         self._timeout_s = timeout_s
-        self._credits = UPLOAD_WINDOW
-        self._taken = 0
         self.uploads = 0
         self._unfinished: set[int] = set()
+        self.use(attachment)
+
+    def use(self, attachment: Attachment) -> None:
+        """Go on over this attachment, with a whole window of credits."""
+        self._attachment = attachment
+        self._transport = attachment.bulk
+        self._credits = UPLOAD_WINDOW
+        self._taken = 0
+
+    @property
+    def endpoint(self) -> str:
+        """Where the worker takes bulk data, as this client dials it."""
+        return self._attachment.welcome.bulk
 
     def attach(self, message: m.Attach) -> None:
         """Open the session on this connection."""
@@ -118,7 +119,7 @@ class BulkConnection:
     def _abort(self, numbers: Iterable[int]) -> None:
         """Give back the room of uploads that nobody will name any more."""
         self._unfinished.clear()
-        with contextlib.suppress(GenieError, zmq.ZMQError):  # what stopped the upload is worth more than this
+        with contextlib.suppress(GenieError):  # what stopped the upload is worth more than this
             for number in numbers:
                 self._send(m.UploadAbort(number))
 
@@ -133,12 +134,12 @@ class BulkConnection:
                 continue
             self._count_taken()
             if message.transfer != number:
-                self._socket.recv()
+                self._transport.receive_body()
                 continue
             if message.offset != received:
                 raise ProtocolError(f"chunk at {message.offset} of download {number}, expected {received}")
             expected = room[received : received + CHUNK_NBYTES]
-            if self._socket.recv_into(expected) != len(expected):
+            if self._transport.receive_body(expected) != len(expected):
                 raise ProtocolError(f"a chunk of download {number} has the wrong size")
             received += len(expected)
             self._counters.received[kind] += len(expected)
@@ -152,8 +153,7 @@ class BulkConnection:
                 return
             chunk = view[offset : offset + CHUNK_NBYTES]
             header = codec.encode(m.Chunk(number, offset))
-            self._hand_over(header, zmq.SNDMORE)
-            self._hand_over(chunk, copy=False)
+            self._hand_over(header, chunk)
             self._credits -= 1
             self._counters.sent["control"] += len(header)
             self._counters.sent[kind] += len(chunk)
@@ -172,9 +172,12 @@ class BulkConnection:
             self._unfinished.discard(message.upload)
         elif isinstance(message, m.BulkFailed):
             if message.transfer in self._unfinished or not message.transfer or message.code == "SessionLost":
-                raise self._report(error_from_code(message.code, message.message))
+                error = error_from_code(message.code, message.message)
+                if isinstance(error, SessionLost):
+                    self._attachment.liveness.end(error)
+                raise error
         elif isinstance(message, m.Chunk):  # of a download whose reader gave up
-            self._socket.recv()
+            self._transport.receive_body()
             self._count_taken()
 
     def _count_taken(self) -> None:
@@ -188,24 +191,20 @@ class BulkConnection:
         self._counters.sent["control"] += len(data)
         self._counters.sent_framing += framing(len(data))
 
-    def _hand_over(self, frame: bytes | memoryview, flags: int = 0, *, copy: bool = True) -> None:
-        """Give a frame to the socket, which takes none while the worker takes none."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                self._socket.send(frame, flags, copy=copy)
-                return
-            except zmq.Again:
-                self._check()
-                self._give_up_after(deadline)
+    def _hand_over(self, message: bytes, body: memoryview | None = None) -> None:
+        """Give a message to the transport, which takes none while the worker takes none."""
+        deadline = 0.0
+        while not self._transport.send(message, body):
+            self._attachment.liveness.check()
+            deadline = deadline or time.monotonic() + self._timeout_s
+            self._give_up_after(deadline)
 
     def _receive(self) -> m.BulkToClient:
         deadline = time.monotonic() + self._timeout_s
         while True:
-            self._check()
-            try:
-                data = self._socket.recv()
-            except zmq.Again:
+            self._attachment.liveness.check()
+            data = self._transport.receive()
+            if data is None:
                 self._give_up_after(deadline)
                 continue
             self._counters.received["control"] += len(data)
@@ -216,4 +215,4 @@ class BulkConnection:
         if time.monotonic() > deadline:
             raise RequestTimeout(
                 f"the daemon moved no bulk data for {self._timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
-            ) from None
+            )

@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 import zmq
 
 from dynamo_genie.errors import OptionError
-from dynamo_genie.runtime.session.handles import Handle
-from dynamo_genie.runtime.session.link_speed import LinkSpeed
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.session.measured_link import MeasuredLink
+from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import messages as m
 
 TOKEN_NBYTES = 32
@@ -26,7 +25,7 @@ WAIT_SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class Link:
+class PeerLink:
     """An open link: its two ends, and the number by which each of them knows it."""
 
     source: Session
@@ -61,7 +60,7 @@ class PeerMesh:
     """
 
     def __init__(self) -> None:
-        self._links: dict[tuple[int, int], Link] = {}
+        self._links: dict[tuple[int, int], PeerLink] = {}
 
     def move(self, handle: Handle, target: Session, kind: str = "") -> Handle:
         """Let the handle's worker send its tensor to `target`'s and return the handle there; waits for nothing.
@@ -77,13 +76,13 @@ class PeerMesh:
         source = handle.session
         link = self.link(source, target)
         transfer = target.links.mint_transfer()
-        source.links.send(handle.id, link.out, transfer, kind or handle.kind)
+        source.send_tensor(handle.id, link.out, transfer, kind or handle.kind)
         source.flush()  # whatever waits at the target from now on may wait for this
-        moved = target.links.receive(link.into, transfer, target.timeout_s * WAIT_SHARE)
+        moved = target.receive_tensor(link.into, transfer, target.timeout_s * WAIT_SHARE)
         moved.kind = kind or handle.kind
         return moved
 
-    def measure(self, source: Session, target: Session) -> LinkSpeed:
+    def measure(self, source: Session, target: Session) -> MeasuredLink:
         """Find out how fast tensors go from one worker to the other, opening the link.
 
         Raises:
@@ -92,7 +91,7 @@ class PeerMesh:
         """
         return source.links.measure(self.link(source, target).out)
 
-    def link(self, source: Session, target: Session) -> Link:
+    def link(self, source: Session, target: Session) -> PeerLink:
         """Return the open link from one session's worker to another's, opening one where there is none."""
         link = self._links.get((id(source), id(target)))
         if link is not None and link.alive:
@@ -120,14 +119,14 @@ class PeerMesh:
                 del self._links[key]
 
 
-def open_link(source: Session, target: Session) -> Link:
+def open_link(source: Session, target: Session) -> PeerLink:
     """Open a link. Both workers do their part while they compute: the transfer thread of the target answers at once."""
     require_reachable(target.bulk_endpoint, source.bulk_endpoint)
     token = secrets.token_bytes(TOKEN_NBYTES)
-    keys = fresh_keys(target.server_public) if target.server_public else None
+    keys = fresh_keys(target.attachment.server_public) if target.attachment.server_public else None
     into = target.links.admit(token, keys.public if keys else "", source)
     out = source.links.open(target.bulk_endpoint, token, keys)
-    return Link(source, target, out, into)
+    return PeerLink(source, target, out, into)
 
 
 def fresh_keys(server_public: str) -> m.PeerKeys:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from dynamo_genie.runtime.session.handles import Handle
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.session.session import Handle, Session
 
 Deliver = Callable[[torch.Tensor], object]
 

@@ -1,128 +1,74 @@
-"""The client's state on one daemon: its life, the programs it has sent, tensors put there and read back.
+"""A session of the client with one worker: programs sent, tensors put there and read back, links to others.
 
-One lock makes each operation whole, so several threads may share a session. In a forked child the session is
-refused, never used.
+A session is an identity (what it has named and sent) and an attachment (what leads to its worker at present), which
+may be replaced. One lock makes each operation whole, so several threads may share a session; a forked child is
+refused.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
-import zmq
 
 from dynamo_genie.engines import AUTO
-from dynamo_genie.errors import (
-    EngineWarning,
-    GenieError,
-    ProtocolError,
-    SessionLost,
-    StaleHandleError,
-)
-from dynamo_genie.runtime.connect.admission import Admission
-from dynamo_genie.runtime.connect.keys import ClientKeys
-from dynamo_genie.runtime.connect.transport import connect_dealer, reached_through, split_device
-from dynamo_genie.runtime.session.command_stream import POLL_MS
-from dynamo_genie.runtime.session.failures import to_exception
-from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.errors import ProtocolError
+from dynamo_genie.runtime.session.attachment import Attachment
+from dynamo_genie.runtime.session.bulk import BulkConnection
+from dynamo_genie.runtime.session.command_queue import CommandQueue
+from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.inline import inline_tensor
-from dynamo_genie.runtime.session.link_speed import LinkSpeed, measure_session
+from dynamo_genie.runtime.session.liveness import Liveness
+from dynamo_genie.runtime.session.measured_link import MeasuredLink, measure_client_link
 from dynamo_genie.runtime.session.session_links import SessionLinks
-from dynamo_genie.runtime.session.weight_stream import WeightStream
-from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.session.transport import BulkTransport, Transport
+from dynamo_genie.runtime.session.uploads import Uploads
+from dynamo_genie.runtime.session.weight_commands import WeightCommands
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
+from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 from dynamo_genie.tensors import dense_for_wire, empty_like_spec, spec_of, tensor_bytes
 
-_WEIGHT_COMMANDS = frozenset({"AdoptWeight", "PatchWeight", "BindWeights"})
-"""Nothing waits for these; when one fails, the daemon's weights are no longer what this side believes."""
 
+class Session:
+    """A session: what the client has named on a worker, and what may be said there. Opened by `open_session`.
 
-class Session(WeightStream):
-    """An open session; make one with `Session.open`."""
+    Attributes:
+        identity: What outlives attachments.
+        attachment: What leads to the worker at present.
+        counters, lock: The identity's.
+        links: The ends of links to other daemons.
+        weight_channel: What resident weights need.
+        timeout_s: The limit of one wait.
+        mint, request_id: Fresh ids for programs and bindings, fresh numbers for commands that are answered.
+        post, flush, wait: Those of its queue of commands; the caller holds the lock.
+        upload: Sends bytes by bulk and returns the number of the upload; the caller holds the lock.
+    """
 
-    def __init__(
-        self,
-        admission: Admission,
-        control: zmq.Socket[bytes],
-        bulk: zmq.Socket[bytes],
-        timeout_s: float,
-        server_public: str = "",
-    ):
-        super().__init__(control, bulk, timeout_s)
-        self.admission = admission
-        self.server_public = server_public
-        self.device = admission.welcome.device
-        self.links = SessionLinks(self, self._bulk)
-        self._bulk_socket = bulk
-        self._pid = os.getpid()
-        self._lost: GenieError | None = None
-        self._programs: dict[tuple[bytes, str], int] = {}
-        self._lines: dict[int, tuple[str | None, ...]] = {}
+    def __init__(self, attachment: Attachment, timeout_s: float, identity: SessionIdentity | None = None) -> None:
+        """Make a session on an attachment; with an identity, it goes on where that one is."""
+        self.identity = identity = identity or SessionIdentity()
+        self.attachment = attachment
+        self.timeout_s = timeout_s
+        self.counters = identity.counters
+        self.lock = identity.lock
+        self._ids = identity.ids
+        self._bulk = BulkConnection(attachment, self.counters, timeout_s)
+        self.links = SessionLinks(self._ids, self._bulk)
+        self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s)
+        self._uploads = Uploads(self._commands, self._bulk, identity)
+        self.weight_channel = WeightCommands(self._commands, self._uploads, self._ids)
+        self.mint, self.request_id = self._ids.mint, self._ids.request
+        self.post, self.flush, self.wait = self._commands.post, self._commands.flush, self._commands.wait
+        self.upload = self._uploads.send
 
-    @classmethod
-    def open(
-        cls,
-        context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: str,
-        *,
-        keys: ClientKeys | None,
-        connect_timeout_s: float,
-        request_timeout_s: float,
-    ) -> Session:
-        """Be admitted by the daemon at `endpoint` and attach to the worker it names.
-
-        Args:
-            endpoint: The daemon's public endpoint; `ENDPOINT#N` for its device N, counted from 0.
-
-        Raises:
-            DaemonUnavailable: Nobody answered within `connect_timeout_s`.
-            AuthenticationError, VersionMismatch, QuotaExceeded: The daemon refused.
-        """
-        lost: deque[GenieError] = deque()
-        endpoint, device = split_device(endpoint)
-        admission = Admission.open(
-            endpoint, device, keys=keys, connect_timeout_s=connect_timeout_s, on_lost=lost.append
-        )
-        welcome = admission.welcome
-        control = connect_dealer(
-            context,
-            reached_through(welcome.control, endpoint),
-            keys=keys,
-            max_frame_nbytes=MAX_CONTROL_NBYTES,
-            timeout_ms=POLL_MS,
-        )
-        bulk = connect_dealer(
-            context,
-            reached_through(welcome.bulk, endpoint),
-            keys=keys,
-            max_frame_nbytes=MAX_BULK_FRAME_NBYTES,
-            high_water=32,
-            timeout_ms=POLL_MS,
-        )
-        session = cls(admission, control, bulk, request_timeout_s, keys.server_public if keys else "")
-        session._lost_reports = lost
-        try:
-            session._attach(connect_timeout_s)
-        except BaseException:
-            session.close()
-            raise
-        return session
-
-    _lost_reports: deque[GenieError]
-
-    def twin(self, control: Any, bulk: Any) -> Session:
-        """Return a session on other sockets that has counted as far as this one and sent the same programs."""
-        twin = type(self)(self.admission, control, bulk, self.timeout_s, self.server_public)
-        twin._lost_reports = deque()
-        twin._last_id, twin._last_request, twin._sequence = self._last_id, self._last_request, self._sequence
+    def twin(self, control: Transport, bulk: BulkTransport) -> Session:
+        """Return a session on other transports that has counted as far as this one and sent the same programs."""
+        attachment = replace(self.attachment, control=control, bulk=bulk, liveness=Liveness(), release=lambda: None)
+        twin = Session(attachment, self.timeout_s, self.identity.copy())
         twin._bulk.uploads = self._bulk.uploads
-        twin._programs, twin._lines = dict(self._programs), self._lines
         return twin
 
     # --- life ----------------------------------------------------------------------------------------------
@@ -130,42 +76,61 @@ class Session(WeightStream):
     @property
     def alive(self) -> bool:
         """Whether the session can be used by this process."""
-        if self._lost is None and self._lost_reports:
-            self._lost = self._lost_reports[0]
-        return self._lost is None and self._pid == os.getpid()
+        return self.attachment.liveness.alive
 
     def check(self) -> None:
         """Raise what ended the session, if anything did."""
-        if self.alive:
-            return
-        if self._pid != os.getpid():
-            raise StaleHandleError("this tensor belongs to the parent process; a forked child has a session of its own")
-        assert self._lost is not None
-        raise type(self._lost)(str(self._lost))
+        self.attachment.liveness.check()
+
+    def attach(self, timeout_s: float) -> None:
+        """Say on both connections which session this is; the worker lets nothing else through before."""
+        self._bulk.attach(self._commands.attach(timeout_s))
+
+    def reattach(self, attachment: Attachment, timeout_s: float) -> None:
+        """Go on with another attachment to the worker that has this session; what was queued goes there."""
+        with self.lock:
+            self.attachment.close()
+            self.attachment = self._commands.attachment = attachment
+            self._bulk.use(attachment)
+            self.attach(timeout_s)
 
     def close(self) -> None:
         """End the session; everything it holds on the daemon is freed. Closing twice is fine."""
-        if self._pid != os.getpid():
+        if self.attachment.liveness.inherited:  # its lock, too, may be held by a thread of the parent
             return
         with self.lock:
-            if self._lost is None:
-                self._lost = SessionLost("the session was closed")
-            self.admission.close()
-            self._control.close(linger=0)
-            self._bulk_socket.close(linger=0)
+            self.attachment.close()
 
-    def _attach(self, timeout_s: float) -> None:
-        welcome = self.admission.welcome
-        self._last_request += 1
-        attach = m.Attach(self._last_request, welcome.session, welcome.token)
-        self._transmit(codec.encode(attach))
-        self._wait(self._last_request, timeout_s)
-        self._bulk.attach(attach)
+    @property
+    def device(self) -> m.DeviceInfo:
+        """What the worker says of its device."""
+        return self.attachment.welcome.device
+
+    @property
+    def counted(self) -> tuple[int, int, int]:
+        """How many ids, requests and batches there were: larger numbers make longer messages."""
+        return self._ids.last, self._ids.last_request, self.identity.batches
+
+    @property
+    def live_handles(self) -> int:
+        """How many remote tensors are still named."""
+        return self._ids.live_handles
+
+    def sync(self) -> None:
+        """Wait until everything so far has run; raise its first error."""
+        with self.lock:
+            self._commands.sync()
+
+    # --- names ---------------------------------------------------------------------------------------------
+
+    def new_handle(self) -> Handle:
+        """Return a fresh handle; its last reference frees what it names."""
+        return Handle(self._ids.mint_handle(), self, self._ids.dead)
 
     def register(self, digest: bytes, encoded: bytes, lines: tuple[str | None, ...], engine: str = AUTO) -> int:
         """Return this session's number of a program that `engine` shall run, sending it when it is new."""
-        key = (digest, engine)
-        number = self._programs.get(key)
+        programs = self.identity.programs
+        number = programs.number(digest, engine)
         if number is not None:
             return number
         upload = 0
@@ -174,15 +139,8 @@ class Session(WeightStream):
             encoded = b""
         number = self.mint()
         self.post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
-        self._programs[key] = number
-        self._lines[number] = lines
+        programs.add(number, digest, engine, lines)
         return number
-
-    def new_handle(self) -> Handle:
-        """Return a fresh handle; its last reference frees what it names."""
-        self._last_id += 1
-        self.live_handles += 1
-        return Handle(self._last_id, self, self._released)
 
     # --- tensors -------------------------------------------------------------------------------------------
 
@@ -191,7 +149,7 @@ class Session(WeightStream):
         inline = inline_tensor(tensor)
         if inline is not None:
             self.counters.sent[kind] += len(inline.data)
-            self.counters.sent["control"] -= len(inline.data)  # the message that carries it counts all its bytes
+            self.counters.sent["control"] -= len(inline.data)
         return inline
 
     def put(self, tensor: torch.Tensor, kind: str = "input") -> Handle:
@@ -202,8 +160,7 @@ class Session(WeightStream):
             self.post(m.Put(handle.id, inline), len(inline.data))
         else:
             dense = dense_for_wire(tensor)
-            upload = self.upload(tensor_bytes(dense), kind)
-            self.post(m.PutUploaded(handle.id, spec_of(dense), upload))
+            self.post(m.PutUploaded(handle.id, spec_of(dense), self.upload(tensor_bytes(dense), kind)))
         return handle
 
     def fetch(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor]:
@@ -218,6 +175,21 @@ class Session(WeightStream):
                 raise ProtocolError(f"expected {len(handles)} fetched tensors, got {type(reply).__name__}")
             return [self._receive(tensor, kind) for tensor, kind in zip(reply.tensors, kinds, strict=True)]
 
+    def _receive(self, fetched: m.FetchedTensor, kind: str) -> torch.Tensor:
+        tensor = empty_like_spec(fetched.spec)
+        if not (fetched.download or tensor.numel()):
+            return tensor
+        flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+        if fetched.download:
+            self._bulk.download(fetched.download, flat, kind)
+            return tensor
+        if len(fetched.data) != flat.numel():
+            raise ProtocolError(f"{len(fetched.data)} bytes came for a tensor of {flat.numel()}")
+        flat.numpy().data[:] = fetched.data
+        self.counters.received[kind] += len(fetched.data)
+        self.counters.received["control"] -= len(fetched.data)
+        return tensor
+
     def describe(self, handles: Sequence[Handle]) -> tuple[TensorSpec, ...]:
         """Return dtype, shape and strides of remote tensors, for those whose shape depends on data."""
         self.check()
@@ -229,37 +201,35 @@ class Session(WeightStream):
                 raise ProtocolError(f"expected {len(handles)} descriptions, got {type(reply).__name__}")
             return reply.specs
 
-    def _receive(self, fetched: m.FetchedTensor, kind: str) -> torch.Tensor:
-        tensor = empty_like_spec(fetched.spec)
-        if fetched.download:
-            flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
-            self._bulk.download(fetched.download, flat, kind)
-        elif tensor.numel():
-            flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
-            if len(fetched.data) != flat.numel():
-                raise ProtocolError(f"{len(fetched.data)} bytes came for a tensor of {flat.numel()}")
-            flat.numpy().data[:] = fetched.data
-            self.counters.received[kind] += len(fetched.data)
-            self.counters.received["control"] -= len(fetched.data)
-        return tensor
+    # --- tensors of other sessions ---------------------------------------------------------------------------
+
+    def send_tensor(self, handle: int, link: int, transfer: int, kind: str) -> None:
+        """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered."""
+        self.post(m.SendTensor(handle, link, transfer, kind))
+
+    def receive_tensor(self, link: int, transfer: int, timeout_s: float) -> Handle:
+        """Queue the receiving of a tensor and return its handle; commands after it wait for it on the worker."""
+        handle = self.new_handle()
+        self.post(m.ReceiveTensor(handle.id, link, transfer, timeout_s))
+        return handle
 
     # --- what placement asks ---------------------------------------------------------------------------------
 
     @property
     def bulk_endpoint(self) -> str:
         """Where this session's worker takes bulk data, as this client dials it."""
-        return self.admission.welcome.bulk
+        return self._bulk.endpoint
 
-    def measure_link(self) -> LinkSpeed:
+    def measure_link(self) -> MeasuredLink:
         """Find out how fast the link between this client and the worker is; counted as control."""
         with self.lock:
-            return measure_session(self._round_trip, self._upload_and_discard)
+            return measure_client_link(self._round_trip, self._upload_and_discard)
 
     def _round_trip(self) -> None:
         request_id = self.request_id()
         self.post(m.Sync(request_id))
         self.flush()
-        self._wait(request_id, self.timeout_s)
+        self._commands.answer(request_id, self.timeout_s)
 
     def _upload_and_discard(self, data: memoryview) -> None:
         self._bulk.upload([data], "control", self._bulk.discard)
@@ -274,27 +244,27 @@ class Session(WeightStream):
                 raise ProtocolError(f"expected Inspection, got {type(reply).__name__}")
             return reply
 
-    # --- what failures mean ----------------------------------------------------------------------------------
 
-    def _while_quiet(self) -> None:
-        self.links.dismiss_lost_sources()
+class Handle:
+    """A handle: it names one tensor of a session, and its last reference frees that, in a batch with others.
 
-    def _hear(self, news: m.EngineFellBack) -> None:
-        line = next((line for line in self._lines.get(news.program, ()) if line), None)
-        where = f"the graph that begins at {line}" if line else f"program {news.program}"
-        warnings.warn(f"{where} runs eager in the daemon: {news.reason}", EngineWarning, stacklevel=2)
+    Finalizers may run anywhere, even inside the session's own lock, so dying only appends the id to the ids that
+    died (an atomic operation); the next message carries it.
 
-    def _exception(self, error: m.ErrorInfo) -> Exception:
-        lines = self._lines.get(error.program, ())
-        return self._heed(
-            to_exception(error, lines[error.node] if 0 <= error.node < len(lines) else None), error.operator
-        )
+    Attributes:
+        root: The id of the handle whose memory this one views; its own id when it views none.
+        root_nbytes: The size of that memory; 0 when this handle views none.
+        kind: The tensor class under which its bytes are counted when they are fetched.
+    """
 
-    def _heed(self, error: Exception, operator: str = "") -> Exception:
-        """Note a failure after which the session is of no use, and return it: the next call opens another one."""
-        if self._lost is None:
-            if isinstance(error, SessionLost):
-                self._lost = error
-            elif operator in _WEIGHT_COMMANDS:
-                self._lost = SessionLost(f"the daemon's weights are not the local ones: {error}")
-        return error
+    __slots__ = ("__weakref__", "_dead", "id", "kind", "root", "root_nbytes", "session")
+
+    def __init__(self, handle_id: int, session: Session, dead: deque[int]) -> None:
+        self.id = self.root = handle_id
+        self.root_nbytes = 0
+        self.kind = "output"
+        self.session = session
+        self._dead = dead
+
+    def __del__(self) -> None:
+        self._dead.append(self.id)

@@ -1,29 +1,38 @@
-"""What a session says about other daemons: who may send it tensors, whom its worker sends some, how fast that is."""
+"""The ends of links in a session: who may send its worker tensors, whom its worker sends some, how fast that is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.runtime.session.bulk import BulkConnection
-from dynamo_genie.runtime.session.handles import Handle
-from dynamo_genie.runtime.session.link_speed import LinkSpeed
+from dynamo_genie.runtime.session.measured_link import MeasuredLink
+from dynamo_genie.runtime.session.session_ids import SessionIds
 from dynamo_genie.runtime.wire import messages as m
 
-if TYPE_CHECKING:
-    from dynamo_genie.runtime.session.session import Session
+
+class LinkSource(Protocol):
+    """The session at the other end of a link."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still send."""
+
+    @property
+    def bulk_endpoint(self) -> str:
+        """Where its worker takes bulk data."""
 
 
 class SessionLinks:
     """The ends of links in one session. `PeerMesh` opens links between two."""
 
-    def __init__(self, session: Session, bulk: BulkConnection) -> None:
-        self._session = session
+    def __init__(self, ids: SessionIds, bulk: BulkConnection) -> None:
+        self._ids = ids
         self._bulk = bulk
         self._last_transfer = 0
-        self._sources: dict[int, Session] = {}
+        self._sources: dict[int, LinkSource] = {}
 
-    def admit(self, token: bytes, public_key: str, source: Session) -> int:
+    def admit(self, token: bytes, public_key: str, source: LinkSource) -> int:
         """Let the worker that shows `token` send tensors to this one; return the number of the link.
 
         Waits until the worker knows, which takes it no time even while it computes.
@@ -33,17 +42,15 @@ class SessionLinks:
             public_key: The key that the other worker will prove; empty where this daemon has no keys.
             source: The other worker's session. When it is lost, nothing here waits for its tensors any longer.
         """
-        link = self._session.mint()
-        message = m.AdmitPeer(
-            self._session.request_id(), link, token, public_key, source.bulk_endpoint, self._session.bulk_endpoint
-        )
+        link = self._ids.mint()
+        message = m.AdmitPeer(self._ids.request(), link, token, public_key, source.bulk_endpoint, self._bulk.endpoint)
         self._bulk.admit_peer(message)
         self._sources[link] = source
         return link
 
     def open(self, endpoint: str, token: bytes, keys: m.PeerKeys | None) -> int:
         """Let this session's worker connect to another one's bulk endpoint; return the number of the link."""
-        link = self._session.mint()
+        link = self._ids.mint()
         self._bulk.say(m.OpenPeer(link, endpoint, token, keys))
         return link
 
@@ -67,23 +74,13 @@ class SessionLinks:
         self._last_transfer += 1
         return self._last_transfer
 
-    def send(self, handle: int, link: int, transfer: int, kind: str) -> None:
-        """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered."""
-        self._session.post(m.SendTensor(handle, link, transfer, kind))
-
-    def receive(self, link: int, transfer: int, timeout_s: float) -> Handle:
-        """Queue the receiving of a tensor and return its handle; commands after it wait for it on the worker."""
-        handle = self._session.new_handle()
-        self._session.post(m.ReceiveTensor(handle.id, link, transfer, timeout_s))
-        return handle
-
-    def measure(self, link: int) -> LinkSpeed:
+    def measure(self, link: int) -> MeasuredLink:
         """Ask this session's worker how fast its link to another worker is.
 
         Raises:
             DaemonUnavailable: The other worker cannot be reached from there.
         """
-        measured = self._bulk.measure_peer(m.MeasurePeer(self._session.request_id(), link))
+        measured = self._bulk.measure_peer(m.MeasurePeer(self._ids.request(), link))
         if measured.problem:
-            raise DaemonUnavailable(f"the daemon at {self._session.bulk_endpoint} reaches no other: {measured.problem}")
-        return LinkSpeed(measured.latency_s, measured.bytes_per_s)
+            raise DaemonUnavailable(f"the daemon at {self._bulk.endpoint} reaches no other: {measured.problem}")
+        return MeasuredLink(measured.latency_s, measured.bytes_per_s)

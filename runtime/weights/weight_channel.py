@@ -17,9 +17,6 @@ class WeightChannel(Protocol):
     def missing(self, digests: Sequence[bytes]) -> set[int]:
         """Return the positions of the contents that the daemon lacks."""
 
-    def upload(self, view: memoryview, kind: str = "weight") -> int:
-        """Send bytes and return the number of the upload once all have arrived."""
-
     def upload_many(
         self, views: Sequence[memoryview], arrived: Callable[[int], None], *, progress: Callable[[int], None] | None
     ) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +17,8 @@ from dynamo_genie.errors import SessionLost
 from dynamo_genie.lowering.graph import lower
 from dynamo_genie.lowering.output_shapes import OutputShapes, shapes_of
 from dynamo_genie.modes import MODES
+from dynamo_genie.runtime.session.attachment import Attachment
+from dynamo_genie.runtime.session.liveness import Liveness
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.weights.weights import ResidentWeights
 from dynamo_genie.runtime.wire import messages as m
@@ -52,17 +52,16 @@ class Recorder(StubWorker):
 
 def connection_to(worker: StubWorker, ids: int = 0) -> Connection:
     """Return a connection whose session has minted `ids` ids."""
-    admission: Any = SimpleNamespace(welcome=SimpleNamespace(device=None))
-    sockets: Any = worker, worker.bulk
-    session = Session(admission, *sockets, 1.0)
-    session._lost_reports = deque()
-    session._last_id = ids
-    return Connection("stub", session, ResidentWeights(session, make_write_tracker()))
+    welcome: Any = None
+    attachment = Attachment(welcome, worker, worker.bulk, Liveness(), lambda: None)
+    session = Session(attachment, 1.0)
+    session.identity.ids.last = ids
+    return Connection("stub", session, ResidentWeights(session.weight_channel, make_write_tracker()))
 
 
 def lose(connection: Connection) -> None:
     """End a connection, as a worker does that dies."""
-    connection.session._lost = SessionLost("the worker died")
+    connection.session.attachment.liveness.end(SessionLost("the worker died"))
 
 
 def graph_of(function: Callable[..., Any], *args: Any, dynamic: bool = False) -> GraphModule:

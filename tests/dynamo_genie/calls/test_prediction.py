@@ -37,7 +37,7 @@ def test_a_remote_input_costs_its_number_alone() -> None:
     x = torch.ones(3)
     called = called_with(two_results, x, x.clone())
     low = called.remote(x)
-    called.session._last_id = 70_000
+    called.session.identity.ids.last = 70_000
     high = called.remote(x)
     once, twice = predict(called, low, low)[0], predict(called, low, high)[0]
     assert twice["control"] - once["control"] == 4  # a tag and four bytes instead of one

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from dynamo_genie.errors import DaemonUnavailable, GenieError, OptionError, RequestTimeout, SessionLost
 from dynamo_genie.runtime.connect.keys import load_client_keys
-from dynamo_genie.runtime.session.handles import Handle
+from dynamo_genie.runtime.connect.open_session import open_session
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh, fresh_keys, require_reachable
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -39,9 +39,9 @@ pytestmark = [
 MIB = 1 << 20
 
 
-def open_session(context: zmq.Context[Any], daemon: RealDaemon, key: Path | None, timeout_s: float = 60.0) -> Session:
+def session_with(context: zmq.Context[Any], daemon: RealDaemon, key: Path | None, timeout_s: float = 60.0) -> Session:
     keys = load_client_keys(key) if key is not None else None
-    return Session.open(context, daemon.endpoint, keys=keys, connect_timeout_s=LIMIT_S, request_timeout_s=timeout_s)
+    return open_session(context, daemon.endpoint, keys=keys, connect_timeout_s=LIMIT_S, request_timeout_s=timeout_s)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ class Pair:
 @pytest.fixture
 def pair(context: zmq.Context[Any], machines: Machines) -> Iterator[Pair]:
     with ExitStack() as stack:
-        sessions = [open_session(context, d, machines.key) for d in (machines.first, machines.second)]
+        sessions = [session_with(context, d, machines.key) for d in (machines.first, machines.second)]
         for session in sessions:
             stack.callback(session.close)
         yield Pair(sessions[0], sessions[1], PeerMesh())
@@ -234,11 +234,11 @@ def test_tensors_that_cross_do_not_wait_for_each_other(pair: Pair) -> None:
     for _ in range(5):
         link, back = pair.mesh.link(pair.first, pair.second), pair.mesh.link(pair.second, pair.first)
         there, here = pair.second.links.mint_transfer(), pair.first.links.mint_transfer()
-        got_first = pair.first.links.receive(back.into, here, 30.0)
+        got_first = pair.first.receive_tensor(back.into, here, 30.0)
         pair.first.flush()
-        pair.second.links.send(theirs.id, back.out, here, "activation")
-        got_second = pair.second.links.receive(link.into, there, 30.0)
-        pair.first.links.send(ours.id, link.out, there, "activation")
+        pair.second.send_tensor(theirs.id, back.out, here, "activation")
+        got_second = pair.second.receive_tensor(link.into, there, 30.0)
+        pair.first.send_tensor(ours.id, link.out, there, "activation")
         pair.first.flush()
         pair.second.flush()
         ours, theirs = got_first, got_second
@@ -250,7 +250,7 @@ def ping_pong(context: zmq.Context[Any], machines: Machines, start_first: bool, 
     """A client of its own: twenty tensors to and fro, starting at one end."""
     ends = [machines.first, machines.second] if start_first else [machines.second, machines.first]
     try:
-        source, target = (open_session(context, daemon, machines.key) for daemon in ends)
+        source, target = (session_with(context, daemon, machines.key) for daemon in ends)
         mesh = PeerMesh()
         handle = source.put(torch.ones(100_000))
         for _ in range(20):
@@ -285,12 +285,12 @@ def test_a_session_that_waits_does_not_hold_up_another(
 ) -> None:
     link = pair.mesh.link(pair.first, pair.second)
     transfer = pair.second.links.mint_transfer()
-    waiting = pair.second.links.receive(link.into, transfer, 60.0)
+    waiting = pair.second.receive_tensor(link.into, transfer, 60.0)
     pair.second.flush()
-    other = open_session(context, machines.second, machines.key)
+    other = session_with(context, machines.second, machines.key)
     assert fetch(call(other.put(torch.ones(3)), "aten.add.Scalar", 1)).tolist() == [2.0] * 3
     other.close()
-    pair.first.links.send(pair.first.put(torch.ones(2)).id, link.out, transfer, "activation")
+    pair.first.send_tensor(pair.first.put(torch.ones(2)).id, link.out, transfer, "activation")
     pair.first.flush()
     assert fetch(waiting).tolist() == [1.0, 1.0]
 
@@ -338,7 +338,7 @@ def test_an_error_travels_with_the_tensor(pair: Pair) -> None:
 def test_a_tensor_that_is_never_sent_ends_the_wait_by_name(pair: Pair) -> None:
     link = pair.mesh.link(pair.first, pair.second)
     pair.mesh.measure(pair.first, pair.second)
-    missing = pair.second.links.receive(link.into, pair.second.links.mint_transfer(), 0.3)
+    missing = pair.second.receive_tensor(link.into, pair.second.links.mint_transfer(), 0.3)
     after = call(pair.second.put(torch.ones(2)), "aten.add.Scalar", 1)
     with pytest.raises(RequestTimeout, match=r"within 0\.3 s.*which is open; does that daemon still compute") as caught:
         fetch(missing)
@@ -349,7 +349,7 @@ def test_a_tensor_that_is_never_sent_ends_the_wait_by_name(pair: Pair) -> None:
 
 def test_a_link_that_never_opened_says_what_to_check(pair: Pair) -> None:
     into = pair.second.links.admit(b"t" * 32, "", pair.first)
-    missing = pair.second.links.receive(into, pair.second.links.mint_transfer(), 0.3)
+    missing = pair.second.receive_tensor(into, pair.second.links.mint_transfer(), 0.3)
     with pytest.raises(RequestTimeout, match=f"never opened; can that machine reach {pair.second.bulk_endpoint}"):
         fetch(missing)
 
@@ -358,7 +358,7 @@ def test_an_endpoint_where_nobody_listens_is_a_clear_error(pair: Pair) -> None:
     out = pair.first.links.open("tcp://127.0.0.1:9", b"t" * 32, None)
     with pytest.raises(DaemonUnavailable, match=r"nobody let us in at the worker at tcp://127\.0\.0\.1:9"):
         pair.first.links.measure(out)
-    pair.first.links.send(pair.first.put(torch.ones(2)).id, out, 1, "activation")
+    pair.first.send_tensor(pair.first.put(torch.ones(2)).id, out, 1, "activation")
     with pytest.raises(DaemonUnavailable, match="did not open"):
         pair.first.sync()
     pair.first.links.close(out)
@@ -367,8 +367,8 @@ def test_an_endpoint_where_nobody_listens_is_a_clear_error(pair: Pair) -> None:
 
 def test_a_tensor_without_room_is_refused_and_the_link_goes_on(context: zmq.Context[Any], machines: Machines) -> None:
     with RealDaemon(memory_limit="8MiB") as small, ExitStack() as stack:
-        source = open_session(context, machines.first, machines.key)
-        target = open_session(context, small, None)
+        source = session_with(context, machines.first, machines.key)
+        target = session_with(context, small, None)
         stack.callback(source.close)
         stack.callback(target.close)
         mesh = PeerMesh()
@@ -385,14 +385,14 @@ def test_a_tensor_without_room_is_refused_and_the_link_goes_on(context: zmq.Cont
 def test_a_worker_that_is_killed_is_an_error_and_the_other_goes_on(
     context: zmq.Context[Any], daemons: Machines, victim: str
 ) -> None:
-    source, target = (open_session(context, daemon, None) for daemon in (daemons.first, daemons.second))
+    source, target = (session_with(context, daemon, None) for daemon in (daemons.first, daemons.second))
     mesh = PeerMesh()
     handle = source.put(torch.ones(1000))
     moved = mesh.move(handle, target)
     source.flush()
     assert fetch(moved).sum().item() == 1000
     link = mesh.link(source, target)
-    missing = target.links.receive(link.into, target.links.mint_transfer(), 55.0)
+    missing = target.receive_tensor(link.into, target.links.mint_transfer(), 55.0)
     target.flush()
     os.kill((daemons.first if victim == "sender" else daemons.second).worker(), signal.SIGKILL)
     if victim == "sender":
@@ -405,7 +405,7 @@ def test_a_worker_that_is_killed_is_an_error_and_the_other_goes_on(
         survivor, daemon = source, daemons.second
     assert survivor.alive
     assert fetch(call(survivor.put(torch.ones(2)), "aten.add.Scalar", 1)).tolist() == [2.0, 2.0]
-    again = open_session(context, daemon, None)
+    again = session_with(context, daemon, None)
     there = mesh.move(survivor.put(torch.ones(5)), again)
     back = mesh.move(there, survivor)
     survivor.flush()
@@ -416,11 +416,11 @@ def test_a_worker_that_is_killed_is_an_error_and_the_other_goes_on(
 
 
 def test_links_and_sessions_that_end_leave_nothing(context: zmq.Context[Any], machines: Machines) -> None:
-    anchor = open_session(context, machines.first, machines.key)
+    anchor = session_with(context, machines.first, machines.key)
     mesh, handle = PeerMesh(), anchor.put(torch.ones(1000))
 
     def visit() -> None:
-        session = open_session(context, machines.second, machines.key)
+        session = session_with(context, machines.second, machines.key)
         moved = mesh.move(mesh.move(handle, session), anchor)
         anchor.flush()
         session.flush()
@@ -479,7 +479,7 @@ class Stranger:
 
 def admit_stranger(pair: Pair) -> tuple[int, bytes, m.PeerKeys | None]:
     token = os.urandom(32)
-    keys = fresh_keys(pair.second.server_public) if pair.second.server_public else None
+    keys = fresh_keys(pair.second.attachment.server_public) if pair.second.attachment.server_public else None
     return pair.second.links.admit(token, keys.public if keys else "", pair.first), token, keys
 
 
@@ -496,14 +496,14 @@ def test_a_wrong_token_or_key_gets_nobody_in(context: zmq.Context[Any], pair: Pa
         assert stranger.ask(m.AttachPeer(2, token, PROTOCOLS[-1])) == m.Attached(2)
         assert isinstance(stranger.ask(m.AttachPeer(3, token, PROTOCOLS[-1])), m.BulkFailed)
     if other_keys is not None:
-        with Stranger(context, pair.second, fresh_keys(pair.second.server_public)) as unknown:
+        with Stranger(context, pair.second, fresh_keys(pair.second.attachment.server_public)) as unknown:
             assert unknown.ask(m.AttachPeer(1, other_token, PROTOCOLS[-1]), wait_ms=500) is None
 
 
 def test_a_link_says_its_own_messages_only(context: zmq.Context[Any], pair: Pair) -> None:
     """A key for a link opens no session, not even with the session's token, and a session's connection is no link."""
     _, token, keys = admit_stranger(pair)
-    welcome = pair.second.admission.welcome
+    welcome = pair.second.attachment.welcome
     with Stranger(context, pair.second, keys) as stranger:
         if keys is not None:
             assert isinstance(stranger.ask(m.Attach(1, welcome.session, welcome.token)), m.BulkFailed)
@@ -540,12 +540,12 @@ def test_malformed_tensors_harm_nobody(context: zmq.Context[Any], pair: Pair) ->
             stranger.ask(message, *frames, wait_ms=50)
         stranger.socket.send_multipart([b"\xc1", b"x", b"y"])
         for transfer in (1, 2, 3, 4, 5, 6, 7):
-            handle = pair.second.links.receive(link, transfer, 5.0)
+            handle = pair.second.receive_tensor(link, transfer, 5.0)
             with pytest.raises((GenieError, RuntimeError)):
                 fetch(handle)
         good = m.TensorBegin(8, TensorSpec("uint8", (3,), (1,)), "x", b"abc")
         stranger.ask(good, wait_ms=0)
-        assert fetch(pair.second.links.receive(link, 8, 20.0)).tolist() == [97, 98, 99]
+        assert fetch(pair.second.receive_tensor(link, 8, 20.0)).tolist() == [97, 98, 99]
     assert pair.second.inspect().memory_used == 3
 
 
@@ -554,11 +554,11 @@ def test_two_processes_use_the_daemons_in_opposite_directions(machines: Machines
 import sys, torch, zmq
 from pathlib import Path
 from dynamo_genie.runtime.connect.keys import load_client_keys
+from dynamo_genie.runtime.connect.open_session import open_session
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
-from dynamo_genie.runtime.session.session import Session
 key = load_client_keys(sys.argv[3]) if len(sys.argv) > 3 else None
 context = zmq.Context()
-source, target = (Session.open(context, e, keys=key, connect_timeout_s=60, request_timeout_s=60) for e in sys.argv[1:3])
+source, target = (open_session(context, e, keys=key, connect_timeout_s=60, request_timeout_s=60) for e in sys.argv[1:3])
 mesh, handle = PeerMesh(), source.put(torch.ones(300_000))
 for _ in range(20):
     handle = mesh.move(mesh.move(handle, target), source)

@@ -84,7 +84,7 @@ def read_wire() -> Wire:
 
 
 def tcp_infos() -> list[bytes]:
-    welcome = session().admission.welcome
+    welcome = session().attachment.welcome
     ports = {int(endpoint.rpartition(":")[2]) for endpoint in (welcome.control, welcome.bulk)}
     found = []
     for descriptor in Path("/proc/self/fd").iterdir():
@@ -106,7 +106,7 @@ class Meter:
         session().sync()  # `generate` does not wait for its last token: that batch is counted, and may not have left
         dynamo_genie.reset_stats()
         self._wire, self._time = read_wire(), time.monotonic()
-        self._batches = session()._sequence
+        self._batches = session().identity.batches
 
     def check(self, *, bulk_frames: int = 0) -> None:
         session().sync()
@@ -114,7 +114,7 @@ class Meter:
         moved = read_wire() - self._wire
         beats = 2 * HEARTBEAT_NBYTES * ((time.monotonic() - self._time) / HEARTBEAT_S + 2)
         for name, counted, kernel, frames in (
-            ("sent", stats["sent_total"], moved.sent, session()._sequence - self._batches),
+            ("sent", stats["sent_total"], moved.sent, session().identity.batches - self._batches),
             ("received", stats["received_total"], moved.received, stats["round_trips"]),
         ):
             assert counted == sum(stats[name].values())

@@ -18,7 +18,7 @@ from dynamo_genie.bench.daemon import running_daemon
 from dynamo_genie.bench.study.gpu import Gpu
 from dynamo_genie.remote_daemon.memory.cupy_memory import open_cuda_memory
 from dynamo_genie.remote_daemon.memory.pinned_ring import SLOT_NBYTES, SLOTS
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.connect.open_session import open_session
 from tests.integration.models import make_model, token_prompt
 from tests.integration.real_daemon import RealDaemon
 
@@ -116,7 +116,7 @@ def test_nvml_and_the_daemon_agree_on_memory() -> None:
         before = gpu.memory_of([pid])
         if before is None:
             pytest.skip("NVML does not tell the memory of a process here")
-        session = Session.open(
+        session = open_session(
             zmq.Context.instance(), daemon.endpoint, keys=None, connect_timeout_s=60, request_timeout_s=60
         )
         kept = [session.put(torch.zeros(64 << 20)) for _ in range(8)]  # 2 GiB
@@ -133,7 +133,7 @@ def test_what_idle_sessions_hold_leaves_a_full_gpu_and_comes_back() -> None:
     with running_daemon(device="cuda", memory_limit="300MiB") as daemon, ExitStack() as stack:
         sessions = []
         for _ in range(3):
-            session = Session.open(
+            session = open_session(
                 zmq.Context.instance(), daemon.endpoint, keys=None, connect_timeout_s=60, request_timeout_s=60
             )
             stack.callback(session.close)

@@ -26,7 +26,7 @@ pytestmark = [
 CLIENT = """
 import os, sys
 import torch, zmq
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.connect.open_session import open_session
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 
@@ -36,7 +36,7 @@ ADD_ONE = p.encode_program(
 context = zmq.Context()
 sessions = []
 for number in range(int(sys.argv[2])):
-    session = Session.open(context, sys.argv[1], keys=None, connect_timeout_s=30, request_timeout_s=30)
+    session = open_session(context, sys.argv[1], keys=None, connect_timeout_s=30, request_timeout_s=30)
     program = session.register(p.program_digest(ADD_ONE), ADD_ONE, ())
     given, result = session.put(torch.full((1 << 18,), float(number))), session.new_handle()
     session.post(m.Call(program, 0, (given.id,), (result.id,)))

@@ -12,7 +12,7 @@ import zmq
 from dynamo_genie.errors import AuthenticationError, DaemonUnavailable
 from dynamo_genie.remote_daemon.channel.auth import ZAP_DOMAIN, ZAP_ENDPOINT, Authenticator, verdict, verified_user
 from dynamo_genie.remote_daemon.channel.sockets import bind_router
-from dynamo_genie.runtime.connect.transport import connect_dealer
+from dynamo_genie.runtime.connect.dealer import connect_dealer
 from dynamo_genie.runtime.wire.key_file import ClientKeys, ServerKeyPair
 
 MAX_NBYTES = 1 << 16

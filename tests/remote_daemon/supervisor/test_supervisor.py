@@ -20,8 +20,8 @@ import dynamo_genie
 from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, create_client_keys, create_server_keys
 from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, SupervisorConfig
 from dynamo_genie.runtime.connect.admission import Admission, request_status
+from dynamo_genie.runtime.connect.dealer import connect_dealer
 from dynamo_genie.runtime.connect.keys import load_client_keys
-from dynamo_genie.runtime.connect.transport import connect_dealer
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ClientKeys

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dynamo_genie.errors import GenieError, ProtocolError
 from dynamo_genie.runtime.connect.admission import Admission
-from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.connect.open_session import open_session
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -53,7 +53,7 @@ class Bystander:
     def __init__(self, context: zmq.Context[Any], daemon: RealDaemon) -> None:
         self._daemon = daemon
         self._pids = (daemon.pid, daemon.worker())
-        self._session = Session.open(
+        self._session = open_session(
             context, daemon.endpoint, keys=None, connect_timeout_s=LIMIT_S, request_timeout_s=30
         )
         encoded = p.encode_program(times_three())

@@ -8,11 +8,15 @@ import pytest
 import zmq
 
 from dynamo_genie.errors import QuotaExceeded
+from dynamo_genie.runtime.connect.dealer import DealerTransport
+from dynamo_genie.runtime.session.attachment import Attachment
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.counters import Counters
+from dynamo_genie.runtime.session.liveness import Liveness
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
+from tests.in_process import welcome
 
 
 class Worker:
@@ -43,7 +47,9 @@ def ends() -> Iterator[tuple[BulkConnection, Worker]]:
     socket = context.socket(zmq.DEALER)
     socket.rcvtimeo = socket.sndtimeo = 5_000
     socket.connect(worker.endpoint)
-    yield BulkConnection(socket, Counters(), lambda: None, lambda error: error, 5.0), worker
+    transport = DealerTransport(socket)
+    attachment = Attachment(welcome(bulk=worker.endpoint), transport, transport, Liveness(), transport.close)
+    yield BulkConnection(attachment, Counters(), 5.0), worker
     socket.close(linger=0)
     worker.close()
     context.term()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import zmq
 
-from dynamo_genie.errors import OptionError
+from dynamo_genie.errors import OptionError, SessionLost
 from dynamo_genie.runtime.wire.key_file import ClientKeys
 from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
 
@@ -102,3 +102,43 @@ def reached_through(endpoint: str, dialled: str) -> str:
         return endpoint
     host = urlsplit(dialled).netloc.rpartition(":")[0]
     return f"tcp://{host}:{endpoint.rpartition(':')[2]}"
+
+
+class DealerTransport:
+    """A DEALER socket as a session's transport."""
+
+    def __init__(self, socket: Dealer) -> None:
+        self._socket = socket
+
+    def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
+        """Hand a message and its body to the socket, the body without a copy; False when it takes none at present."""
+        try:
+            if body is None:
+                self._socket.send(message)
+            else:
+                self._socket.send(message, zmq.SNDMORE)
+                self._socket.send(body, copy=False)  # never refused: the high-water mark counts whole messages
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            raise SessionLost(f"the connection to the worker is closed: {error}") from None
+        return True
+
+    def receive(self) -> bytes | None:
+        """Return the next message; None when none came within the socket's time-out."""
+        try:
+            return self._socket.recv()
+        except zmq.Again:
+            return None
+        except zmq.ZMQError as error:
+            raise SessionLost(f"the connection to the worker is closed: {error}") from None
+
+    def receive_body(self, room: memoryview | None = None, /) -> int:
+        """Receive the body of the message received last; -1 when it has none."""
+        if not self._socket.rcvmore:
+            return -1
+        return len(self._socket.recv()) if room is None else self._socket.recv_into(room)
+
+    def close(self) -> None:
+        """Close the socket; what it still had to send is lost."""
+        self._socket.close(linger=0)

@@ -4,7 +4,7 @@ import pytest
 import zmq
 
 from dynamo_genie.errors import OptionError
-from dynamo_genie.runtime.connect.transport import connect_dealer, reached_through
+from dynamo_genie.runtime.connect.dealer import connect_dealer, reached_through
 
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:1", "tcp://h", "tcp://h:*", "tcp://*:1", "http://h:1", "ipc://x"])

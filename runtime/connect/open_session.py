@@ -1,0 +1,76 @@
+"""Opens a session: admitted by a daemon, attached to the worker that the daemon names."""
+
+from __future__ import annotations
+
+import zmq
+
+from dynamo_genie.runtime.connect.admission import Admission
+from dynamo_genie.runtime.connect.dealer import Dealer, DealerTransport, connect_dealer, reached_through, split_device
+from dynamo_genie.runtime.session.attachment import Attachment
+from dynamo_genie.runtime.session.liveness import Liveness
+from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.wire.key_file import ClientKeys
+from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
+
+POLL_MS = 100
+"""How long one receive blocks before the session looks whether it was lost or its time is over."""
+
+BULK_HIGH_WATER = 32
+
+
+def open_session(
+    context: zmq.Context[Dealer],
+    endpoint: str,
+    *,
+    keys: ClientKeys | None,
+    connect_timeout_s: float,
+    request_timeout_s: float,
+) -> Session:
+    """Be admitted by the daemon at `endpoint` and attach to the worker it names.
+
+    Args:
+        endpoint: The daemon's public endpoint; `ENDPOINT#N` for its device N, counted from 0.
+
+    Raises:
+        DaemonUnavailable: Nobody answered within `connect_timeout_s`.
+        AuthenticationError, VersionMismatch, QuotaExceeded: The daemon refused.
+    """
+    attachment = open_attachment(context, endpoint, keys=keys, connect_timeout_s=connect_timeout_s)
+    session = Session(attachment, request_timeout_s)
+    try:
+        session.attach(connect_timeout_s)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def open_attachment(
+    context: zmq.Context[Dealer], endpoint: str, *, keys: ClientKeys | None, connect_timeout_s: float
+) -> Attachment:
+    """Be admitted by the daemon at `endpoint` and connect to the worker it names; raises what `open_session` does."""
+    endpoint, device = split_device(endpoint)
+    liveness = Liveness()
+    admission = Admission.open(endpoint, device, keys=keys, connect_timeout_s=connect_timeout_s, on_lost=liveness.end)
+    welcome = admission.welcome
+
+    def dealer(worker: str, max_frame_nbytes: int, high_water: int) -> DealerTransport:
+        socket = connect_dealer(
+            context,
+            reached_through(worker, endpoint),
+            keys=keys,
+            max_frame_nbytes=max_frame_nbytes,
+            high_water=high_water,
+            timeout_ms=POLL_MS,
+        )
+        return DealerTransport(socket)
+
+    control = dealer(welcome.control, MAX_CONTROL_NBYTES, 1_000)
+    bulk = dealer(welcome.bulk, MAX_BULK_FRAME_NBYTES, BULK_HIGH_WATER)
+
+    def release() -> None:
+        admission.close()
+        control.close()
+        bulk.close()
+
+    return Attachment(welcome, control, bulk, liveness, release, keys.server_public if keys else "")

@@ -1,0 +1,39 @@
+"""Whether an attachment can be used by this process, and what ended it. Any thread may look and say so."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from dynamo_genie.errors import GenieError, StaleHandleError
+
+
+class Liveness:
+    """The liveness of one attachment: it ends once, for the first reason that anybody gives."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._reasons: deque[GenieError] = deque()  # appending is atomic, so that no thread needs a lock
+
+    @property
+    def alive(self) -> bool:
+        """Whether the attachment can be used by this process."""
+        return not self._reasons and self._pid == os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child, and the attachment its parent's."""
+        return self._pid != os.getpid()
+
+    def end(self, reason: GenieError) -> None:
+        """Note what ended the attachment."""
+        self._reasons.append(reason)
+
+    def check(self) -> None:
+        """Raise what ended the attachment, if anything did."""
+        if self.alive:
+            return
+        if self.inherited:
+            raise StaleHandleError("this tensor belongs to the parent process; a forked child has a session of its own")
+        reason = self._reasons[0]
+        raise type(reason)(str(reason))

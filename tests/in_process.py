@@ -1,0 +1,214 @@
+"""A client session joined to a worker session in one process, without a socket: queues, and a thread for the worker.
+
+The two share a process, so what torch keeps a process (default dtype, generator) is put back after each batch, for
+which the client waits. What torch keeps a thread (grad and inference modes, dispatch modes) is the thread's own.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import zmq
+
+from dynamo_genie.connections import connections
+from dynamo_genie.errors import GenieError, SessionLost
+from dynamo_genie.remote_daemon.channel.error_record import error_record
+from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
+from dynamo_genie.remote_daemon.memory.offloader import Offloader
+from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
+from dynamo_genie.remote_daemon.transfer.staging import Staging
+from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
+from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
+from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
+from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
+from dynamo_genie.remote_daemon.worker.state import WorkerState, open_state
+from dynamo_genie.runtime.session.attachment import Attachment
+from dynamo_genie.runtime.session.liveness import Liveness
+from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.error_codes import error_code
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY
+from dynamo_genie.runtime.wire.version import PROTOCOLS
+
+MEMORY_LIMIT = 1 << 36
+POLL_S = 0.1
+
+
+def welcome(bulk: str = "in-process") -> m.Welcome:
+    """Return what a daemon says that lets a session in."""
+    device = m.DeviceInfo("cpu", "this process", MEMORY_LIMIT, torch.__version__)
+    return m.Welcome(1, PROTOCOLS[-1], b"s" * 16, b"t" * 32, "in-process", bulk, device, 1.0, 15.0)
+
+
+class Receiving:
+    """The receiving half of a transport: what the worker said, and waits to be read."""
+
+    def __init__(self) -> None:
+        self.said: queue.SimpleQueue[tuple[bytes, memoryview | None]] = queue.SimpleQueue()
+        self._body: memoryview | None = None
+
+    def say(self, message: m.WorkerToClient | m.BulkToClient, body: memoryview | None = None) -> None:
+        self.said.put((codec.encode(message), body))
+
+    def receive(self) -> bytes | None:
+        try:
+            message, self._body = self.said.get(timeout=POLL_S)
+        except queue.Empty:
+            return None
+        return message
+
+    def receive_body(self, room: memoryview | None = None, /) -> int:
+        if self._body is None:
+            return -1
+        if room is not None:
+            room[:] = self._body
+        return len(self._body)
+
+
+class WorkerEnd:
+    """A worker's session and its thread; outlives the attachments to it, as a worker does."""
+
+    def __init__(self, state: WorkerState | None = None) -> None:
+        self.state = state or open_state(HostBufferStore(), Offloader(MEMORY_LIMIT))
+        self.staging, traffic = Staging(self.state.host_budget), PeerTraffic()
+        port = PeerPort(Arrivals(self.staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
+        self.session = WorkerSession(self.state, self.staging, self._download, port)
+        self._stream = CommandStream(self.session)
+        self._thread = ThreadPoolExecutor(1, "in-process-worker")
+        self._dtype, self._generator = torch.get_default_dtype(), torch.default_generator.get_state()
+        self._downloads = 0
+        self._open = True
+        self.bulk: BulkToWorker | None = None
+
+    def run(self, data: bytes) -> list[m.WorkerToClient]:
+        """Run a control message on the worker's thread and return the replies once it has."""
+        message = codec.client_to_worker(data)
+        if isinstance(message, m.Attach):
+            return [m.Attached(message.request_id)]
+        return self._thread.submit(self._take, message, len(data)).result()
+
+    def _take(self, batch: m.Batch, nbytes: int) -> list[m.WorkerToClient]:
+        before = torch.get_default_dtype(), torch.default_generator.get_state()
+        torch.set_default_dtype(self._dtype)
+        torch.default_generator.set_state(self._generator)
+        try:
+            with torch.inference_mode():
+                return self._stream.take(batch, nbytes, 0.0)
+        except GenieError as error:
+            return [m.Failed(0, error_record(error))]
+        finally:
+            self._dtype, self._generator = torch.get_default_dtype(), torch.default_generator.get_state()
+            torch.set_default_dtype(before[0])
+            torch.default_generator.set_state(before[1])
+
+    def _download(self, data: memoryview) -> int:
+        assert self.bulk is not None
+        self._downloads += 1
+        for offset in range(0, len(data), CHUNK_NBYTES):
+            self.bulk.say(m.Chunk(self._downloads, offset), data[offset : offset + CHUNK_NBYTES])
+        return self._downloads
+
+    def close(self) -> None:
+        """End the session and its thread; again does nothing."""
+        if self._open:
+            self._open = False
+            self._thread.submit(self._stream.close).result()
+            self._thread.shutdown()
+
+
+class ControlToWorker(Receiving):
+    """The control transport of one attachment."""
+
+    def __init__(self, worker: WorkerEnd, liveness: Liveness) -> None:
+        super().__init__()
+        self._worker = worker
+        self._liveness = liveness
+
+    def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
+        if not self._liveness.alive:
+            raise SessionLost("this transport is closed")
+        for reply in self._worker.run(message):
+            self.say(reply)
+        return True
+
+
+class BulkToWorker(Receiving):
+    """The bulk transport of one attachment: uploads go straight into the worker's staging."""
+
+    def __init__(self, worker: WorkerEnd) -> None:
+        super().__init__()
+        self._staging = worker.staging
+        self._chunks = 0
+
+    def send(self, data: bytes, body: memoryview | None = None, /) -> bool:
+        message = codec.to_bulk(data)
+        try:
+            match message:
+                case m.Attach():
+                    self.say(m.Attached(message.request_id))
+                case m.UploadBegin():
+                    self._staging.begin(message.upload, message.nbytes)
+                    if not message.nbytes:
+                        self.say(m.UploadDone(message.upload))
+                case m.UploadAbort():
+                    self._staging.abort(message.upload)
+                case m.Chunk() if body is not None:
+                    self._take(message, body)
+        except GenieError as error:
+            self.say(m.BulkFailed(getattr(message, "upload", 0), error_code(error), str(error)))
+        return True
+
+    def _take(self, chunk: m.Chunk, body: memoryview) -> None:
+        self._chunks += 1
+        if self._chunks % CREDIT_EVERY == 0:
+            self.say(m.Credit(CREDIT_EVERY))
+        upload = self._staging.find(chunk.transfer)
+        if upload is not None:
+            room = upload.room(chunk.offset)
+            room[:] = body
+            if upload.arrived(room):
+                self._staging.finish(chunk.transfer)
+                self.say(m.UploadDone(chunk.transfer))
+
+
+def attachment_to(worker: WorkerEnd) -> Attachment:
+    """Return a new attachment to a worker's session, which ends with the last one."""
+    liveness = Liveness()
+    worker.bulk = bulk = BulkToWorker(worker)
+
+    def release() -> None:
+        if worker.bulk is bulk:
+            worker.close()
+
+    return Attachment(welcome(), ControlToWorker(worker, liveness), bulk, liveness, release)
+
+
+def session_in_process(timeout_s: float = 30.0) -> tuple[Session, WorkerEnd]:
+    """Return a client's session, and the worker's end of it."""
+    worker = WorkerEnd()
+    session = Session(attachment_to(worker), timeout_s)
+    session.attach(timeout_s)
+    return session, worker
+
+
+@contextmanager
+def connections_in_process() -> Iterator[None]:
+    """Let what would start an embedded daemon open a session in this process."""
+    elsewhere = connections.open_session
+
+    def open_session(context: zmq.Context[Any], endpoint: str, **settings: Any) -> Session:
+        return session_in_process()[0] if endpoint == "in-process" else elsewhere(context, endpoint, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        connections.CONNECTIONS.shutdown()
+        patch.setattr(connections.Connections, "_start_embedded", lambda self, options: "in-process")
+        patch.setattr(connections, "open_session", open_session)
+        yield
+        connections.CONNECTIONS.shutdown()
