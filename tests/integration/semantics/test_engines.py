@@ -18,6 +18,9 @@ from tests.integration.real_daemon import RealDaemon
 
 LIMIT_S = 240.0
 
+NEEDS_A_DAEMON = True
+"""Engines that compile do so in another process, while calls go on."""
+
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[RealDaemon]:

@@ -51,6 +51,9 @@ KNOWN_DIFFERENCES: dict[str, str] = {
 }
 """Operator and dtype, as the table prints them, to the reason why the backend may differ from eager there."""
 
+NEEDS_A_DAEMON = True
+"""An operator that kills its process must not take the tests along."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from tests.integration.compare import plain, same
 from tests.integration.conftest import Compile
 
+NEEDS_A_DAEMON = True
+"""In one process, the threads of both sides would share a generator and a default dtype."""
+
 THREADS = 4
 CALLS = 20
 WAIT_S = 60
