@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import operator
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import dynamo_genie
 from tests.integration.compare import same
 from tests.integration.conftest import Compile
 
@@ -246,3 +248,15 @@ def test_result_outlives_the_function_that_made_it(compiled: Compile) -> None:
     y = compiled(_compute)(_input())
     torch.compiler.reset()
     same(y, _compute(_input()))
+
+
+def test_models_that_were_dropped_leave_nothing_behind(compiled: Compile) -> None:
+    for _ in range(5):
+        model = torch.nn.Linear(4, 4)
+        with torch.no_grad():
+            result = compiled(model)(torch.randn(2, 4))
+        assert dynamo_genie.stats()["total"]["live_handles"] == 1
+        del model, result
+        torch._dynamo.reset()
+        gc.collect()
+        assert dynamo_genie.stats()["total"]["live_handles"] == 0
