@@ -97,7 +97,10 @@ def test_a_public_class_name_means_one_thing() -> None:
 def tables(source: str) -> Iterator[str]:
     """The names that a module binds at its top to a dict, a list or a set, which anybody could change."""
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, CHANGEABLE):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        made_by = ast.unparse(node.value.func) if isinstance(node.value, ast.Call) else ""
+        if isinstance(node.value, CHANGEABLE) or made_by in ("dict", "list", "set", "defaultdict", "Counter"):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 yield ast.unparse(target)
 
@@ -108,9 +111,8 @@ def test_tables_of_modules_are_frozen() -> None:
 
 
 def test_the_search_for_tables_sees_them() -> None:
-    assert list(tables("A = {}\nB: list[int] = [1]\nC = D = {x for x in y}\nE = (1,)\nF = MappingProxyType({})")) == [
-        "A", "B", "C", "D",
-    ]  # fmt: skip
+    source = "A = {}\nB: list[int] = [1]\nC = D = {x for x in y}\nE = dict(a=1)\nF = (1,)\nG = MappingProxyType({})"
+    assert list(tables(source)) == ["A", "B", "C", "D", "E"]
 
 
 def test_the_search_for_imports_sees_all_three_kinds() -> None:
