@@ -158,5 +158,6 @@ class CommandQueue:
         if isinstance(raised, SessionLost):
             self.attachment.liveness.end(raised)
         elif error.operator in _WEIGHT_COMMANDS:
-            self.attachment.liveness.end(SessionLost(f"the daemon's weights are not the local ones: {raised}"))
+            self._identity.spoiled = SessionLost(f"the daemon's weights are not the local ones: {raised}")
+            self.attachment.liveness.end(self._identity.spoiled)
         return raised

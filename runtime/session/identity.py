@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from dynamo_genie.errors import GenieError
 from dynamo_genie.runtime.session.counters import Counters
 from dynamo_genie.runtime.session.known_programs import KnownPrograms
 from dynamo_genie.runtime.session.session_ids import SessionIds
@@ -18,6 +19,7 @@ class SessionIdentity:
         counters: What crossed the wire.
         lock: Makes each operation whole; whoever uses the rest holds it.
         batches: How many batches of commands were sent; their order goes on under another attachment.
+        spoiled: Why no attachment can carry it on, None where one could.
     """
 
     def __init__(self) -> None:
@@ -26,6 +28,7 @@ class SessionIdentity:
         self.counters = Counters()
         self.lock = threading.RLock()
         self.batches = 0
+        self.spoiled: GenieError | None = None
 
     def copy(self) -> SessionIdentity:
         """Return an identity that has named and sent as much, with counters and a lock of its own."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from dynamo_genie.engines import AUTO
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import ProtocolError, SessionLost
 from dynamo_genie.runtime.session.attachment import Attachment
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.command_queue import CommandQueue
@@ -87,8 +87,14 @@ class Session:
         self._bulk.attach(self._commands.attach(timeout_s))
 
     def reattach(self, attachment: Attachment, timeout_s: float) -> None:
-        """Go on with another attachment to the worker that has this session; what was queued goes there."""
+        """Go on with another attachment to the worker that has this session; what was queued goes there.
+
+        Raises:
+            SessionLost: What the worker has is not what this side believes; the session is over.
+        """
         with self.lock:
+            if self.identity.spoiled is not None:
+                raise SessionLost(str(self.identity.spoiled))
             self.attachment.close()
             self.attachment = self._commands.attachment = attachment
             self._bulk.use(attachment)

@@ -270,8 +270,8 @@ def test_a_forked_child_is_refused(ends: Ends, monkeypatch: pytest.MonkeyPatch) 
     assert fetch(handle).tolist() == [1.0]
 
 
-def test_a_weight_that_failed_ends_the_session(ends: Ends) -> None:
-    session, _ = ends
+def test_a_weight_that_failed_ends_the_session_for_every_attachment(ends: Ends) -> None:
+    session, worker = ends
     with session.lock:
         session.weight_channel.adopt(session.mint(), b"d" * 32, spec_of(torch.ones(1)))
     with pytest.raises(ProtocolError, match="AdoptWeight"):
@@ -279,6 +279,8 @@ def test_a_weight_that_failed_ends_the_session(ends: Ends) -> None:
     assert not session.alive
     with pytest.raises(SessionLost, match="weights are not the local ones"):
         session.check()
+    with pytest.raises(SessionLost, match="weights are not the local ones"):
+        session.reattach(attachment_to(worker), 5.0)
 
 
 # --- attachments -------------------------------------------------------------------------------------------
