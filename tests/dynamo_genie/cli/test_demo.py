@@ -94,6 +94,6 @@ def test_without_transformers_the_error_says_what_to_install(tmp_path: Path) -> 
 def test_a_model_that_runs_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Linear(4, 4)
     none_sent = {"calls": 0, "local_reads": 0}
-    monkeypatch.setattr(generation, "_total", lambda: none_sent)
+    monkeypatch.setattr(generation, "total", lambda: none_sent)
     with pytest.raises(GenieError, match="addmm"):
         generation._refuse_local_work(lambda: layer(torch.ones(1, 4)), 1)
