@@ -77,6 +77,8 @@ def _no_inductor(traits: Traits) -> str:
         return "its caches grow by `cat`, so every call would need a compilation; a Static cache keeps shapes"
     if traits.random:
         return "it draws random numbers, which would be others than eager PyTorch draws"
+    if traits.default_dtype != "float32":  # a setting of the whole process, and compilers work beside the calls
+        return f"its default dtype is {traits.default_dtype}, and it would be compiled with float32"
     return ""
 
 

@@ -22,5 +22,7 @@ def signature_of(inputs: Sequence[Any], positions: Iterable[int]) -> Signature:
 
 
 def _look(value: Any) -> Any:
-    # 1, 1.0 and True are equal, and programs tell them apart
-    return layout_of(value) if isinstance(value, torch.Tensor) else (type(value), value)
+    if isinstance(value, torch.Tensor):
+        return layout_of(value)
+    # 1, 1.0 and True are equal, and so are 0.0 and -0.0, and programs tell them apart; NaN differs from itself
+    return value.hex() if isinstance(value, float) else (type(value), value)

@@ -23,6 +23,7 @@ class Traits:
         mutated: Positions of the inputs that it writes to.
         resident: Positions of the inputs that, by the facts, stay where they are from call to call, or must.
         nodes: How many operators it has.
+        default_dtype: What its operators make of integers and Python floats.
     """
 
     phase: str
@@ -32,6 +33,7 @@ class Traits:
     mutated: frozenset[int]
     resident: frozenset[int]
     nodes: int
+    default_dtype: str = "float32"
 
 
 def traits_of(resolved: ResolvedProgram) -> Traits:
@@ -49,4 +51,5 @@ def traits_of(resolved: ResolvedProgram) -> Traits:
         mutated=mutated,
         resident=frozenset(held & tensors) | mutated,
         nodes=len(program.nodes),
+        default_dtype=program.default_dtype,
     )

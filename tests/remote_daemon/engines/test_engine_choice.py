@@ -57,6 +57,7 @@ def test_auto_on_a_cpu_is_eager_and_no_fallback() -> None:
         (CUDAGRAPHS, "cpu", "", {}, "CUDA graphs need a CUDA device, and this one is cpu"),
         (CUDAGRAPHS, "cuda", "", {"grows": True}, "its caches grow by `cat`"),
         (INDUCTOR, "cpu", "", {"random": True}, "others than eager PyTorch draws"),
+        (INDUCTOR, "cpu", "", {"default_dtype": "float64"}, "its default dtype is float64"),
         (TENSORRT, "cuda", "torch-tensorrt is not installed", {}, "torch-tensorrt is not installed"),
         (TENSORRT, "cpu", "", {}, "TensorRT needs a CUDA device"),
         (TENSORRT, "cuda", "", {"mutated": frozenset({1})}, "it writes into its inputs"),
