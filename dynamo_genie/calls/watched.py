@@ -6,9 +6,10 @@ daemons, which are asked after each call: that waits until they are through with
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,8 @@ from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
+
+logger = logging.getLogger(__name__)
 
 
 class Watched:
@@ -69,7 +72,12 @@ class Watched:
         graph = self._graph
         stepped = placement is self._latest and "activation" in graph.plan.output_kinds
         self._latest = placement
-        sent, received = predict_call(placement, graph.plan, graph.shapes, args, stepped=stepped)
+        sent: Mapping[str, int] = {}
+        received: Mapping[str, int] = {}
+        try:
+            sent, received = predict_call(placement, graph.plan, graph.shapes, args, stepped=stepped)
+        except Exception:  # whatever it is, the computation goes on; what is wrong with the call itself, it will say
+            logger.warning("a call of a compiled graph could not be predicted; the computation goes on", exc_info=True)
         assert placement.planned is not None
         return CallTraffic(sent, received, placement.crossing, placement.planned[0].step_s)
 

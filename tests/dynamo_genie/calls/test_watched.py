@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 import torch
 
 from dynamo_genie.calls.watched import Watched
@@ -71,3 +72,17 @@ def test_watching_changes_nothing_that_a_call_posts() -> None:
     posted = [[type(c) for c in worker.commands if not isinstance(c, asides)] for worker in (plain.worker, seen.worker)]
     assert posted[0] == posted[1]
     assert [call.inputs for call in plain.worker.of(m.Call)] == [call.inputs for call in seen.worker.of(m.Call)]
+
+
+def test_a_prediction_that_fails_is_logged_and_the_call_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise IndexError("pop from an empty deque")
+
+    monkeypatch.setattr("dynamo_genie.calls.watched.predict_call", broken)
+    called, run, observer = watched()
+    run([WEIGHT, torch.ones(4), torch.ones(4)])
+    assert "could not be predicted" in caplog.text
+    assert len(called.worker.of(m.Call)) == 1
+    assert (dict(observer.predicted[0].sent), len(observer.measured)) == ({}, 1)
