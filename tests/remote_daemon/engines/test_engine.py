@@ -30,9 +30,13 @@ def run(program: p.Program, *inputs: object) -> tuple:
     return compile_program(resolve_program(program, CPU), ())(list(inputs))
 
 
+GONE = {"aten.cholesky.default"} if torch.__version__ >= "2.14" else set()
+"""Operators of the table that a newer torch no longer has."""
+
+
 def test_every_operator_of_the_table_exists_here() -> None:
-    assert not set(ATEN) - set(_overloads())
-    for key in OPERATORS:
+    assert set(ATEN) - set(_overloads()) == GONE
+    for key in OPERATORS - GONE:
         assert callable(resolve_operator(key, CPU).run)
 
 
