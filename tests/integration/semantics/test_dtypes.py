@@ -129,6 +129,14 @@ def test_python_numbers_as_arguments(compiled: Compile) -> None:
         same(call(torch.ones(2), *arguments, None), mixed(torch.ones(2), *arguments, None))
 
 
+def test_a_number_that_came_down_to_one_value_is_returned(compiled: Compile) -> None:
+    def function(x: Tensor, n: int) -> tuple[Any, ...]:
+        return x * n + 2, torch.tensor([1, 2, n]), n * 2, torch.arange(n)
+
+    run = compiled(function)
+    assert [run(torch.ones(2), n)[2] for n in (3, 4, 5, 0, 1)] == [6, 8, 10, 0, 2]
+
+
 def test_nested_containers_go_in_and_come_out(compiled: Compile) -> None:
     def swap(tree: dict[str, Any]) -> dict[str, Any]:
         return {"b": [tree["a"] + 1, (tree["c"][0], None)], "n": tree["c"][1]}
