@@ -12,6 +12,7 @@ import torch
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.options import resolve_options
+from dynamo_genie.runtime.session.counters import Counters
 
 
 def connect(daemons: str | list[str] | None = None, **options: object) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def stats() -> dict[str, Any]:
     which is counted apart, and without the network's. `live_handles` counts remote tensors that are still named.
     """
     daemons = {connection.endpoint: _stats_of(connection) for connection in CONNECTIONS.all()}
-    return {"total": _total(list(daemons.values())), "daemons": daemons}
+    nothing = {**Counters().snapshot(), "live_handles": 0}  # every figure is there before anything is connected
+    return {"total": _total([nothing, *daemons.values()]), "daemons": daemons}
 
 
 def reset_stats() -> None:
