@@ -122,18 +122,12 @@ def _metadata(value: Any) -> OutputMetadata:
         return OutputMetadata(value.dtype, None, None)
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         [expression] = _expressions(value)
-        return OutputMetadata(None, None, None, _number(value, expression) if _is_known(expression) else None)
+        return OutputMetadata(None, None, None, _number(value, expression) if expression.is_number else None)
     return OutputMetadata(None, None, None, value)
 
 
-def _is_known(expression: Any) -> bool:
-    """Whether a symbolic value has come down to one: Dynamo gives a number that is 0 no symbol, say."""
-    return not expression.free_symbols
-
-
-def _number(value: Any, expression: Any) -> bool | int | float:
-    if isinstance(value, torch.SymBool):
-        return bool(expression)
+def _number(value: torch.SymInt | torch.SymFloat | torch.SymBool, expression: Any) -> int | float:
+    """Return what a symbolic number has come down to; a symbolic truth value is evaluated with every call."""
     return int(expression) if isinstance(value, torch.SymInt) else float(expression)
 
 

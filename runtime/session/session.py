@@ -29,7 +29,7 @@ from dynamo_genie.runtime.session.weight_commands import WeightCommands
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
-from dynamo_genie.tensors import dense_for_wire, empty_like_spec, spec_of, tensor_bytes
+from dynamo_genie.tensors import dense_for_wire, empty_like_spec, flat_bytes, spec_of, tensor_bytes
 
 
 class Session:
@@ -185,7 +185,7 @@ class Session:
         tensor = empty_like_spec(fetched.spec)
         if not (fetched.download or tensor.numel()):
             return tensor
-        flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+        flat = flat_bytes(tensor)
         if fetched.download:
             self._bulk.download(fetched.download, flat, kind)
             return tensor
