@@ -12,7 +12,8 @@ from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.background import Background
 from dynamo_genie.remote_daemon.engines.choice import choose
 from dynamo_genie.remote_daemon.engines.compiled import Compile, CompiledInBackground
-from dynamo_genie.remote_daemon.engines.cudagraphs import CudaGraphs, CudaRecorder, Recorder
+from dynamo_genie.remote_daemon.engines.cuda_recorder import CudaRecorder
+from dynamo_genie.remote_daemon.engines.cudagraphs import CudaGraphs, Recorder
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import Executable, RunningProgram
 from dynamo_genie.remote_daemon.engines.inductor import compile_with_inductor

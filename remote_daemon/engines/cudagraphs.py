@@ -50,25 +50,6 @@ class Recorder(Protocol):
         ...
 
 
-class CudaRecorder:
-    """Records CUDA graphs. All recordings of a worker share one pool of memory, for they never run at the same time."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool: Any = None
-
-    def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
-        """See `Recorder`."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            # the bulk thread may allocate and copy meanwhile: only this thread must not
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                results = run()
-        return graph.replay, results
-
-
 @dataclass(frozen=True)
 class _Result:
     """How one result of a replay is given out: a view of an input, a copy, or a plain value.

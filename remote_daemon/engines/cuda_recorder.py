@@ -1,0 +1,75 @@
+"""The recorder of CUDA graphs on a CUDA device: captures with torch, and leaves torch in order where that fails.
+
+What torch, CUDA and CuPy must hold for this to work stands in docs/cuda.md, line by line.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dynamo_genie.torch_internals.graph_capture import end_failed_capture
+
+
+class CudaRecorder:
+    """Records CUDA graphs. All recordings of a worker share one pool of memory, for they never run at the same time.
+
+    A pool whose last graph has gone cannot be used again (torch asserts it), so an empty graph keeps it.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        cuda: Any = torch.cuda,
+        end_failed: Callable[[torch.device, Any], bool] = end_failed_capture,
+    ) -> None:
+        self._device = device
+        self._cuda = cuda
+        self._end_failed = end_failed
+        self._pool: Any = None
+        self._kept: list[Any] = []
+
+    def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        """See `Recorder`. Raises what `run` raises, rather than what ending the capture says about it."""
+        with self._cuda.device(self._device):
+            if self._pool is None:
+                self._open_pool()
+            return self._capture(run)
+
+    def _open_pool(self) -> None:
+        pool = self._cuda.graph_pool_handle()
+        keeper = self._cuda.CUDAGraph()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The CUDA Graph is empty")
+            with self._cuda.graph(keeper, pool=pool, capture_error_mode="thread_local"):
+                pass
+        self._kept.append(keeper)
+        self._pool = pool
+
+    def _capture(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        graph = self._cuda.CUDAGraph()
+        before = self._cuda.current_stream()
+        failure: Exception | None = None
+        try:
+            # the bulk thread may allocate and copy meanwhile: only this thread must not
+            with self._cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                try:
+                    results = run()
+                except Exception as error:
+                    failure = error
+                    raise
+        except Exception as error:  # noqa: BLE001 - raised again, or what came before it
+            self._clean_up(graph, before)
+            first = failure or error
+            raise first from first.__cause__
+        return graph.replay, results
+
+    def _clean_up(self, graph: Any, before: Any) -> None:
+        """Undo what a failed capture leaves: torch's own stream as the current one, and its allocator in the pool."""
+        self._cuda.set_stream(before)
+        if self._end_failed(self._device, self._pool):
+            self._kept.append(graph)  # the allocator of pinned memory still asks it, and knows the pool as taken
+            self._pool = None
