@@ -22,10 +22,17 @@ class Background:
         self._name = name
         self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._last: Future[Any] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is not done yet; for the thread that submits them, false stays false until it submits one."""
+        return self._last is not None and not self._last.done()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have a job done; the future has its result, or what it raised. Called from one thread."""
         future: Future[T] = Future()
+        self._last = future
         self._jobs.put((future, job))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)

@@ -12,7 +12,7 @@ from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.background import Background
 from dynamo_genie.remote_daemon.engines.choice import choose
 from dynamo_genie.remote_daemon.engines.compiled import Compile, CompiledInBackground
-from dynamo_genie.remote_daemon.engines.cuda_recorder import CudaRecorder
+from dynamo_genie.remote_daemon.engines.cuda_recorder import CudaRecorder, QuietRecorder
 from dynamo_genie.remote_daemon.engines.cudagraphs import CudaGraphs, Recorder
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import Executable, RunningProgram
@@ -34,8 +34,8 @@ class Engines:
     ) -> None:
         self._buffers = buffers
         self._arenas = arenas
-        self._recorder = recorder(buffers.device)
         self._background = Background("genie-compile")
+        self._recorder = QuietRecorder(recorder(buffers.device), self._background)
 
     def build(self, resolved: ResolvedProgram, wanted: str, name: str) -> RunningProgram:
         """Return a program, called `name` in the log, with the engine that was asked for, or the one that fits.

@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from dynamo_genie.remote_daemon.engines.background import Background
 from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
 from dynamo_genie.remote_daemon.engines.program_graph import program_graph
-from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
+from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of, stands_for_others
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.torch_internals.fake import FakeTensorMode
 
@@ -52,6 +52,8 @@ class CompiledInBackground:
         Raises:
             Unfit: It could not be compiled.
         """
+        if any(isinstance(value, torch.Tensor) and stands_for_others(value) for value in inputs):
+            return self._eager(inputs)  # compiled code would read what the memory holds
         signature = signature_of(inputs, range(len(inputs)))
         form = self._forms.get(signature)
         if form is None and len(self._forms) < MAX_FORMS:

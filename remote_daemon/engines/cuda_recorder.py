@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+from dynamo_genie.remote_daemon.engines.background import Background
+from dynamo_genie.remote_daemon.engines.cudagraphs import Recorder
+from dynamo_genie.remote_daemon.engines.engine import NotNow
 from dynamo_genie.torch_internals.graph_capture import end_failed_capture
 
 
@@ -73,3 +76,21 @@ class CudaRecorder:
         if self._end_failed(self._device, self._pool):
             self._kept.append(graph)  # the allocator of pinned memory still asks it, and knows the pool as taken
             self._pool = None
+
+
+class QuietRecorder:
+    """A recorder that waits for the compile thread.
+
+    Compilers try kernels out and wait for the whole device. While a stream captures, no thread may do so: both the
+    compilation and the capture would fail.
+    """
+
+    def __init__(self, recorder: Recorder, background: Background) -> None:
+        self._recorder = recorder
+        self._background = background
+
+    def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        """See `Recorder`."""
+        if self._background.busy:
+            raise NotNow("a program is being compiled")
+        return self._recorder.record(run)

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 
 import torch
 
-from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
-from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of
+from dynamo_genie.remote_daemon.engines.engine import Executable, NotNow, Unfit
+from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of, stands_for_others
 from dynamo_genie.remote_daemon.engines.traits import Traits
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.torch_internals.tensors import copy_all
@@ -46,7 +46,11 @@ class Recorder(Protocol):
     """Records what a function does on the device."""
 
     def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
-        """Record `run` without executing it; return what replays it, and its results, which each replay overwrites."""
+        """Record `run` without executing it; return what replays it, and its results, which each replay overwrites.
+
+        Raises:
+            NotNow: Nothing can be recorded at the moment.
+        """
         ...
 
 
@@ -73,7 +77,8 @@ class _Recording:
     def __init__(self, replay: Callable[[], None], slots: dict[int, torch.Tensor], results: list[_Result]) -> None:
         self._replay = replay
         self._positions = tuple(slots)
-        self._slots = list(slots.values())
+        self._slots = [_each_once(slot) for slot in slots.values()]
+        self._repeating = any(0 in slot.stride() for slot in slots.values())
         self._results = results
         self._storages = _storages_of(results)
         self._known: tuple[weakref.ref[torch.Tensor], ...] = ()
@@ -89,7 +94,8 @@ class _Recording:
     def run(self, inputs: list[Any]) -> tuple[Any, ...]:
         """Copy in, replay, copy out."""
         if self._slots:
-            copy_all(self._slots, [inputs[i] for i in self._positions])
+            given = [inputs[i] for i in self._positions]
+            copy_all(self._slots, [_each_once(tensor) for tensor in given] if self._repeating else given)
         self._replay()
         copies = {number: storage.clone() for number, storage in self._storages.items()}
         return tuple(self._give_out(result, inputs, copies) for result in self._results)
@@ -135,6 +141,8 @@ class CudaGraphs:
         recording = self._last(inputs)
         if recording is None:
             resident, copied = self._divide(inputs)
+            if any(stands_for_others(inputs[i]) for i in resident):
+                return self._eager(inputs)  # the plain tensor at that address would have the same key
             key = self._key(inputs, resident)
             recording = self._recordings.get(key)
             if recording is None:
@@ -178,6 +186,7 @@ class CudaGraphs:
                 stays = (
                     position in self._resident
                     or value.nbytes > MAX_COPIED_NBYTES
+                    or _overlaps(value)
                     or value.untyped_storage()._cdata in written  # its copy would not see what is written
                 )
                 (resident if stays else copied).append(position)
@@ -211,6 +220,8 @@ class CudaGraphs:
         fixed = [slots.get(i, value) for i, value in enumerate(inputs)]
         try:
             replay, values = self._recorder.record(lambda: self._eager(list(fixed)))
+        except NotNow:
+            return None
         except Exception as error:
             if is_out_of_memory(error) and self._times_too_little < MAX_TIMES_TOO_LITTLE:
                 self._times_too_little += 1
@@ -222,7 +233,27 @@ class CudaGraphs:
 
 def _slot_for(tensor: torch.Tensor) -> torch.Tensor:
     slot = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    return slot.copy_(tensor)
+    _each_once(slot).copy_(_each_once(tensor))
+    return slot
+
+
+def _each_once(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the view that has each element once: an expanded tensor repeats them, and cannot be written whole."""
+    for axis, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[axis] > 1:
+            tensor = tensor.narrow(axis, 0, 1)
+    return tensor
+
+
+def _overlaps(tensor: torch.Tensor) -> bool:
+    """Whether elements share memory otherwise than by being repeated: windows that slide, say."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if stride and size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def _results_of(values: Sequence[Any], fixed: Sequence[Any]) -> list[_Result]:
@@ -237,6 +268,8 @@ def _results_of(values: Sequence[Any], fixed: Sequence[Any]) -> list[_Result]:
         if not isinstance(value, torch.Tensor):
             results.append(_Result(value))
             continue
+        if stands_for_others(value):
+            raise Unfit("a result stands for the conjugates or negatives of what its memory holds")
         key = value.untyped_storage()._cdata
         position = inputs.get(key, -1)
         if position >= 0 and value.dtype == fixed[position].dtype:

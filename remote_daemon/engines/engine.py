@@ -32,6 +32,10 @@ class Unfit(Exception):
     """An engine cannot run a program; nothing was changed. The message says why, for people."""
 
 
+class NotNow(Exception):
+    """Something cannot be done at the moment; nothing was changed, and later it may be."""
+
+
 class RunningProgram:
     """A program with the engine that runs it.
 

@@ -16,6 +16,11 @@ def layout_of(tensor: torch.Tensor) -> InputLayout:
     return tensor.shape, tensor.stride(), tensor.dtype
 
 
+def stands_for_others(tensor: torch.Tensor) -> bool:
+    """Whether a tensor stands for the conjugates or negatives of what its memory holds; its layout does not tell."""
+    return tensor.is_conj() or tensor.is_neg()
+
+
 def signature_of(inputs: Sequence[Any], positions: Iterable[int]) -> Signature:
     """Return what inputs look like: equal for calls that one compiled form serves."""
     return tuple(_look(inputs[position]) for position in positions)

@@ -102,6 +102,20 @@ def test_calls_run_eager_until_their_form_is_ready() -> None:
     assert engine.running.engine == INDUCTOR
 
 
+def test_compiled_code_gets_no_tensor_that_stands_for_negatives() -> None:
+    def reads_memory(graph: GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
+        return lambda *tensors: graph(*(-t if t.is_neg() else t for t in tensors))  # as generated code would
+
+    engine = Engine(reads_memory)
+    engine.compare()
+    engine.compiled.wait(30)
+    x = torch.randn(2, 4, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    weight = torch.randn(4, 4)
+    expected = engine.eager([x, weight, 2, torch.zeros(2, 4)])[0]
+    assert torch.equal(engine.running([x, weight, 2, torch.zeros(2, 4)])[0], expected)
+
+
 def test_each_signature_is_compiled_for_itself_up_to_a_number() -> None:
     compiled: list[tuple[int, ...]] = []
 

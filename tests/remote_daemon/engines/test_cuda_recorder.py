@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 import torch
 
-from dynamo_genie.remote_daemon.engines.cuda_recorder import CudaRecorder
-from dynamo_genie.remote_daemon.engines.engine import NodeError
+from dynamo_genie.remote_daemon.engines.background import Background
+from dynamo_genie.remote_daemon.engines.cuda_recorder import CudaRecorder, QuietRecorder
+from dynamo_genie.remote_daemon.engines.engine import NodeError, NotNow
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from tests.remote_daemon.simulated_capture import FORBIDDEN, SimulatedCuda
 
@@ -84,6 +86,20 @@ def test_after_the_last_recording_has_gone_there_can_be_another(cuda: SimulatedC
         replay, _ = recorder.record(lambda: ())
         replay()
         del replay
+
+
+def test_nothing_is_recorded_while_a_compiler_works(cuda: SimulatedCuda) -> None:
+    background = Background("compiles")
+    recorder = QuietRecorder(recorder_on(cuda), background)
+    recorder.record(lambda: ())
+    first_may_end, second_may_end = threading.Event(), threading.Event()
+    first, second = background.submit(first_may_end.wait), background.submit(second_may_end.wait)
+    for job, may_end in ((first, first_may_end), (second, second_may_end)):
+        with pytest.raises(NotNow, match="compiled"):
+            recorder.record(lambda: ())
+        may_end.set()
+        job.result(10)
+    recorder.record(lambda: ())
 
 
 def test_the_simulation_breaks_where_torch_would() -> None:

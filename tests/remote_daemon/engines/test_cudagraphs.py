@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from dynamo_genie.engines import CUDAGRAPHS, EAGER
 from dynamo_genie.remote_daemon.engines import cudagraphs
 from dynamo_genie.remote_daemon.engines.cudagraphs import MAX_ONCE_SEEN, MAX_TIMES_TOO_LITTLE, CudaGraphs
 from dynamo_genie.remote_daemon.engines.eager import compile_program
-from dynamo_genie.remote_daemon.engines.engine import RunningProgram
+from dynamo_genie.remote_daemon.engines.engine import NotNow, RunningProgram
 from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import program as p
@@ -219,3 +219,75 @@ def test_a_small_view_of_what_is_written_is_read_where_it_lies() -> None:
     whole = torch.zeros(4)
     for value in range(1, 5):
         assert engine(whole, whole[:2], torch.full((4,), float(value)))[0].tolist() == [-value] * 2
+
+
+# --- tensors that are more than their layout -------------------------------------------------------------
+
+
+def one_operator(key: str, *more: Any, dtype: str = "float32", rank: int = 1) -> Engine:
+    nodes = (p.Node(key, (p.Ref(0), *more)),)
+    return Engine(p.Program(p.PROGRAM_VERSION, (p.TensorInput(dtype, rank),), (), nodes, (p.Ref(1),)))
+
+
+def test_an_expanded_input_is_copied_to_one_that_repeats_its_elements_too() -> None:
+    engine = one_operator("aten.neg.default", rank=2)
+    for value in range(4):
+        given = torch.full((1, 3), float(value)).expand(4, 3)
+        assert torch.equal(engine(given)[0], -given)
+    assert engine.recorder.replays == 3
+
+
+def test_windows_that_slide_over_one_memory_are_read_where_they_lie() -> None:
+    engine = one_operator("aten.neg.default", rank=2)
+    memory = torch.zeros(6)
+    for value in range(4):
+        memory.fill_(value)
+        assert torch.equal(engine(memory.unfold(0, 3, 1))[0], torch.full((4, 3), -float(value)))
+    assert engine.recorder.replays == 3
+
+
+def test_conjugates_are_not_taken_for_the_tensor_at_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudagraphs, "MAX_COPIED_NBYTES", 0)
+    engine = one_operator("aten.mul.Scalar", 2, dtype="complex64")
+    plain = torch.tensor([1 + 2j])
+    for given in (plain, plain, plain, plain.conj(), plain, plain.conj()):
+        assert torch.equal(engine(given)[0], given * 2)
+    assert engine.recorder.replays == 3
+
+
+def test_conjugates_that_are_copied_in_are_copied_as_what_they_stand_for() -> None:
+    engine = one_operator("aten.mul.Scalar", 2, dtype="complex64")
+    for part in range(4):
+        given = torch.tensor([1 + part * 1j]).conj()
+        assert torch.equal(engine(given)[0], given * 2)
+    assert engine.recorder.replays == 3
+
+
+def test_a_result_that_stands_for_conjugates_is_left_to_eager() -> None:
+    engine = one_operator("aten._conj.default", dtype="complex64")
+    given = torch.tensor([1 + 2j])
+    for _ in range(3):
+        assert torch.equal(engine(given)[0].resolve_conj(), torch.tensor([1 - 2j]))
+    assert engine.running.engine == EAGER
+
+
+def test_what_cannot_be_recorded_now_is_recorded_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = one_operator("aten.neg.default")
+    monkeypatch.setattr(engine.graphs, "_recorder", busy := Busy(engine.recorder))
+    for value in range(6):
+        busy.now = value < 4
+        assert engine(torch.full((2,), float(value)))[0].tolist() == [-value] * 2
+    assert (engine.running.engine, engine.recorder.recordings, engine.recorder.replays) == (CUDAGRAPHS, 1, 2)
+
+
+class Busy:
+    """A recorder that cannot record now."""
+
+    def __init__(self, recorder: TapeRecorder) -> None:
+        self._recorder = recorder
+        self.now = True
+
+    def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        if self.now:
+            raise NotNow("busy")
+        return self._recorder.record(run)
