@@ -34,33 +34,50 @@ class CupyPool:
             ) from None
         self._cupy: Any = cupy
         self._device = device
+        self._stream = torch.cuda.current_stream(device)
         self._pool = cupy.cuda.MemoryPool()
-        self._pool.set_limit(size=limit)
+        self.allow(limit)
 
     @property
     def held(self) -> int:
         """See `ResidentPool`."""
-        return int(self._pool.total_bytes())
+        with self._here():
+            return int(self._pool.total_bytes())
 
     @property
     def used(self) -> int:
         """See `ResidentPool`."""
-        return int(self._pool.used_bytes())
+        with self._here():
+            return int(self._pool.used_bytes())
+
+    def allow(self, nbytes: int) -> None:
+        """See `ResidentPool`."""
+        with self._here():
+            self._pool.set_limit(size=max(1, nbytes))  # 0 would be no limit at all
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """See `ResidentPool`. In order with torch's compute stream, on which freed memory is used again."""
+        """See `ResidentPool`. Memory that was freed is used again in the order of the compute stream alone.
+
+        Raises:
+            RuntimeError: Another stream is current: one that captures, which an allocation would spoil.
+        """
         if nbytes == 0:
             return torch.empty(0, dtype=torch.uint8, device=self._device)
+        if torch.cuda.current_stream(self._device) != self._stream:
+            raise RuntimeError("memory that stays was asked for while a CUDA graph is recorded")
         cupy = self._cupy
-        stream = torch.cuda.current_stream(self._device).cuda_stream
-        with cupy.cuda.Device(self._device.index), cupy.cuda.ExternalStream(stream):
+        with self._here():
             array = cupy.ndarray((nbytes,), dtype=cupy.uint8, memptr=self._pool.malloc(nbytes))
             return torch.from_dlpack(array)
 
     def trim(self) -> None:
         """See `ResidentPool`."""
-        with self._cupy.cuda.Device(self._device.index):
+        with self._here():
             self._pool.free_all_blocks()
+
+    def _here(self) -> Any:
+        """Make the device the current one: a pool of CuPy's has one for each, and speaks of the current device's."""
+        return self._cupy.cuda.Device(self._device.index)
 
 
 class TorchAllocator:
@@ -107,6 +124,10 @@ class CudaStreams:
             event = torch.cuda.Event()
             event.record(self._copies)
         return event
+
+    def copy_small(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """See `CopyStreams`. torch keeps the pinned buffer until the copy is through."""
+        target.copy_(source.pin_memory(), non_blocking=True)
 
 
 def open_cuda_memory(

@@ -12,7 +12,7 @@ from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import from_flat_bytes, require_dense
 
 DIRECT_NBYTES = 64 << 10
-"""Up to this size the driver itself copies ordinary memory through a buffer of its own, and returns at once."""
+"""Up to this size torch fetches memory at once; it waits for the device anyway."""
 
 
 class DeviceBufferStore:
@@ -36,7 +36,7 @@ class DeviceBufferStore:
         """See `BufferStore`. The staged host memory is given back once the device has its copy."""
         require_dense(spec, staged.numel())
         flat = self.memory.allocate(staged.numel())
-        self._fill(flat, staged)
+        self._ring.upload(flat, staged)
         return from_flat_bytes(flat, spec)
 
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
@@ -60,12 +60,13 @@ class DeviceBufferStore:
 
     def copy_to_pool(self, flat: torch.Tensor) -> torch.Tensor | None:
         """See `OffloadableMemory`."""
-        return self.memory.allocate(flat.numel()).copy_(flat) if self.memory.has_room(flat.numel()) else None
+        memory = self.memory.allocate_at_once(flat.numel())
+        return None if memory is None else memory.copy_(flat)
 
     def reload(self, host: torch.Tensor) -> torch.Tensor:
         """See `OffloadableMemory`."""
         flat = self.memory.allocate(host.numel())
-        self._fill(flat, host)
+        self._ring.upload(flat, host)
         return flat
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
@@ -80,10 +81,4 @@ class DeviceBufferStore:
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""
         flat = check_patch(tensor, offset, staged)
-        self._fill(flat[offset : offset + staged.numel()], staged)
-
-    def _fill(self, flat: torch.Tensor, host: torch.Tensor) -> None:
-        if host.numel() <= DIRECT_NBYTES:
-            flat.copy_(host)
-        else:
-            self._ring.upload(flat, host)
+        self._ring.upload(flat[offset : offset + staged.numel()], staged)

@@ -26,11 +26,15 @@ class ResidentPool(Protocol):
         """Bytes that tensors live in."""
         ...
 
+    def allow(self, nbytes: int) -> None:
+        """Refuse to hold more than this from now on."""
+        ...
+
     def allocate(self, nbytes: int) -> torch.Tensor:
         """Return uninitialised memory, flat, uint8; the last reference gives it back to the pool.
 
         Raises:
-            MemoryError: There is none.
+            MemoryError: There is none: what is idle lies in pieces that are too small, and no more may be held.
         """
         ...
 
@@ -78,9 +82,14 @@ class DeviceMemory:
         """What both allocators have got from the driver."""
         return self._pool.held + self._temporaries.held
 
-    def has_room(self, nbytes: int) -> bool:
-        """Whether so much fits as things are: nothing is given back for it, nor offloaded."""
-        return nbytes <= self._pool.held - self._pool.used or self.held + nbytes <= self.limit
+    def allocate_at_once(self, nbytes: int) -> torch.Tensor | None:
+        """Return memory for a resident tensor as things are: nothing is given back for it, nor offloaded; else None."""
+        before = self._pool.held
+        memory = self._from_idle(nbytes, before)
+        if memory is None and self.held + nbytes <= self.limit:
+            memory = self._grown(nbytes)
+        self._note_change(before)
+        return memory
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         """Return memory for a resident tensor, flat, uint8.
@@ -89,15 +98,11 @@ class DeviceMemory:
             torch.OutOfMemoryError: It does not fit beside what is in use.
         """
         before = self._pool.held
-        if nbytes > before - self._pool.used:
-            self._make_room(nbytes)
+        memory = self._from_idle(nbytes, before)
         try:
-            memory = self._pool.allocate(nbytes)
-        except MemoryError:  # what is idle lies in pieces that are too small
-            memory = self._allocate_once_more(nbytes)
-        if self._pool.held != before:
-            self._share_out()
-        return memory
+            return self._allocate_more(nbytes) if memory is None else memory
+        finally:
+            self._note_change(before)
 
     def make_room_for_temporaries(self) -> None:
         """Give torch what the pool holds and does not use; called when torch found too little."""
@@ -120,13 +125,31 @@ class DeviceMemory:
             trim()
         return self.held + nbytes <= self.limit
 
-    def _allocate_once_more(self, nbytes: int) -> torch.Tensor:
-        self._temporaries.trim()
-        self._pool.trim()
+    def _from_idle(self, nbytes: int, held: int) -> torch.Tensor | None:
+        """Allocate what the pool has and does not use; None where there is too little in one piece."""
+        return self._within(held, nbytes) if nbytes <= held - self._pool.used else None
+
+    def _grown(self, nbytes: int) -> torch.Tensor | None:
+        """Allocate what the pool has, or gets from the driver within the limit."""
+        return self._within(self.limit - self._temporaries.held, nbytes)
+
+    def _within(self, allowed: int, nbytes: int) -> torch.Tensor | None:
+        self._pool.allow(allowed)
         try:
             return self._pool.allocate(nbytes)
         except MemoryError:
-            raise self._too_little(nbytes) from None
+            return None
+
+    def _allocate_more(self, nbytes: int) -> torch.Tensor:
+        self._make_room(nbytes)
+        memory = self._grown(nbytes)
+        if memory is None:  # a few bytes are lacking, for pools round up, or others use the device too
+            self._temporaries.trim()
+            self._pool.trim()
+            memory = self._grown(nbytes)
+        if memory is None:
+            raise self._too_little(nbytes)
+        return memory
 
     def _too_little(self, nbytes: int) -> torch.OutOfMemoryError:
         return torch.OutOfMemoryError(
@@ -134,6 +157,10 @@ class DeviceMemory:
             f"holds {self._temporaries.held:,} for what programs make on the way; free tensors or start the daemon "
             "with a larger --memory-limit"
         )
+
+    def _note_change(self, before: int) -> None:
+        if self._pool.held != before:
+            self._share_out()
 
     def _share_out(self) -> None:
         self._temporaries.allow(max(0, self.limit - self._pool.held))

@@ -21,6 +21,8 @@ import torch
 
 SLOTS = 8
 SLOT_NBYTES = 4 << 20
+SMALL_NBYTES = 64 << 10
+"""Up to this size an upload is one copy in the compute stream: waiting for another stream and back takes longer."""
 
 
 class CopyEvent(Protocol):
@@ -46,6 +48,10 @@ class CopyStreams(Protocol):
         """Launch a copy between pinned and device memory; return the point at which it is through."""
         ...
 
+    def copy_small(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Launch a copy of a little host memory on the compute stream; `source` is no longer needed then."""
+        ...
+
 
 @dataclass
 class _Slot:
@@ -63,14 +69,18 @@ class _Slot:
 class PinnedRing:
     """A ring of pinned buffers; used by one thread."""
 
-    def __init__(self, buffers: Sequence[torch.Tensor], streams: CopyStreams) -> None:
-        """Use `buffers`, flat uint8 tensors of one size in pinned memory."""
+    def __init__(self, buffers: Sequence[torch.Tensor], streams: CopyStreams, small_nbytes: int = SMALL_NBYTES) -> None:
+        """Use `buffers`, flat uint8 tensors of one size in pinned memory, for uploads of more than `small_nbytes`."""
+        self._small_nbytes = small_nbytes
         self._slots = [_Slot(memory) for memory in buffers]
         self._streams = streams
         self._next = 0
 
     def upload(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Copy host memory to the device, both flat uint8; returns when `source` is no longer needed."""
+        if source.numel() <= self._small_nbytes:
+            self._streams.copy_small(target, source)
+            return
         self._streams.copies_wait()
         size = self._slots[0].memory.numel()
         for start in range(0, source.numel(), size):

@@ -41,11 +41,15 @@ def choose_device(name: str) -> torch.device:
 def open_buffers(device: torch.device, offloader: Offloader) -> BufferStore:
     """Return the store for a device's memory, in which `offloader` makes room within its budget.
 
+    The device becomes the current one of this thread, the executor's: CuPy goes back to the thread's own device after
+    each of its calls, and setting one opens a context there, some hundred MiB on a card that belongs to somebody else.
+
     Raises:
         OptionError: What a GPU needs is not installed.
     """
     if device.type == "cpu":
         return HostBufferStore()
+    torch.cuda.set_device(device)
     return DeviceBufferStore(device, *open_cuda_memory(device, offloader.budget.limit, offloader.free))
 
 

@@ -80,6 +80,10 @@ class SimulatedDevice:
             self._copies.step()
         return _Point(self, self._copies)
 
+    def copy_small(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        staged = source.clone()
+        self._compute.launch(lambda: target.copy_(staged))
+
     def synchronize(self) -> None:
         """Wait for everything."""
         self.run_until(lambda: not (self._compute.waiting or self._copies.waiting))
@@ -102,6 +106,9 @@ class PromptDevice(SimulatedDevice):
         point.synchronize()
         return point
 
+    def copy_small(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        target.copy_(source)
+
 
 class FakePool:
     """A pool in host memory that hands out what was given back, as a real one does, with what lay there before."""
@@ -111,6 +118,10 @@ class FakePool:
         self.trims = 0
         self.used = 0
         self.fails = 0
+        self.allowed = 0
+
+    def allow(self, nbytes: int) -> None:
+        self.allowed = nbytes
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         if self.fails:
@@ -136,6 +147,68 @@ class LivePool(FakePool):
         if nbytes:
             weakref.finalize(memory.untyped_storage(), self.free, nbytes)
         return memory
+
+
+class PiecedPool:
+    """A pool that keeps pieces as CuPy's does: by the size that was asked for, split for less, merged with neighbours.
+
+    It takes the smallest idle piece that is large enough, else more from the driver where that is allowed; `trim` gives
+    back what lies in one piece. Freed pieces go where they came from, whoever frees them.
+    """
+
+    UNIT = 512
+
+    def __init__(self) -> None:
+        self.allowed = 0
+        self.trims = 0
+        self._segments: list[list[tuple[int, bool]]] = []  # of each, its pieces in order: size, and whether it is used
+
+    @property
+    def held(self) -> int:
+        return sum(size for segment in self._segments for size, _ in segment)
+
+    @property
+    def used(self) -> int:
+        return sum(size for segment in self._segments for size, used in segment if used)
+
+    def allow(self, nbytes: int) -> None:
+        self.allowed = nbytes
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        size = -(-nbytes // self.UNIT) * self.UNIT
+        idle = [
+            (piece[0], segment, number)
+            for segment in self._segments
+            for number, piece in enumerate(segment)
+            if not piece[1] and piece[0] >= size
+        ]
+        if idle:
+            large, segment, number = min(idle, key=lambda found: found[0])
+            segment[number : number + 1] = [(size, True), *([(large - size, False)] if large > size else [])]
+        elif self.held + size > self.allowed:
+            raise MemoryError(f"Out of memory allocating {size:,} bytes")
+        else:
+            self._segments.append(segment := [(size, True)])
+        memory = torch.empty(nbytes, dtype=torch.uint8)
+        weakref.finalize(memory.untyped_storage(), self._free, segment, size)
+        return memory
+
+    def trim(self) -> None:
+        self.trims += 1
+        self._segments = [segment for segment in self._segments if len(segment) > 1 or segment[0][1]]
+
+    @staticmethod
+    def _free(segment: list[tuple[int, bool]], size: int) -> None:
+        """Free a piece of this size, and merge the idle ones that lie beside each other."""
+        number = segment.index((size, True))
+        segment[number] = (size, False)
+        merged: list[tuple[int, bool]] = []
+        for piece in segment:
+            if merged and not merged[-1][1] and not piece[1]:
+                merged[-1] = (merged[-1][0] + piece[0], False)
+            else:
+                merged.append(piece)
+        segment[:] = merged
 
 
 class FakeAllocator:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,11 +13,11 @@ from dynamo_genie.errors import OptionError, ProtocolError
 from dynamo_genie.remote_daemon.memory.cupy_memory import CupyPool
 from dynamo_genie.remote_daemon.memory.device_buffers import DIRECT_NBYTES, DeviceBufferStore
 from dynamo_genie.remote_daemon.memory.device_memory import DeviceMemory
-from dynamo_genie.remote_daemon.memory.pinned_ring import PinnedRing
+from dynamo_genie.remote_daemon.memory.pinned_ring import SMALL_NBYTES, PinnedRing
 from dynamo_genie.remote_daemon.worker.device import choose_device
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import WIRE_DTYPES
-from tests.remote_daemon.simulated_device import FakeAllocator, FakePool, SimulatedDevice
+from tests.remote_daemon.simulated_device import FakeAllocator, FakePool, PiecedPool, SimulatedDevice
 
 CPU = torch.device("cpu")
 
@@ -71,55 +73,113 @@ def test_idle_memory_in_pieces_is_given_back_and_asked_for_again() -> None:
         memory.allocate(10)
 
 
+def test_memory_in_pieces_is_no_excuse_for_more_than_the_limit() -> None:
+    pool, temporaries = PiecedPool(), FakeAllocator()
+    memory = DeviceMemory(100_000, pool, temporaries)
+    kept = [memory.allocate(10_240) for _ in range(4)]
+    temporaries.held = 50_000
+    del kept[1], kept[1]  # 20,480 bytes are idle, in two pieces that the driver gave
+    kept.append(memory.allocate(15_000))
+    assert memory.held <= memory.limit
+    assert temporaries.allowed == memory.limit - pool.held
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.allocate(40_000)
+
+
+def test_what_a_refusal_gave_back_is_torchs() -> None:
+    pool, temporaries = PiecedPool(), FakeAllocator()
+    memory = DeviceMemory(10_240, pool, temporaries)
+    kept = memory.allocate(5_120)
+    del kept
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.allocate(20_000)
+    assert (pool.held, temporaries.allowed) == (0, 10_240)
+
+
+def test_room_as_things_are_is_what_one_piece_has_or_the_limit_leaves() -> None:
+    pool, temporaries = PiecedPool(), FakeAllocator(held=4_096)
+    memory = DeviceMemory(10_240, pool, temporaries)
+    kept = [memory.allocate(2_048) for _ in range(3)]
+    assert memory.allocate_at_once(512) is None
+    del kept[0], kept[1]
+    assert memory.allocate_at_once(4_096) is None, "idle in two pieces, and nothing is given back for it"
+    assert memory.allocate_at_once(2_048) is not None
+    assert (pool.trims, temporaries.trims) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9_000), st.integers(0, 5)), max_size=40), st.integers(0, 3_000))
+def test_no_order_of_tensors_takes_more_than_the_limit(steps: list[tuple[int, int]], idle: int) -> None:
+    pool, temporaries = PiecedPool(), FakeAllocator(held=5_000, idle=idle)
+    memory = DeviceMemory(20_480, pool, temporaries)
+    kept: list[torch.Tensor] = []
+    for nbytes, action in steps:
+        if action < 2 and kept:
+            del kept[nbytes % len(kept)]
+        elif action == 2:
+            memory.make_room_for_temporaries()
+        else:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                kept.append(memory.allocate(nbytes))
+        assert memory.held <= memory.limit
+        assert pool.used >= sum(tensor.numel() for tensor in kept)
+
+
 # --- the ring --------------------------------------------------------------------------------------------
 
 
-def ring(device: SimulatedDevice, slots: int = 3, size: int = 7) -> PinnedRing:
-    return PinnedRing([torch.zeros(size, dtype=torch.uint8) for _ in range(slots)], device)
+def ring(device: SimulatedDevice, slots: int = 3, size: int = 7, small: int = 0) -> PinnedRing:
+    return PinnedRing([torch.zeros(size, dtype=torch.uint8) for _ in range(slots)], device, small)
 
 
 def random_bytes(n: int) -> torch.Tensor:
     return torch.randint(0, 256, (n,), dtype=torch.uint8)
 
 
-@given(st.integers(0, 60), st.integers(0, 10_000))
-def test_what_goes_up_comes_down(n: int, seed: int) -> None:
+SMALL = pytest.mark.parametrize("small", [0, 40], ids=["through the ring", "at once"])
+
+
+@SMALL
+@given(n=st.integers(0, 60), seed=st.integers(0, 10_000))
+def test_what_goes_up_comes_down(n: int, seed: int, small: int) -> None:
     device = SimulatedDevice(seed)
-    both = ring(device)
+    both = ring(device, small=small)
     source, there, back = random_bytes(n), torch.zeros(n, dtype=torch.uint8), torch.zeros(n, dtype=torch.uint8)
     both.upload(there, source)
     both.download(back, there)
     assert torch.equal(back, source)
 
 
-@given(st.integers(0, 10_000))
-def test_the_source_may_change_as_soon_as_an_upload_returns(seed: int) -> None:
+@SMALL
+@given(seed=st.integers(0, 10_000))
+def test_the_source_may_change_as_soon_as_an_upload_returns(seed: int, small: int) -> None:
     device = SimulatedDevice(seed)
     source, there = random_bytes(40), torch.zeros(40, dtype=torch.uint8)
     expected = source.clone()
-    ring(device).upload(there, source)
+    ring(device, small=small).upload(there, source)
     source.zero_()
     device.synchronize()
     assert torch.equal(there, expected)
 
 
-@given(st.integers(0, 10_000))
-def test_a_kernel_after_an_upload_reads_all_of_it(seed: int) -> None:
+@SMALL
+@given(seed=st.integers(0, 10_000))
+def test_a_kernel_after_an_upload_reads_all_of_it(seed: int, small: int) -> None:
     device = SimulatedDevice(seed)
     source, there, seen = random_bytes(40), torch.zeros(40, dtype=torch.uint8), torch.zeros(40, dtype=torch.uint8)
-    ring(device).upload(there, source)
+    ring(device, small=small).upload(there, source)
     device.compute(lambda: seen.copy_(there))
     device.synchronize()
     assert torch.equal(seen, source)
 
 
-@given(st.integers(0, 10_000))
-def test_memory_that_a_kernel_still_reads_is_not_overwritten(seed: int) -> None:
+@SMALL
+@given(seed=st.integers(0, 10_000))
+def test_memory_that_a_kernel_still_reads_is_not_overwritten(seed: int, small: int) -> None:
     device = SimulatedDevice(seed)
     there, seen = random_bytes(40), torch.zeros(40, dtype=torch.uint8)
     before = there.clone()
     device.compute(lambda: seen.copy_(there))  # launched, not run: and its tensor is freed and used again
-    ring(device).upload(there, random_bytes(40))
+    ring(device, small=small).upload(there, random_bytes(40))
     device.synchronize()
     assert torch.equal(seen, before)
 
@@ -137,7 +197,7 @@ def test_a_download_is_of_the_moment_it_was_asked_for(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_many_transfers_and_kernels_in_any_order_see_what_a_queue_would_show(seed: int) -> None:
     device = SimulatedDevice(seed)
-    one = ring(device)
+    one = ring(device, small=40 * (seed % 2))
     torch.manual_seed(seed)
     cells = [torch.zeros(30, dtype=torch.uint8) for _ in range(3)]
     shadow = [cell.clone() for cell in cells]
@@ -172,7 +232,7 @@ def test_the_device_copies_while_the_host_fills_the_next_buffer() -> None:
 def store(limit: int = 1 << 30) -> tuple[DeviceBufferStore, SimulatedDevice]:
     device = SimulatedDevice(3)
     memory = DeviceMemory(limit, FakePool(), FakeAllocator())
-    return DeviceBufferStore(CPU, memory, ring(device, size=50_000)), device
+    return DeviceBufferStore(CPU, memory, ring(device, size=50_000, small=SMALL_NBYTES)), device
 
 
 @pytest.mark.parametrize("dtype", list(WIRE_DTYPES), ids=str)
