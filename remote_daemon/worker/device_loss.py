@@ -6,11 +6,13 @@ A CUDA context that a kernel has poisoned (an index out of range, say) stays so;
 from __future__ import annotations
 
 PHRASES = (
-    "device-side assert", "illegal memory access", "illegal address", "misaligned address", "illegal instruction",
-    "invalid program counter", "unspecified launch failure", "hardware stack error", "uncorrectable ecc",
-    "launch timed out", "invalid address space",
+    "illegal memory access", "launch timed out", "device-side assert", "hardware stack error", "illegal instruction",
+    "misaligned address", "global/shared address space", "invalid program counter", "unspecified launch failure",
+    "tensor memory not completely freed", "invalid access of peer gpu memory", "uncorrectable ecc",
+    "uncorrectable nvlink", "mps client has been terminated",
 )  # fmt: skip
-"""From the descriptions of `cudaError_t` in the CUDA runtime's reference: those that leave the context unusable."""
+"""Out of what `cudaGetErrorString` says of the errors after which the process must be terminated and relaunched, in the
+words of the CUDA 13 runtime's `driver_types.h`, and of memory and links that have failed."""
 
 
 class DeviceLost(Exception):
