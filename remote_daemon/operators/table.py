@@ -49,6 +49,8 @@ class Operator:
     @property
     def reads_data(self) -> bool:
         """Whether the result is a number, or has a size, that only the data can tell: a device must be waited for."""
+        if self.key in _GROUPED:  # plain products on rows that the data tells
+            return True
         tags = self.overload.tags if self.overload is not None else ()
         # indexing has the tag for boolean masks, which are seldom; those fail when they are met
         is_index = self.key in ("aten.index.Tensor", "aten._unsafe_index.Tensor")

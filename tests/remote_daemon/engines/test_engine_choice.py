@@ -97,6 +97,13 @@ def test_indexing_may_be_recorded() -> None:
     assert not traits_of(resolve_program(program, CPU)).reads_data
 
 
+def test_experts_whose_rows_the_data_tells_are_known_to_read_it() -> None:
+    inputs = (p.TensorInput("float32", 2), p.TensorInput("float32", 3), p.TensorInput("int32", 1))
+    nodes = (p.Node("genie.grouped_mm", (p.Ref(0), p.Ref(1), p.Ref(2))),)
+    program = p.Program(p.PROGRAM_VERSION, inputs, (), nodes, (p.Ref(3),))
+    assert traits_of(resolve_program(program, CPU)).reads_data == "genie.grouped_mm"
+
+
 def test_tensorrt_is_named_with_what_to_install_where_it_is_absent() -> None:
     if not tensorrt_missing():
         pytest.skip("torch-tensorrt is installed here")
