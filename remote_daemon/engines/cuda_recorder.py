@@ -6,6 +6,7 @@ What torch, CUDA and CuPy must hold for this to work stands in docs/cuda.md, lin
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from dynamo_genie.torch_internals.graph_capture import end_failed_capture
 class CudaRecorder:
     """Records CUDA graphs. All recordings of a worker share one pool of memory, for they never run at the same time.
 
-    A pool whose last graph has gone cannot be used again (torch asserts it), so an empty graph keeps it.
+    A pool whose last graph has gone cannot be used again (torch asserts it), so an empty graph keeps it: the `keeper`.
     """
 
     def __init__(
@@ -33,14 +34,19 @@ class CudaRecorder:
         self._cuda = cuda
         self._end_failed = end_failed
         self._pool: Any = None
-        self._kept: list[Any] = []
+        self._keeper: Any = None
+        self._left_behind: list[Any] = []
+        self._recordings: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
         """See `Recorder`. Raises what `run` raises, rather than what ending the capture says about it."""
         with self._cuda.device(self._device):
             if self._pool is None:
                 self._open_pool()
-            return self._capture(run)
+            graph = self._cuda.CUDAGraph()
+            results = self._capture(graph, run)
+        self._recordings.add(graph)
+        return graph.replay, results
 
     def _open_pool(self) -> None:
         pool = self._cuda.graph_pool_handle()
@@ -49,33 +55,36 @@ class CudaRecorder:
             warnings.filterwarnings("ignore", "The CUDA Graph is empty")
             with self._cuda.graph(keeper, pool=pool, capture_error_mode="thread_local"):
                 pass
-        self._kept.append(keeper)
-        self._pool = pool
+        self._pool, self._keeper = pool, keeper
 
-    def _capture(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
-        graph = self._cuda.CUDAGraph()
+    def _capture(self, graph: Any, run: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         before = self._cuda.current_stream()
         failure: Exception | None = None
+        first: Exception | None = None
         try:
             # the bulk thread may allocate and copy meanwhile: only this thread must not
             with self._cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 try:
-                    results = run()
+                    return run()
                 except Exception as error:
                     failure = error
                     raise
         except Exception as error:  # noqa: BLE001 - raised again, or what came before it
-            self._clean_up(graph, before)
+            self._cuda.set_stream(before)  # torch's own one is left where ending a capture fails
+            self._leave_pool(graph, ended=error is failure)
             first = failure or error
             raise first from first.__cause__
-        return graph.replay, results
+        finally:
+            failure = first = None  # a traceback that this frame keeps would keep all that the program had by then
 
-    def _clean_up(self, graph: Any, before: Any) -> None:
-        """Undo what a failed capture leaves: torch's own stream as the current one, and its allocator in the pool."""
-        self._cuda.set_stream(before)
+    def _leave_pool(self, graph: Any, *, ended: bool) -> None:
+        """See to it that the next recording has a pool that it can use."""
         if self._end_failed(self._device, self._pool):
-            self._kept.append(graph)  # the allocator of pinned memory still asks it, and knows the pool as taken
-            self._pool = None
+            # the allocator of pinned memory still asks this graph, and takes the pool for one that is recorded to
+            self._left_behind += [graph, self._keeper]
+        elif not ended or self._recordings:
+            return  # what the failed capture had is idle in the pool, for the next one
+        self._pool = self._keeper = None  # with the keeper, all that the failed capture had is given back
 
 
 class QuietRecorder:

@@ -216,9 +216,9 @@ class CudaGraphs:
 
     def _record(self, inputs: Sequence[Any], resident: tuple[int, ...], copied: tuple[int, ...]) -> _Recording | None:
         """Return a recording, None where there is no memory for one now."""
-        slots = {i: _slot_for(inputs[i]) for i in copied}
-        fixed = [slots.get(i, value) for i, value in enumerate(inputs)]
         try:
+            slots = {i: _slot_for(inputs[i]) for i in copied}
+            fixed = [slots.get(i, value) for i, value in enumerate(inputs)]
             replay, values = self._recorder.record(lambda: self._eager(list(fixed)))
         except NotNow:
             return None

@@ -7,7 +7,6 @@ gives nothing back while it thinks that a capture is under way, takes no pool tw
 
 from __future__ import annotations
 
-import gc
 import itertools
 import weakref
 from collections import Counter
@@ -32,7 +31,6 @@ class SimulatedCuda:
         self._pools: Counter[tuple[int, int]] = Counter()
         self._known: set[tuple[int, int]] = set()
         self.valid = True
-        self.empty_graphs = 0
 
     # --- what the recorder asks of torch.cuda --------------------------------------------------------------
 
@@ -60,6 +58,11 @@ class SimulatedCuda:
     @property
     def capturing(self) -> bool:
         return self._stream == "capture" and bool(self._underway)
+
+    @property
+    def pools(self) -> int:
+        """How many pools keep their memory, for graphs or for captures that were never ended."""
+        return sum(users > 0 for users in self._pools.values())
 
     def ask_the_driver(self) -> None:
         """Allocate, free or wait: what no stream that captures allows."""
@@ -120,7 +123,6 @@ class SimulatedCapture:
         self._cuda, self._graph, self._pool = cuda, graph, pool
 
     def __enter__(self) -> None:
-        gc.collect()
         self._cuda.empty_cache()
         self._before = self._cuda.current_stream()
         self._cuda.set_stream("capture")

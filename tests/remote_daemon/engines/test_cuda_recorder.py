@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -71,13 +72,30 @@ def test_after_a_failed_capture_memory_is_given_back_and_others_are_recorded(cud
     first()
 
 
-def test_a_capture_that_found_no_memory_can_be_tried_again(cuda: SimulatedCuda) -> None:
+def test_a_capture_that_found_no_memory_keeps_none_and_can_be_tried_again(cuda: SimulatedCuda) -> None:
     recorder = recorder_on(cuda)
     for _ in range(2):
-        with pytest.raises(torch.OutOfMemoryError) as caught:
+        with contextlib.suppress(torch.OutOfMemoryError):
             recorder.record(lambda: too_little(cuda))
-        assert is_out_of_memory(caught.value)
+        assert cuda.pools == 0, "without the garbage collector: eager execution, which follows, may need it"
+    replay, _ = recorder.record(lambda: ())
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        recorder.record(lambda: too_little(cuda))
+    assert is_out_of_memory(caught.value)
+    assert cuda.pools == 1
     recorder.record(lambda: ())
+    assert cuda.pools == 1
+    replay()
+
+
+def test_what_a_forbidden_capture_has_taken_is_there_for_the_next_one() -> None:
+    cuda = SimulatedCuda(tidy=True)
+    recorder = recorder_on(cuda)
+    for _ in range(3):
+        with pytest.raises(NodeError):
+            recorder.record(lambda: forbidden(cuda))
+    recorder.record(lambda: ())
+    assert cuda.pools == 1
 
 
 def test_after_the_last_recording_has_gone_there_can_be_another(cuda: SimulatedCuda) -> None:
