@@ -83,7 +83,7 @@ class DeviceMemory:
         return self._pool.held + self._temporaries.held
 
     def allocate_at_once(self, nbytes: int) -> torch.Tensor | None:
-        """Return memory for a resident tensor as things are: nothing is given back for it, nor offloaded; else None."""
+        """Return memory for a resident tensor if there is some now: torch gives nothing back, nobody is offloaded."""
         before = self._pool.held
         memory = self._from_idle(nbytes, before)
         if memory is None and self.held + nbytes <= self.limit:

@@ -10,6 +10,7 @@ import random
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -149,11 +150,17 @@ class LivePool(FakePool):
         return memory
 
 
+@dataclass(eq=False)
+class _Piece:
+    size: int
+    used: bool
+
+
 class PiecedPool:
     """A pool that keeps pieces as CuPy's does: by the size that was asked for, split for less, merged with neighbours.
 
-    It takes the smallest idle piece that is large enough, else more from the driver where that is allowed; `trim` gives
-    back what lies in one piece. Freed pieces go where they came from, whoever frees them.
+    It takes the smallest idle piece that is large enough, else more from the driver, and gives back what lies in one
+    piece where it holds too much for that. Freed pieces go where they came from, whoever frees them.
     """
 
     UNIT = 512
@@ -161,53 +168,54 @@ class PiecedPool:
     def __init__(self) -> None:
         self.allowed = 0
         self.trims = 0
-        self._segments: list[list[tuple[int, bool]]] = []  # of each, its pieces in order: size, and whether it is used
+        self._segments: list[list[_Piece]] = []  # of each, its pieces in order
 
     @property
     def held(self) -> int:
-        return sum(size for segment in self._segments for size, _ in segment)
+        return sum(piece.size for segment in self._segments for piece in segment)
 
     @property
     def used(self) -> int:
-        return sum(size for segment in self._segments for size, used in segment if used)
+        return sum(piece.size for segment in self._segments for piece in segment if piece.used)
 
     def allow(self, nbytes: int) -> None:
         self.allowed = nbytes
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         size = -(-nbytes // self.UNIT) * self.UNIT
-        idle = [
-            (piece[0], segment, number)
-            for segment in self._segments
-            for number, piece in enumerate(segment)
-            if not piece[1] and piece[0] >= size
-        ]
+        piece = _Piece(size, used=True)
+        idle = [(p, s) for s in self._segments for p in s if not p.used and p.size >= size]
         if idle:
-            large, segment, number = min(idle, key=lambda found: found[0])
-            segment[number : number + 1] = [(size, True), *([(large - size, False)] if large > size else [])]
-        elif self.held + size > self.allowed:
-            raise MemoryError(f"Out of memory allocating {size:,} bytes")
+            found, segment = min(idle, key=lambda place: place[0].size)
+            rest = [_Piece(found.size - size, used=False)] if found.size > size else []
+            segment[segment.index(found) : segment.index(found) + 1] = [piece, *rest]
         else:
-            self._segments.append(segment := [(size, True)])
+            if self.held + size > self.allowed:
+                self._give_back()
+            if self.held + size > self.allowed:
+                raise MemoryError(f"Out of memory allocating {size:,} bytes")
+            self._segments.append(segment := [piece])
         memory = torch.empty(nbytes, dtype=torch.uint8)
-        weakref.finalize(memory.untyped_storage(), self._free, segment, size)
+        weakref.finalize(memory.untyped_storage(), self._free, segment, piece)
         return memory
 
     def trim(self) -> None:
         self.trims += 1
-        self._segments = [segment for segment in self._segments if len(segment) > 1 or segment[0][1]]
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._segments = [segment for segment in self._segments if len(segment) > 1 or segment[0].used]
 
     @staticmethod
-    def _free(segment: list[tuple[int, bool]], size: int) -> None:
-        """Free a piece of this size, and merge the idle ones that lie beside each other."""
-        number = segment.index((size, True))
-        segment[number] = (size, False)
-        merged: list[tuple[int, bool]] = []
-        for piece in segment:
-            if merged and not merged[-1][1] and not piece[1]:
-                merged[-1] = (merged[-1][0] + piece[0], False)
+    def _free(segment: list[_Piece], piece: _Piece) -> None:
+        """Free a piece, and merge the idle ones that lie beside each other."""
+        piece.used = False
+        merged: list[_Piece] = []
+        for each in segment:
+            if merged and not merged[-1].used and not each.used:
+                merged[-1].size += each.size
             else:
-                merged.append(piece)
+                merged.append(each)
         segment[:] = merged
 
 

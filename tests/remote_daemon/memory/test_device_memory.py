@@ -96,15 +96,28 @@ def test_what_a_refusal_gave_back_is_torchs() -> None:
     assert (pool.held, temporaries.allowed) == (0, 10_240)
 
 
-def test_room_as_things_are_is_what_one_piece_has_or_the_limit_leaves() -> None:
-    pool, temporaries = PiecedPool(), FakeAllocator(held=4_096)
-    memory = DeviceMemory(10_240, pool, temporaries)
+def test_room_as_things_are_is_what_the_pool_can_make_of_its_own() -> None:
+    pool, temporaries = PiecedPool(), FakeAllocator(held=4_096, idle=4_096)
+    asked: list[int] = []
+    memory = DeviceMemory(10_240, pool, temporaries, asked.append)
     kept = [memory.allocate(2_048) for _ in range(3)]
     assert memory.allocate_at_once(512) is None
     del kept[0], kept[1]
-    assert memory.allocate_at_once(4_096) is None, "idle in two pieces, and nothing is given back for it"
-    assert memory.allocate_at_once(2_048) is not None
-    assert (pool.trims, temporaries.trims) == (0, 0)
+    assert memory.allocate_at_once(4_096) is not None, "what was idle in two pieces is one now"
+    assert (asked, temporaries.trims, pool.held) == ([], 0, 6_144)
+
+
+def test_pieces_of_larger_ones_stay_with_the_pool() -> None:
+    pool, temporaries = PiecedPool(), FakeAllocator(held=2_048)
+    memory = DeviceMemory(10_240, pool, temporaries)
+    large = memory.allocate(8_192)
+    del large
+    kept = [memory.allocate(2_048) for _ in range(4)]
+    del kept[0], kept[1]
+    assert memory.allocate_at_once(4_096) is None, "idle in two pieces of a larger one"
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.allocate(4_096)
+    assert memory.held <= memory.limit
 
 
 @given(st.lists(st.tuples(st.integers(1, 9_000), st.integers(0, 5)), max_size=40), st.integers(0, 3_000))
