@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -81,9 +82,15 @@ class CompiledInBackground:
         graph = program_graph(self._resolved, [None if isinstance(value, tuple) else value for value in inputs])
         layouts = [*(value for value in inputs if isinstance(value, tuple)), *map(layout_of, self._constants)]
         device = self._resolved.device
-        with FakeTensorMode():
-            fakes = [torch.empty_strided(*place, dtype=dtype, device=device) for *place, dtype in layouts]
-        return self._compile_graph(graph, fakes)
+        with _current(device):
+            with FakeTensorMode():
+                fakes = [torch.empty_strided(*place, dtype=dtype, device=device) for *place, dtype in layouts]
+            return self._compile_graph(graph, fakes)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a card the current one of the compile thread, whose own is the first: compilers try kernels out there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _without_data(inputs: Sequence[Any]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -114,6 +115,30 @@ def test_compiled_code_gets_no_tensor_that_stands_for_negatives() -> None:
     weight = torch.randn(4, 4)
     expected = engine.eager([x, weight, 2, torch.zeros(2, 4)])[0]
     assert torch.equal(engine.running([x, weight, 2, torch.zeros(2, 4)])[0], expected)
+
+
+def test_a_program_of_a_card_is_compiled_with_that_card_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = torch.device("cuda", 1)
+    current: list[torch.device] = []
+    found: list[Any] = []
+
+    @contextmanager
+    def entered(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    def note(graph: GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
+        found.append((list(current), [tensor.device for tensor in inputs]))
+        return graph
+
+    monkeypatch.setattr(torch.cuda, "device", entered)
+    nodes = (p.Node("aten.neg.default", (p.Ref(0),)),)
+    resolved = resolve_program(p.Program(p.PROGRAM_VERSION, (p.TensorInput(),), (), nodes, (p.Ref(1),)), card)
+    compiled = CompiledInBackground(resolved, (), compile_program(resolved, ()), note, Background("test-compile"))
+    compiled([torch.ones(2)])
+    compiled.wait(30)
+    assert found == [([card], [card])]
 
 
 def test_each_signature_is_compiled_for_itself_up_to_a_number() -> None:
