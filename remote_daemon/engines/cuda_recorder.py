@@ -5,9 +5,11 @@ What torch, CUDA and CuPy must hold for this to work stands in docs/cuda.md, lin
 
 from __future__ import annotations
 
+import gc
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,7 +46,8 @@ class CudaRecorder:
             if self._pool is None:
                 self._open_pool()
             graph = self._cuda.CUDAGraph()
-            results = self._capture(graph, run)
+            with _without_collector():
+                results = self._capture(graph, run)
         self._recordings.add(graph)
         return graph.replay, results
 
@@ -85,6 +88,18 @@ class CudaRecorder:
         elif not ended or self._recordings:
             return  # what the failed capture had is idle in the pool, for the next one
         self._pool = self._keeper = None  # with the keeper, all that the failed capture had is given back
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the garbage collector from running: what it finalizes may ask CUDA for what this thread may not."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class QuietRecorder:

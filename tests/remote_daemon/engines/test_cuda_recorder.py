@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from typing import Any
 
@@ -96,6 +97,16 @@ def test_what_a_forbidden_capture_has_taken_is_there_for_the_next_one() -> None:
             recorder.record(lambda: forbidden(cuda))
     recorder.record(lambda: ())
     assert cuda.pools == 1
+
+
+def test_nothing_is_finalized_by_the_garbage_collector_while_a_stream_captures(cuda: SimulatedCuda) -> None:
+    recorder = recorder_on(cuda)
+    assert gc.isenabled()
+    assert recorder.record(lambda: (gc.isenabled(),))[1] == (False,)
+    assert gc.isenabled()
+    with pytest.raises(NodeError):
+        recorder.record(lambda: forbidden(cuda))
+    assert gc.isenabled()
 
 
 def test_after_the_last_recording_has_gone_there_can_be_another(cuda: SimulatedCuda) -> None:
