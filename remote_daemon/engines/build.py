@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -16,12 +17,16 @@ from dynamo_genie.remote_daemon.engines.cuda_recorder import CudaRecorder, Quiet
 from dynamo_genie.remote_daemon.engines.cudagraphs import CudaGraphs, Recorder
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import Executable, RunningProgram
+from dynamo_genie.remote_daemon.engines.growing import GrowingGraphs
 from dynamo_genie.remote_daemon.engines.inductor import compile_with_inductor
 from dynamo_genie.remote_daemon.engines.tensorrt import compile_with_tensorrt, tensorrt_missing
 from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.operators.fixed_step import FixedStep, NotFixed, fixed_step
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
+from dynamo_genie.remote_daemon.operators.used_rows import attend_on
+from dynamo_genie.runtime.wire.tensor import TensorSpec
 
 COMPILERS: Mapping[str, Compile] = MappingProxyType({INDUCTOR: compile_with_inductor, TENSORRT: compile_with_tensorrt})
 
@@ -48,12 +53,29 @@ class Engines:
         device = self._buffers.device
         constants = [self._buffers.from_bytes(each.spec, each.data) for each in resolved.program.constants]
         eager = compile_program(resolved, constants, self._arenas)
-        traits = traits_of(resolved)
+        step, growth = self._fixed(resolved)
+        traits = traits_of(resolved, growth)
         choice = choose(wanted, traits, device.type, tensorrt_missing() if wanted == TENSORRT else "")
         fast: Executable | None = None
-        if choice.engine == CUDAGRAPHS:
+        if choice.engine == CUDAGRAPHS and step is not None:
+            form = compile_program(step.resolved, constants)
+            graphs = CudaGraphs(form, traits_of(step.resolved), self._recorder)
+            fast = GrowingGraphs(eager, step, graphs, self._arenas, self._on_device)
+        elif choice.engine == CUDAGRAPHS:
             fast = CudaGraphs(eager, traits, self._recorder)
         elif choice.engine in COMPILERS:
             compiler = COMPILERS[choice.engine]
             fast = CompiledInBackground(resolved, constants, eager, compiler, self._background)
         return RunningProgram(name, eager, choice.engine, choice.reason, fast, fell_back=choice.refused)
+
+    def _on_device(self, numbers: Sequence[int]) -> torch.Tensor:
+        return self._buffers.from_bytes(TensorSpec("int64", (len(numbers),), (1,)), array("q", numbers).tobytes())
+
+    def _fixed(self, resolved: ResolvedProgram) -> tuple[FixedStep | None, str]:
+        """Return the fixed form of a program whose caches grow, or why there is none."""
+        if not resolved.arenas.appends:
+            return None, ""
+        try:
+            return fixed_step(resolved, attend_on(resolved.device)), ""
+        except NotFixed as error:
+            return None, str(error)

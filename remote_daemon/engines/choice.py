@@ -55,14 +55,17 @@ def _automatic(traits: Traits, device_type: str) -> Choice:
     obstacle = _no_cudagraphs(traits, device_type)
     if obstacle:
         return Choice(EAGER, f"decode, but {obstacle}")
-    return Choice(CUDAGRAPHS, "decode with static shapes: launching the operators would take longer than they do")
+    shapes = "caches that grow in arenas" if traits.grows else "static shapes"
+    return Choice(CUDAGRAPHS, f"decode with {shapes}: launching the operators would take longer than they do")
 
 
 def _no_cudagraphs(traits: Traits, device_type: str) -> str:
     if device_type != "cuda":
         return f"CUDA graphs need a CUDA device, and this one is {device_type}"
-    if traits.grows:
-        return "its caches grow by `cat`, so shapes change at every call; a Static cache keeps them"
+    if traits.growth:
+        return (
+            f"its caches grow by `cat`, so shapes change at every call, and {traits.growth}; a Static cache keeps them"
+        )
     if traits.random:
         return "it draws random numbers, which the CPU's generator makes"
     if traits.reads_data:

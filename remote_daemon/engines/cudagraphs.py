@@ -19,12 +19,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import is_
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
 from dynamo_genie.remote_daemon.engines.engine import Executable, NotNow, Unfit
-from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of, stands_for_others
+from dynamo_genie.remote_daemon.engines.signature import (
+    InputLayout,
+    Signature,
+    layout_of,
+    signature_of,
+    stands_for_others,
+)
 from dynamo_genie.remote_daemon.engines.traits import Traits
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.torch_internals.tensors import copy_all
@@ -40,6 +46,8 @@ MAX_ONCE_SEEN = 64
 
 MAX_TIMES_TOO_LITTLE = 8
 """A program that finds no memory for a recording runs eager that time, and is left to eager after so many times."""
+
+_Place: TypeAlias = "tuple[InputLayout, int, bool]"
 
 
 class Recorder(Protocol):
@@ -74,8 +82,15 @@ class _Result:
 class _Recording:
     """One recorded graph, the addresses it is made for, and where the other inputs go."""
 
-    def __init__(self, replay: Callable[[], None], slots: dict[int, torch.Tensor], results: list[_Result]) -> None:
+    def __init__(
+        self,
+        replay: Callable[[], None],
+        slots: dict[int, torch.Tensor],
+        results: list[_Result],
+        places: tuple[_Place, ...],
+    ) -> None:
         self._replay = replay
+        self._places = places
         self._positions = tuple(slots)
         self._slots = [_each_once(slot) for slot in slots.values()]
         self._repeating = any(0 in slot.stride() for slot in slots.values())
@@ -84,8 +99,11 @@ class _Recording:
         self._known: tuple[weakref.ref[torch.Tensor], ...] = ()
 
     def is_for(self, residents: Sequence[torch.Tensor]) -> bool:
-        """Whether these are the very tensors of the last call: quicker than looking at their addresses."""
-        return all(map(is_, [known() for known in self._known], residents))
+        """Whether these are the tensors of the last call, or lie where those lay; the first is quicker to see."""
+        same = list(map(is_, [known() for known in self._known], residents))
+        if all(same):
+            return True
+        return all(found or _place_of(residents[i]) == self._places[i] for i, found in enumerate(same))
 
     def remember(self, residents: Sequence[torch.Tensor]) -> None:
         """Note the tensors that lie at this recording's addresses; holds none of them alive."""
@@ -128,6 +146,11 @@ class CudaGraphs:
         self._times_too_little = 0
 
     @property
+    def resident(self) -> frozenset[int]:
+        """Positions of the inputs that are known to stay where they are."""
+        return self._resident
+
+    @property
     def recordings(self) -> int:
         """How many recordings there are."""
         return len(self._recordings)
@@ -148,7 +171,7 @@ class CudaGraphs:
             if recording is None:
                 if key not in self._seen_once:
                     return self._first_time(key, inputs)
-                recording = self._record(inputs, resident, copied)
+                recording = self._record(inputs, copied, key[2])
                 if recording is None:
                     return self._eager(inputs)
                 self._keep(key, recording)
@@ -196,8 +219,7 @@ class CudaGraphs:
         """Return what a recording depends on: all layouts and numbers, and the addresses of residents."""
         shape = self._shape_of(inputs)
         self._divided[shape] = resident
-        addresses = tuple((layout_of(inputs[i]), inputs[i].data_ptr()) for i in resident)
-        return (shape, resident, addresses)
+        return (shape, resident, tuple(_place_of(inputs[i]) for i in resident))
 
     def _first_time(self, key: Signature, inputs: list[Any]) -> tuple[Any, ...]:
         if len(self._seen_once) >= MAX_ONCE_SEEN and not self._recordings:
@@ -214,7 +236,7 @@ class CudaGraphs:
         if len(self._recordings) > MAX_RECORDINGS:
             self._recordings.popitem(last=False)
 
-    def _record(self, inputs: Sequence[Any], resident: tuple[int, ...], copied: tuple[int, ...]) -> _Recording | None:
+    def _record(self, inputs: Sequence[Any], copied: tuple[int, ...], places: tuple[_Place, ...]) -> _Recording | None:
         """Return a recording, None where there is no memory for one now."""
         try:
             slots = {i: _slot_for(inputs[i]) for i in copied}
@@ -228,7 +250,11 @@ class CudaGraphs:
                 return None
             cause = error.__cause__ or error
             raise Unfit(f"it cannot be recorded: {type(cause).__name__}: {str(cause).splitlines()[0]}") from error
-        return _Recording(replay, slots, _results_of(values, fixed))
+        return _Recording(replay, slots, _results_of(values, fixed), places)
+
+
+def _place_of(tensor: torch.Tensor) -> _Place:
+    return layout_of(tensor), tensor.data_ptr(), stands_for_others(tensor)
 
 
 def _slot_for(tensor: torch.Tensor) -> torch.Tensor:

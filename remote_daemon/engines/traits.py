@@ -18,6 +18,7 @@ class Traits:
     Attributes:
         phase: The phase that most of its values are said to belong to; empty where nothing is said.
         grows: Whether caches grow by `cat`, so that shapes change from call to call.
+        growth: Where they grow, why there is no fixed form of the program in which shapes stay; empty where there is.
         reads_data: The first operator that must wait for the device; empty where there is none.
         random: Whether it draws random numbers.
         mutated: Positions of the inputs that it writes to.
@@ -34,10 +35,11 @@ class Traits:
     resident: frozenset[int]
     nodes: int
     default_dtype: str = "float32"
+    growth: str = ""
 
 
-def traits_of(resolved: ResolvedProgram) -> Traits:
-    """Return what a program's text and facts say."""
+def traits_of(resolved: ResolvedProgram, growth: str = "") -> Traits:
+    """Return what a program's text and facts say; `growth` is why its caches' growth is in the way, if it is."""
     program = resolved.program
     phases = Counter(program.facts[i].phase for i in program.fact_of if program.facts[i].phase)
     held = {i for i in range(len(program.inputs)) if p.role_of(program, i) in RESIDENT_ROLES}
@@ -52,4 +54,5 @@ def traits_of(resolved: ResolvedProgram) -> Traits:
         resident=frozenset(held & tensors) | mutated,
         nodes=len(program.nodes),
         default_dtype=program.default_dtype,
+        growth=growth,
     )

@@ -80,6 +80,7 @@ class Arena:
 
     Attributes:
         begins: For each `stop` that an append made, where the tensor that eager PyTorch would have made there begins.
+        clean: Whether the room behind the content was filled with zeros; it is uninitialised at first.
     """
 
     shape: torch.Size
@@ -87,6 +88,7 @@ class Arena:
     axis: int
     filled: int
     begins: dict[int, int] = field(default_factory=dict)
+    clean: bool = False
 
     @property
     def capacity(self) -> int:
@@ -120,6 +122,30 @@ class Arena:
         return self.view(past, start, self.filled)
 
 
+@dataclass(frozen=True)
+class OpenEnd:
+    """A window that ends where its arena's content ends: rows can be written behind it.
+
+    Attributes:
+        window: A view of the arena's storage.
+        start: The window's first token.
+    """
+
+    arena: Arena
+    window: torch.Tensor
+    start: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of the window."""
+        return self.arena.filled - self.start
+
+    @property
+    def extent(self) -> int:
+        """Tokens that it could have without moving."""
+        return self.arena.capacity - self.start
+
+
 class KVArenas:
     """The arenas of one worker, known by their storages; holds none of them alive."""
 
@@ -150,6 +176,31 @@ class KVArenas:
         self._count(ArenaCounts(appends=1, appended_nbytes=sum(tensor.nbytes for tensor in new)))
         return arena.append(past, new, window[0])
 
+    def open_end(self, tensor: torch.Tensor) -> OpenEnd | None:
+        """Return what can be written behind, where a tensor is a window that ends where an arena's content does."""
+        arena = self._arena(tensor)
+        window = None if arena is None else arena.window(tensor)
+        if arena is None or window is None or window[1] != arena.filled:
+            return None
+        return OpenEnd(arena, tensor, window[0])
+
+    def extended(self, end: OpenEnd, extent: int) -> torch.Tensor:
+        """Return a window made `extent` tokens long; what lies behind the content is finite."""
+        arena = end.arena
+        if not arena.clean:  # uninitialised memory may hold NaN, which no weight of zero takes out of a sum
+            arena.view(end.window, arena.filled, arena.capacity).zero_()
+            arena.clean = True
+        return arena.view(end.window, end.start, end.start + extent)
+
+    def appended(self, end: OpenEnd, rows: int) -> torch.Tensor:
+        """Take `rows` that were written behind a window as content, and return the window that ends with them."""
+        arena = end.arena
+        arena.filled += rows
+        arena.begins[arena.filled] = end.start
+        nbytes = rows * (arena.shape.numel() // arena.capacity) * end.window.itemsize
+        self._count(ArenaCounts(appends=1, appended_nbytes=nbytes))
+        return arena.view(end.window, end.start, arena.filled)
+
     def holds(self, storage_key: int) -> bool:
         """Whether a storage (by its address) is an arena."""
         return storage_key in self._arenas
@@ -157,7 +208,10 @@ class KVArenas:
     def remove(self, storage_key: int) -> Arena | None:
         """Forget a storage that is offloaded and return how far it was filled, None if it is no arena."""
         entry = self._arenas.pop(storage_key, None)
-        return None if entry is None else entry[1]
+        if entry is None:
+            return None
+        entry[1].clean = False
+        return entry[1]
 
     def add(self, storage: torch.UntypedStorage, arena: Arena) -> None:
         """Know a storage as an arena."""

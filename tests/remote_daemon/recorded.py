@@ -48,12 +48,16 @@ class _Tape(TorchDispatchMode):
 
 
 class TapeRecorder:
-    """A `Recorder` for host memory; counts what it did, and finds too little memory as often as `too_little` says."""
+    """A `Recorder` for host memory; counts what it did.
+
+    It finds too little memory as often as `too_little` says; where it `fails`, the device is lost after a replay.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.recordings = 0
         self.replays = 0
         self.too_little = 0
+        self.fails = False
 
     def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
         if self.too_little:
@@ -71,6 +75,8 @@ class TapeRecorder:
             self.replays += 1
             for step in tape.steps:
                 _again(step)
+            if self.fails:
+                raise RuntimeError("the device was lost")
 
         return replay, results
 

@@ -32,13 +32,14 @@ def traits(**changes: object) -> Traits:
         ({}, CUDAGRAPHS, "static shapes"),
         ({"phase": "prefill"}, EAGER, "prefill keeps the device busy"),
         ({"phase": ""}, EAGER, "no phase is known"),
-        ({"grows": True}, EAGER, "a Static cache"),
+        ({"grows": True}, CUDAGRAPHS, "caches that grow in arenas"),
+        ({"grows": True, "growth": "it attends with a mask"}, EAGER, "it attends with a mask; a Static cache"),
         ({"random": True}, EAGER, "random numbers"),
         ({"reads_data": "aten.nonzero.default"}, EAGER, "aten.nonzero.default waits"),
         ({"nodes": 3}, EAGER, "only 3 operators"),
     ],
 )
-def test_auto_takes_recorded_graphs_for_decode_with_static_shapes(
+def test_auto_takes_recorded_graphs_for_decode_whose_shapes_stay(
     changes: dict[str, object], engine: str, why: str
 ) -> None:
     found = choose(AUTO, traits(**changes), "cuda")
@@ -55,7 +56,7 @@ def test_auto_on_a_cpu_is_eager_and_no_fallback() -> None:
     ("wanted", "device", "missing", "changes", "why"),
     [
         (CUDAGRAPHS, "cpu", "", {}, "CUDA graphs need a CUDA device, and this one is cpu"),
-        (CUDAGRAPHS, "cuda", "", {"grows": True}, "its caches grow by `cat`"),
+        (CUDAGRAPHS, "cuda", "", {"grows": True, "growth": "they are read otherwise"}, "its caches grow by `cat`"),
         (INDUCTOR, "cpu", "", {"random": True}, "others than eager PyTorch draws"),
         (INDUCTOR, "cpu", "", {"default_dtype": "float64"}, "its default dtype is float64"),
         (TENSORRT, "cuda", "torch-tensorrt is not installed", {}, "torch-tensorrt is not installed"),
