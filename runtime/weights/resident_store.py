@@ -131,6 +131,16 @@ class ResidentStore:
             self._attach(tensor, resident)
         return found
 
+    def assume(self, tensors: Sequence[torch.Tensor], handles: Sequence[int]) -> None:
+        """Take it that handles name what these tensors hold; nothing is sent."""
+        watches = self._tracker.watch(list(tensors), self.inbox)  # before hashing: later writes are noticed
+        for tensor, handle, watch, content in zip(
+            tensors, handles, watches, self._hasher.digest_tensors(tensors), strict=True
+        ):
+            layout, spec = layout_of(tensor), spec_of(dense_for_wire(tensor))
+            self._residents[layout] = Resident(handle, layout, spec, watch, content, set())
+            self._attach(tensor, self._residents[layout])
+
     def refresh(self, residents: Iterable[Resident], *, everything: frozenset[Resident] = frozenset()) -> bool:
         """Send the chunks that were written and did change; of the residents in `everything`, look at all chunks."""
         chosen = list(residents)

@@ -35,6 +35,18 @@ class ResidentWeights:
         """
         return WeightBinding(self._store, tensors, mutated, ask)
 
+    def assume(self, tensors: Sequence[torch.Tensor], handles: Sequence[int]) -> None:
+        """Take it that the daemon holds these CPU tensors already, under these handles of the session.
+
+        For weights that were computed in the daemon: from here on they are as resident as uploaded ones, and a later
+        write is sent. Contents are not compared; whoever calls this knows them to be equal, and drops no handle before
+        its tensor. None of them may be resident yet.
+        """
+        store = self._store
+        store.sweep()
+        store.assume(tensors, handles)
+        store.flush()
+
     def refresh(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Compare whole contents with the daemon's copies and send what differs; tensors not resident are skipped.
 

@@ -271,6 +271,27 @@ def test_a_content_already_there_is_adopted_and_never_sent(weights: ResidentWeig
     assert_same(channel, two, second.statics())
 
 
+def test_weights_made_in_the_daemon_are_bound_as_they_are_and_later_writes_follow(
+    weights: ResidentWeights, channel: HostChannel
+) -> None:
+    model = Model()
+    tensors = list(dict.fromkeys(model.statics()))
+    other = ResidentWeights(channel, SampledFingerprint())
+    made = other.bind(tensors)
+    channel.take_sent()
+    channel.queries = 0
+    weights.assume(tensors, made.handles)
+    binding = weights.bind(model.statics())
+    assert set(binding.handles) == set(made.handles)
+    assert (channel.take_sent(), channel.queries) == (0, 0)
+    with torch.no_grad():
+        model.small.weight.add_(1)
+        model.big.weight[0, 0] = 5
+    binding.sync(model.statics())
+    assert_same(channel, binding, model.statics())
+    assert 0 < channel.take_sent() <= CHUNK_NBYTES + model.small.weight.nbytes
+
+
 def test_equal_contents_in_one_binding_are_sent_once_but_have_handles_of_their_own(
     weights: ResidentWeights, channel: HostChannel
 ) -> None:
