@@ -15,9 +15,11 @@ from typing import IO
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.runtime.connect.admission import request_status
+from dynamo_genie.runtime.wire.messages import WorkerStatus
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 15.0
+STATUS_LIMIT_S = 10.0
 TCP = "tcp://127.0.0.1:*"
 
 
@@ -28,9 +30,15 @@ class RunningDaemon:
     endpoint: str
 
     @property
+    def worker(self) -> WorkerStatus:
+        """What the daemon reports of its only worker."""
+        [worker] = request_status(self.endpoint, None, STATUS_LIMIT_S).workers
+        return worker
+
+    @property
     def worker_pid(self) -> int:
         """The process id of its worker, as the daemon reports it."""
-        return request_status(self.endpoint, None, 10.0).workers[0].pid
+        return self.worker.pid
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ held against the measured rate of a matrix product: 2 operations a parameter and
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -21,11 +21,12 @@ import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.alternate import in_turns
 from dynamo_genie.bench.daemon import running_daemon
-from dynamo_genie.bench.device.rates import kernel_s, measure_rates, pinned_rate, upload_rate, weights_times
+from dynamo_genie.bench.device.arrival import measure_arrival
+from dynamo_genie.bench.device.model_pair import ModelPair, Weights, made_pair, uploaded_pair
+from dynamo_genie.bench.device.rates import kernel_s, measure_rates
 from dynamo_genie.bench.model import parameter_nbytes
 from dynamo_genie.bench.report import Figure, Measured, Say
 from dynamo_genie.bench.study.gpu import Gpu, Samples
-from dynamo_genie.bench.study.workloads import build_model
 from dynamo_genie.errors import OptionError
 from dynamo_genie.tensors import TORCH_DTYPES
 
@@ -38,7 +39,10 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class DeviceDecodePlan:
-    """What to measure: a name in `workloads.WORKLOADS`, a dtype, tokens, steps, engines, "cpu" or "cuda"."""
+    """What to measure: a name in `workloads.WORKLOADS`, a dtype, tokens, steps, engines, "cpu" or "cuda".
+
+    With weights `made` nothing is uploaded, and nothing is said of uploads.
+    """
 
     model: str
     dtype: str
@@ -46,6 +50,7 @@ class DeviceDecodePlan:
     steps: int
     engines: tuple[str, ...]
     device: str
+    weights: Weights = "uploaded"
 
 
 @dataclass
@@ -98,21 +103,25 @@ def measure_device_decode(plan: DeviceDecodePlan, say: Say) -> Measured:
         raise OptionError("--device cuda: torch finds no CUDA device on this machine; --device cpu shows how it works")
     device, dtype = torch.device(plan.device), TORCH_DTYPES[plan.dtype]
     length = plan.prompt + 2 * WARM_STEPS + plan.steps + ROOM
-    say("building the model")
-    model = build_model(plan.model, dtype=dtype, device="cpu", seed=0, longest=length)
     rates = measure_rates(device, dtype)
     with running_daemon(device=plan.device) as daemon:
         try:
-            arrival = weights_times(daemon.endpoint, model)
-            ways = _ways(plan, model, device, length, daemon.endpoint)
+            say("building the model")
+            if plan.weights == "made":
+                pair = made_pair(plan.model, dtype, device, length, daemon.endpoint)
+            else:
+                pair = uploaded_pair(plan.model, dtype, device, length)
+            arrival = measure_arrival(daemon.endpoint, pair.there, device) if plan.weights == "uploaded" else []
+            ways = _ways(plan, pair, length, daemon.endpoint)
             taken, prefill_s, busy = _measure(plan, ways, say)
             kernels = {name: kernel_s(way.step, device) for name, way in ways.items()}  # each takes one more step
-            upload = upload_rate(daemon.endpoint)
+            worker = daemon.worker
+            sent = dynamo_genie.stats()["total"]["sent"]["weight"]
         finally:
             dynamo_genie.shutdown()
-    weights = parameter_nbytes(model)
-    cache = _cache_nbytes(model.config, length, dtype)
-    parameters = sum(p.numel() for p in model.parameters())
+    weights = parameter_nbytes(pair.here)
+    cache = _cache_nbytes(pair.here.config, length, dtype)
+    parameters = sum(p.numel() for p in pair.here.parameters())
     floor_s = (weights + cache) / rates.bytes_per_s
     figures = [
         Figure(f"{name}: a decode step", statistics.median(seconds) * 1e3, "ms", floor_s * 1e3,
@@ -124,12 +133,7 @@ def measure_device_decode(plan: DeviceDecodePlan, say: Say) -> Measured:
         Figure(f"{name}: prefill", s * 1e3, "ms", compute_floor_s * 1e3, s / compute_floor_s)
         for name, s in prefill_s.items()
     ]
-    pinned, whole = pinned_rate(device), weights / arrival.first_s
-    figures += [
-        Figure("upload of a tensor, floor a copy of host memory", upload / 1e9, "GB/s", pinned / 1e9, upload / pinned),
-        Figure("upload of all weights, hashing included", whole / 1e9, "GB/s", pinned / 1e9, whole / pinned),
-        Figure("a second session binds them, hashing included", arrival.second_s * 1e3, "ms"),
-    ]
+    figures += arrival
     figures += [Figure(f"{name}: device busy (NVML)", share * 100, "%") for name, share in busy.items()]
     figures += [
         Figure(f"{name}: device busy (kernels)", own / statistics.median(seconds) * 100, "%")
@@ -137,15 +141,22 @@ def measure_device_decode(plan: DeviceDecodePlan, say: Say) -> Measured:
         if (own := kernels[name] or kernels[LOCAL])  # a daemon runs the kernels of local eager in its own process
     ]
     details = {
-        "plan": {"model": plan.model, "dtype": plan.dtype, "prompt": plan.prompt, "device": plan.device},
+        "plan": {"model": plan.model, "dtype": plan.dtype, "prompt": plan.prompt, "device": plan.device,
+                 "weights": plan.weights},
         "weight_nbytes": weights,
+        "buffer_nbytes": sum(buffer.nbytes for buffer in pair.here.buffers()),
         "cache_nbytes": cache,
         "copy_bytes_per_s": rates.bytes_per_s,
         "flops_per_s": rates.flops_per_s,
+        "floor_s": floor_s,
+        "tokens": len(ways[LOCAL].tokens),
         "seconds": taken,
         "kernel_seconds": kernels,
         "differences": {name: first_difference(ways[LOCAL], way, torch.finfo(dtype).eps) for name, way in ways.items()},
-    }
+        "weight_bytes_sent": sent,
+        "daemon_resident_nbytes": worker.resident_nbytes,
+        "engines": [msgspec.structs.asdict(engine) for engine in worker.engines],
+    }  # fmt: skip
     return Measured(figures, details)
 
 
@@ -161,27 +172,30 @@ def first_difference(right: StaticDecoding, other: StaticDecoding, rounding: flo
     return None
 
 
-def _ways(
-    plan: DeviceDecodePlan, model: Any, device: torch.device, length: int, endpoint: str
-) -> dict[str, StaticDecoding]:
+def _ways(plan: DeviceDecodePlan, pair: ModelPair, length: int, endpoint: str) -> dict[str, StaticDecoding]:
+    config = pair.here.config
     generator = torch.Generator().manual_seed(1)
-    prompt = torch.randint(1, model.config.vocab_size, (1, plan.prompt), generator=generator)
-    local = model if device.type == "cpu" else copy.deepcopy(model).to(device)
-    there = prompt.to(device)
+    prompt = torch.randint(1, config.vocab_size, (1, plan.prompt), generator=generator)
 
     def way(forward: Forward, prefill: Forward, ids: Tensor) -> StaticDecoding:
-        return StaticDecoding(forward, prefill, ids, model.config, length)
+        return StaticDecoding(forward, prefill, ids, config, length)
 
+    local = pair.here
     ways = {
-        LOCAL: way(local, local, there),
-        REDUCE_OVERHEAD: way(torch.compile(local, mode="reduce-overhead"), local, there),
+        LOCAL: way(local, local, prompt.to(plan.device)),
+        REDUCE_OVERHEAD: way(torch.compile(local, mode="reduce-overhead"), local, prompt.to(plan.device)),
     }
     for engine in plan.engines:
         compiled = torch.compile(
-            model, backend=genie, options={"daemons": endpoint, "engine": engine, "progress": False}
+            pair.there, backend=genie, options={"daemons": endpoint, "engine": engine, "progress": False}
         )
-        ways[f"genie {engine}"] = way(compiled, compiled, prompt)
+        ways[genie_way(engine)] = way(compiled, compiled, prompt)
     return ways
+
+
+def genie_way(engine: str) -> str:
+    """Return the name of decoding through a daemon with this engine."""
+    return f"genie {engine}"
 
 
 def _measure(

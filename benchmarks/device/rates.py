@@ -1,23 +1,18 @@
-"""How fast a device copies and multiplies, and how fast a daemon's client fills its memory."""
+"""How fast a device copies and multiplies, and how long this process's kernels run on it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
 
-import dynamo_genie
-from dynamo_genie.connections.connections import CONNECTIONS
-from dynamo_genie.options import Options
 from dynamo_genie.remote_daemon.worker.device_speed import elapsed_s
 
 SOURCE_NBYTES = MappingProxyType({"cuda": 1 << 30, "cpu": 64 << 20})
 MATRIX_WIDTH = MappingProxyType({"cuda": 8192, "cpu": 512})
 ROUNDS = 5
-UPLOAD_NBYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -26,14 +21,6 @@ class Rates:
 
     bytes_per_s: float
     flops_per_s: float
-
-
-@dataclass(frozen=True)
-class WeightsTimes:
-    """Seconds until all weights of a model are on the device: from nothing, and for a session that finds them there."""
-
-    first_s: float
-    second_s: float
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -70,32 +57,3 @@ def kernel_s(action: Callable[[], object], device: torch.device) -> float | None
         action()
         torch.cuda.synchronize(device)
     return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e6
-
-
-def upload_rate(endpoint: str) -> float:
-    """Return bytes a second of one large tensor from this process into the daemon's device memory."""
-    session = CONNECTIONS.get(Options(daemons=(endpoint,))).session
-    data = torch.ones(UPLOAD_NBYTES, dtype=torch.uint8)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        handle = session.put(data)
-        session.sync()
-        seconds.append(time.perf_counter() - started)
-        del handle
-    return UPLOAD_NBYTES / min(seconds)
-
-
-def weights_times(endpoint: str, model: torch.nn.Module) -> WeightsTimes:
-    """Bind a model's weights in one session, then in another one; each hashes them and waits until all are named."""
-    seconds = []
-    for _ in range(2):
-        connection = CONNECTIONS.get(Options(daemons=(endpoint,), progress=False))
-        started = time.perf_counter()
-        with connection.session.lock:
-            binding = connection.weights.bind(list(dict.fromkeys(model.parameters())))
-            connection.session.sync()
-        seconds.append(time.perf_counter() - started)
-        del binding
-        dynamo_genie.shutdown()
-    return WeightsTimes(*seconds)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dynamo_genie.bench.decoding import Decoding
-from dynamo_genie.bench.study.seeded import build_seeded
+from dynamo_genie.bench.study.seeded import build_seeded, empty_model
 from dynamo_genie.errors import GenieError
 
 
@@ -123,6 +123,12 @@ def _gptj(longest: int) -> Any:
     return GPTJConfig(n_positions=max(2048, longest))
 
 
+def _tiny_gptj(longest: int) -> Any:
+    from transformers import GPTJConfig
+
+    return GPTJConfig(n_positions=max(256, longest), n_layer=1, n_embd=64, n_head=4, rotary_dim=8, vocab_size=500)
+
+
 def _llama_1b(longest: int) -> Any:
     from transformers import LlamaConfig
 
@@ -130,6 +136,15 @@ def _llama_1b(longest: int) -> Any:
         vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
         num_key_value_heads=8, head_dim=64, tie_word_embeddings=True, max_position_embeddings=max(8192, longest),
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+    )  # fmt: skip
+
+
+def _tiny_llama(longest: int) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=500, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, max_position_embeddings=max(256, longest),
     )  # fmt: skip
 
 
@@ -163,6 +178,8 @@ WORKLOADS = MappingProxyType(
         "clip": Workload(_clip, "CLIPModel", ("encode",), _image_and_text),
         "gpt2-narrow": Workload(_narrow_gpt2, "GPT2LMHeadModel", _DECODES, decoding_of),
         "tiny-gpt2": Workload(_tiny_gpt2, "GPT2LMHeadModel", _DECODES, decoding_of),
+        "tiny-gptj": Workload(_tiny_gptj, "GPTJForCausalLM", _DECODES, decoding_of),
+        "tiny-llama": Workload(_tiny_llama, "LlamaForCausalLM", _DECODES, decoding_of),
     }
 )
 """By the name that `--model` takes."""
@@ -191,3 +208,9 @@ def build_model(name: str, *, dtype: torch.dtype, device: str, seed: int, longes
     """
     workload = workload_of(name)
     return build_seeded(workload.architecture, workload.config(longest), dtype=dtype, device=device, seed=seed)
+
+
+def build_empty(name: str, *, dtype: torch.dtype, longest: int) -> Any:
+    """Return a model on the CPU whose weights nobody wrote yet, for whoever makes them elsewhere."""
+    workload = workload_of(name)
+    return empty_model(workload.architecture, workload.config(longest), dtype)
