@@ -61,6 +61,10 @@ class Gpu:
         known = [p.usedGpuMemory for p in held if p.usedGpuMemory is not None]
         return sum(known) if known else None
 
+    def used_memory(self) -> int | None:
+        """Return the bytes that are in use on the GPU, by anybody; None without one."""
+        return None if self._nvml is None else int(self._nvml.nvmlDeviceGetMemoryInfo(self._device).used)
+
     def _sample(self, samples: Samples, ended: threading.Event) -> None:
         while not ended.wait(INTERVAL_S):
             share = self._nvml.nvmlDeviceGetUtilizationRates(self._device).gpu / 100

@@ -104,6 +104,12 @@ class RealDaemon:
         self.stop()
 
 
+class SimulatedDaemon(RealDaemon):
+    """A daemon on the CPU whose worker manages host memory as a GPU's: in a pool, with a host to offload to."""
+
+    program = ("-m", "tests.remote_daemon.simulated_worker")
+
+
 def run_python(code: str, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
     """Run a program in a fresh interpreter and return what it printed; it must end well and in time."""
     done = subprocess.run(
@@ -119,4 +125,13 @@ def run_python(code: str, *arguments: str, environ: Mapping[str, str] | None = N
     return done.stdout
 
 
-__all__ = ["LIMIT_S", "REPOSITORY", "RealDaemon", "children_of", "environment", "eventually", "run_python"]
+__all__ = [
+    "LIMIT_S",
+    "REPOSITORY",
+    "RealDaemon",
+    "SimulatedDaemon",
+    "children_of",
+    "environment",
+    "eventually",
+    "run_python",
+]

@@ -16,8 +16,7 @@ from torch import Tensor
 
 import dynamo_genie
 from dynamo_genie.backend import genie
-from tests.integration.real_daemon import RealDaemon
-from tests.remote_daemon.simulated_worker import NAME
+from tests.integration.real_daemon import SimulatedDaemon
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -26,12 +25,6 @@ pytestmark = [
 
 WIDTH, LAYERS, LENGTH, STEPS = 128, 4, 400, 6
 CACHE_NBYTES = LAYERS * 2 * LENGTH * WIDTH * 4
-
-
-class SimulatedDaemon(RealDaemon):
-    """A daemon whose worker has a device's memory of its own."""
-
-    program = ("-m", NAME)
 
 
 def gpt2() -> Any:
