@@ -25,6 +25,10 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # Seconds after which the slow tests stop taking up new ones.
 SLOW_LIMIT ?= 1500
 BENCH ?= decode
+# What `gpu-check` runs, the seconds it may take, and where its results go: docs/gpu-check.md.
+STAGES ?=
+BUDGET ?=
+RESULTS ?=
 
 .PHONY: help
 help: ## List the targets.
@@ -101,11 +105,13 @@ format: $(READY) ## Let ruff fix and format the code.
 bench: $(READY) ## A benchmark: make bench BENCH=decode.
 	@$(BIN)/genie bench $(BENCH)
 
-# Uses the environment of PYTHON as it is: a machine with a GPU often brings its own torch.
+# Uses the environment of PYTHON as it is: a machine with a GPU often brings its own torch. docs/gpu-check.md has the rest.
 .PHONY: gpu-check
-gpu-check: ## Check the real GPU with the current interpreter: make gpu-check PYTHON=python3.
-	@if ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then echo "skipped: no NVIDIA GPU"; exit 0; fi; \
-		"$(PYTHON)" -m dynamo_genie.bench.gpu_check
+gpu-check: ## Check the real GPU in stages: make gpu-check PYTHON=python3 STAGES=a,c BUDGET=240 RESULTS=folder.
+	@if [ -z "$${GPU_CHECK_REHEARSE:-}" ] && ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then \
+		echo "skipped: no NVIDIA GPU"; exit 0; fi; \
+		"$(PYTHON)" -m dynamo_genie.bench.gpu_check --stages "$(STAGES)" --budget "$(BUDGET)" \
+			$(if $(RESULTS),--results "$(RESULTS)")
 
 .PHONY: clean
 clean: ## Remove .venv, .venv-torch-*, caches and build products.

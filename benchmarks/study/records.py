@@ -142,14 +142,22 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def begun_study(
-    experiment: str, seed: int, repeats: int, networks: tuple[NetworkShape, ...] = (), gaps: tuple[Gap, ...] = ()
+    experiment: str,
+    seed: int,
+    repeats: int,
+    networks: tuple[NetworkShape, ...] = (),
+    gaps: tuple[Gap, ...] = (),
+    command: str = "",
 ) -> Study:
-    """Return the document of a run that begins now, started by this process's command line, without rows."""
+    """Return the document of a run that begins now, without rows.
+
+    It was started by `command`, by default this process's command line.
+    """
     arguments = sys.argv[1:]
     arguments = arguments[arguments.index(experiment) :] if experiment in arguments else [experiment, *arguments]
     return Study(
         experiment=experiment,
-        command=shlex.join(["genie", "bench", *arguments]),
+        command=command or shlex.join(["genie", "bench", *arguments]),
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seed=seed,
         repeats=repeats,

@@ -26,12 +26,12 @@ START_TOGETHER_S = 0.2
 class Runner:
     """Measures groups into one document."""
 
-    def __init__(self, experiment: str, protocol: Protocol, path: Path, say: Say) -> None:
+    def __init__(self, experiment: str, protocol: Protocol, path: Path, say: Say, *, command: str = "") -> None:
         self._protocol = protocol
         self._path = path
         self._say = say
         self._gpu = Gpu()
-        self.study = begun_study(experiment, protocol.seed, protocol.repeats)
+        self.study = begun_study(experiment, protocol.seed, protocol.repeats, command=command)
 
     def run(self, groups: Sequence[Group], gaps: Sequence[Gap] = ()) -> Study:
         """Measure all groups and return the document, which is on disk too, whatever happens on the way.
