@@ -93,8 +93,9 @@ class Check:
         self._files.log.write_bytes(b"")
         self._write()
         began = time.monotonic()
-        for stage in self._chosen:
-            allowed = allowance(stage.limit_s, self.visit.budget_s, time.monotonic() - began)
+        for i, stage in enumerate(self._chosen):
+            later_s = sum(later.limit_s for later in self._chosen[i + 1 :])
+            allowed = allowance(stage.limit_s, self.visit.budget_s, time.monotonic() - began, later_s)
             if allowed is None:
                 self._note(_not_run(stage, f"the budget of {self.visit.budget_s:g} s was used up"))
             else:

@@ -15,7 +15,7 @@ from dynamo_genie.bench.device.decode import (
     genie_way,
     measure_device_decode,
 )
-from dynamo_genie.bench.gpu_check.outcome import Outcome
+from dynamo_genie.bench.gpu_check.outcome import Outcome, say
 from dynamo_genie.bench.gpu_check.scale import Scale
 from dynamo_genie.bench.report import Figure, at_most, at_most_times
 from dynamo_genie.engines import CUDAGRAPHS
@@ -27,12 +27,12 @@ FLOOR_TIMES, COMPILED_TIMES = 1.25, 1.05
 def check_decode_steps(scale: Scale, outcome: Outcome) -> None:
     """Measure each model in turn; what is known of one stays when the next one fails."""
     for name in scale.large:
-        outcome.say(name)
+        say(name)
         plan = DeviceDecodePlan(
             name, scale.dtype, scale.prompt, scale.steps, (CUDAGRAPHS,), scale.device, weights="made"
         )  # fmt: skip
         with outcome.noting_fallbacks():
-            measured = measure_device_decode(plan, outcome.say)
+            measured = measure_device_decode(plan, say)
         details = measured.details
         plain = [Figure(f"{name}, {f.name}", f.value, f.unit, f.floor, f.judged) for f in measured.figures]
         judged = speed_figures(name, details) if scale.judged else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from dynamo_genie.bench.gpu_check.outcome import Outcome
+from dynamo_genie.bench.gpu_check.outcome import Outcome, say
 from dynamo_genie.bench.gpu_check.scale import Scale
 from dynamo_genie.bench.report import Figure
 from dynamo_genie.bench.study import experiments
@@ -33,7 +33,7 @@ def measure_modes(scale: Scale, outcome: Outcome) -> None:
             f"--dtype {study.dtype} --device {scale.device}"
         )
         path = outcome.folder / f"gpu-check-modes-{study.model}.json"
-        runner = Runner("modes", protocol, path, outcome.say, command=command)
+        runner = Runner("modes", protocol, path, say, command=command)
         found = runner.run(experiments.modes(NETWORK, study.model, scale.prompt, scale.modes))
         outcome.add(mode_figures(study.model, found.rows))
         for gap in found.gaps:

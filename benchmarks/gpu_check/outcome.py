@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from warnings import WarningMessage, catch_warnings, simplefilter
+from warnings import catch_warnings, simplefilter
 
 import msgspec
 
@@ -47,25 +47,36 @@ class Outcome:
 
     @contextmanager
     def noting_fallbacks(self) -> Iterator[None]:
-        """Note each program that runs eager though another engine was asked for."""
-        with catch_warnings(record=True) as caught:
-            simplefilter("always", EngineWarning)
-            try:
+        """Note why programs run eager though another engine was asked for."""
+        notes: list[str] = []
+        try:
+            with caught_fallbacks() as notes:
                 yield
-            finally:
-                for warning in caught:
-                    self._note(warning)
-
-    def _note(self, warning: WarningMessage) -> None:
-        self.say(f"warning: {warning.message}")
-        if issubclass(warning.category, EngineWarning):
-            _, _, why = str(warning.message).partition(" in the daemon: ")
-            self.add(note=f"a program runs eager: {why}")
-
-    def say(self, text: str) -> None:
-        """Tell the log what comes next."""
-        print("-", text, flush=True)
+        finally:
+            for note in notes:
+                self.add(note=note)
 
     def _change(self, **changes: Any) -> None:
         self.report = msgspec.structs.replace(self.report, **changes)
         write_record(self._path, self.report)
+
+
+@contextmanager
+def caught_fallbacks() -> Iterator[list[str]]:
+    """Yield a list that has, after the block, why programs run eager though another engine was asked for."""
+    notes: list[str] = []
+    with catch_warnings(record=True) as caught:
+        simplefilter("always", EngineWarning)
+        try:
+            yield notes
+        finally:
+            for warning in caught:
+                say(f"warning: {warning.message}")
+                if issubclass(warning.category, EngineWarning):
+                    _, _, why = str(warning.message).partition(" in the daemon: ")
+                    notes.append(f"a program runs eager: {why}")
+
+
+def say(text: str) -> None:
+    """Tell the log what comes next."""
+    print("-", text, flush=True)

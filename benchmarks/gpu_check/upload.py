@@ -9,7 +9,7 @@ import torch
 import dynamo_genie
 from dynamo_genie.bench.daemon import running_daemon
 from dynamo_genie.bench.device.arrival import SECOND_SESSION, measure_arrival
-from dynamo_genie.bench.gpu_check.outcome import Outcome
+from dynamo_genie.bench.gpu_check.outcome import Outcome, say
 from dynamo_genie.bench.gpu_check.scale import Scale
 from dynamo_genie.bench.model import parameter_nbytes
 from dynamo_genie.bench.report import Figure, at_most
@@ -21,13 +21,13 @@ BIND_LIMIT_MS = 1000.0
 
 def check_upload(scale: Scale, outcome: Outcome) -> None:
     """Send a model, bind it in a second session."""
-    outcome.say(f"building {scale.uploaded}")
+    say(f"building {scale.uploaded}")
     longest = scale.prompt + scale.steps
     model = build_model(scale.uploaded, dtype=TORCH_DTYPES[scale.dtype], device="cpu", seed=0, longest=longest)
     outcome.add(details={"weight_nbytes": parameter_nbytes(model)})
     with running_daemon(device=scale.device) as daemon:
         try:
-            outcome.say("uploading it")
+            say("uploading it")
             figures = measure_arrival(daemon.endpoint, model, torch.device(scale.device))
         finally:
             dynamo_genie.shutdown()

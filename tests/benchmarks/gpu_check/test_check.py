@@ -109,10 +109,10 @@ def test_a_failed_stage_spoils_neither_what_came_before_nor_what_comes_after(tmp
 
 
 def test_a_stage_that_hangs_is_ended_with_all_that_it_started_and_keeps_what_it_found(tmp_path: Path) -> None:
-    check = check_of({"a": HANGS, "b": PASSES}, tmp_path, limit_s=5.0)
+    check = check_of({"a": HANGS, "b": PASSES}, tmp_path, limit_s=4.0)
     visit = check.run()
     hung = result(visit, "a")
-    assert (hung.state, hung.reason) == ("timed out", "its limit of 5 s was used up")
+    assert (hung.state, hung.reason) == ("timed out", "its time of 8 s was used up")
     assert [figure.name for figure in hung.report.figures] == ["bytes"]
     assert not is_alive(hung.report.details["child"])
     assert result(visit, "b").state == "passed"
@@ -185,20 +185,23 @@ def test_a_stage_ends_with_the_check_that_started_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit_s", "budget_s", "spent_s", "expected"),
+    ("limit_s", "budget_s", "spent_s", "later_s", "expected"),
     [
-        (60, 360, 0, Allowance(60, "its limit of 60 s")),
-        (60, 360, 300, Allowance(60, "its limit of 60 s")),
-        (60, 360, 320, Allowance(40, "the budget of 360 s")),
-        (60, 360, 356, None),
-        (60, 360, 400, None),
-        (2, 360, 0, Allowance(2, "its limit of 2 s")),
+        (60, 360, 0, 300, Allowance(60, "its limit of 60 s")),
+        (60, 360, 300, 0, Allowance(60, "its limit of 60 s")),
+        (60, 360, 200, 90, Allowance(70, "its time of 70 s")),
+        (60, 900, 0, 300, Allowance(120, "its time of 120 s")),  # twice its limit at most
+        (60, 360, 290, 90, Allowance(60, "its limit of 60 s")),  # later ones keep no more than what is left
+        (60, 360, 320, 90, Allowance(40, "the budget of 360 s")),
+        (60, 360, 356, 0, None),
+        (60, 360, 400, 0, None),
+        (2, 360, 0, 358, Allowance(2, "its limit of 2 s")),
     ],
 )
-def test_a_stage_may_take_its_limit_or_what_the_budget_leaves(
-    limit_s: float, budget_s: float, spent_s: float, expected: Allowance | None
+def test_a_stage_may_take_its_limit_what_others_left_or_what_the_budget_leaves(
+    limit_s: float, budget_s: float, spent_s: float, later_s: float, expected: Allowance | None
 ) -> None:
-    assert allowance(limit_s, budget_s, spent_s) == expected
+    assert allowance(limit_s, budget_s, spent_s, later_s) == expected
 
 
 def test_the_verdict_names_what_a_kill_did_not_end() -> None:
