@@ -12,7 +12,8 @@ from dynamo_genie.bench.report import Figure
 from dynamo_genie.errors import GenieError
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ROOT / "tests" / "integration" / "processes" / "test_gpu.py"
+FOLDER = ROOT / "tests" / "integration" / "processes"
+TESTS = (FOLDER / "test_gpu.py", FOLDER / "test_gpu_capture.py")
 
 
 class TestNotes:
@@ -49,8 +50,8 @@ def run_device_tests(scale: Scale, outcome: Outcome) -> None:
     Raises:
         GenieError: There are no tests here, as in an installed package, or pytest is missing.
     """
-    if not TESTS.exists():
-        raise GenieError(f"{TESTS} is missing; the tests come with a checkout, not with an installed package")
+    if not FOLDER.exists():
+        raise GenieError(f"{FOLDER} is missing; the tests come with a checkout, not with an installed package")
     try:
         import pytest
     except ImportError as error:
@@ -66,7 +67,7 @@ def run_device_tests(scale: Scale, outcome: Outcome) -> None:
             f"--rootdir={ROOT}",
             "-c",
             str(ROOT / "pyproject.toml"),
-            str(TESTS),
+            *map(str, TESTS),
         ],
         plugins=[notes],
     )
