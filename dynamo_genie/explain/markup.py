@@ -1,26 +1,22 @@
-"""HTML and SVG that cannot be broken by what they show: everything is escaped unless it was made here."""
+"""HTML and SVG that cannot be broken by what they show: a template is markup, and what is filled in is escaped."""
 
 from __future__ import annotations
 
-from html import escape
+from functools import cache
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+_ENVIRONMENT = Environment(
+    autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+)
 
 
-class Markup(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-def element(name: str, *children: object, **attributes: object) -> Markup:
-    """Return `<name attributes>children</name>`; in attribute names, `_` stands for `-` and a last one for nothing."""
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return Markup(f"<{name}{written}>{join(*children)}</{name}>")
+def fill(template: str, **values: object) -> Markup:
+    """Return a template of jinja's with these values in it; those that are `Markup` themselves go in as they are."""
+    return Markup(_compiled(template).render(values))
 
 
-def join(*children: object) -> Markup:
-    """Return children one after the other, escaped where they are plain text."""
-    return Markup("".join(child if isinstance(child, Markup) else escape(str(child)) for child in children))
+@cache
+def _compiled(template: str) -> Template:
+    return _ENVIRONMENT.from_string(template)

@@ -2,64 +2,70 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from dynamo_genie.explain.contraction import Picture
-from dynamo_genie.explain.markup import Markup, element, join
+from markupsafe import Markup
+
+from dynamo_genie.explain.contraction import Box, Picture
+from dynamo_genie.explain.markup import fill
 from dynamo_genie.explain.picture_svg import device_letter, picture_svg
-from dynamo_genie.explain.records import CacheReport, GraphReport, PlacementReport
-from dynamo_genie.explain.report_style import COLOURS, N_DEVICES, SCRIPT, STYLE
-from dynamo_genie.explain.report_tables import (
-    cache_table,
-    cut_table,
-    device_table,
-    node_lists,
-    partition_table,
-    pass_table,
-    time_table,
-    traffic_table,
-)
+from dynamo_genie.explain.plan_text import traffic_rows
+from dynamo_genie.explain.records import GraphReport, PlacementReport
+from dynamo_genie.explain.report_style import COLOURS, N_DEVICES, PAGE, SCRIPT, STYLE
+from dynamo_genie.passes.graphs.annotated_text import facts_text, operator_name, value_text
 from dynamo_genie.passes.graphs.pipeline import PassRecord
-from dynamo_genie.quantities import error_text, flops_text, nbytes_text, seconds_text
+from dynamo_genie.passes.graphs.semantics import facts_of
+from dynamo_genie.quantities import UNKNOWN, error_text, flops_text, nbytes_text, seconds_text
+
+_code = Markup("<code>{}</code>").format
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table with a title and remarks; its id lets people and tests point at it. A `summary` folds it."""
+
+    title: str
+    id: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    remarks: Sequence[str] = ()
+    summary: str = ""
+
+    @cached_property
+    def numeric(self) -> set[int]:
+        """The columns that hold numbers, which stand right."""
+        return {i for row in self.rows for i, cell in enumerate(row) if _is_number(cell)}
 
 
 def report_html(report: GraphReport, picture: Picture, passes: Sequence[PassRecord] = ()) -> str:
     """Return the page."""
+    groups = [box.report for box in picture.boxes]
     devices = [device.device for device in report.placements[-1].devices] if report.placements else []
-    drawing = _card(
-        "The graph, a box for each layer; click one for its nodes",
-        _legend(picture, devices),
-        picture_svg(picture, devices),
+    return fill(
+        PAGE,
+        report=report,
+        tiles=_tiles(report),
+        phases=list(dict.fromkeys(group.phase or "other" for group in groups if group.device or group.flops)),
+        devices=[(number % N_DEVICES, device_letter(number), device) for number, device in enumerate(devices)],
+        has_caches=any(group.cache_nbytes for group in groups),
+        has_cuts=any(arrow.is_cut for arrow in picture.arrows),
+        picture=picture_svg(picture, devices),
+        tables=list(_tables(report, passes)),
+        boxes=[(box.report, _node_table(number, box)) for number, box in enumerate(picture.boxes)],
+        style=Markup(STYLE + COLOURS),
+        script=Markup(SCRIPT),
     )
-    drawing = element("section", drawing, class_="picture")
-    facts = element("section", *_cards(report, passes))
-    nodes = _card("Nodes", node_lists(picture.boxes))
-    main = element("main", *_head(report), _tiles(report), element("div", drawing, facts, class_="columns"), nodes)
-    style = element("style", Markup(STYLE + COLOURS))
-    title = element("title", f"{report.name} - dynamo_genie")
-    meta = Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width">')
-    page = element("html", element("head", meta, title, style), element("body", main, _script()), lang="en")
-    return f"<!doctype html>\n{page}\n"
 
 
-def _script() -> Markup:
-    return element("script", Markup(SCRIPT))
-
-
-def _head(report: GraphReport) -> Iterator[Markup]:
-    phase = report.phase or "other"
-    pill = element("span", phase.replace("_", " "), class_=f"pill phase-{phase}")
-    yield element("h1", f"Graph {report.name}", pill)
-    for line in report.phase_evidence:
-        yield element("p", f"because {line}", class_="soft")
-
-
-def _tiles(report: GraphReport) -> Markup:
+def _tiles(report: GraphReport) -> Sequence[tuple[str, str]]:
     latest = report.placements[-1] if report.placements else None
     measured = latest.measured if latest else None
     resident = sum(d.weight_nbytes + d.cache_nbytes for d in latest.devices) if latest else None
-    tiles = (
+    return (
         ("nodes", f"{report.n_nodes:,}"),
         ("work a call", flops_text(report.flops)),
         ("resident", nbytes_text(resident)),
@@ -69,66 +75,75 @@ def _tiles(report: GraphReport) -> Markup:
         ("bytes of the last call", f"{measured.last.measured.total:,}" if measured else "-"),
         ("call to call", seconds_text(measured.median_step_s if measured else None)),
     )
-    return element(
-        "div", *(element("div", element("b", value), name, class_="tile") for name, value in tiles), class_="tiles"
-    )
 
 
-def _cards(report: GraphReport, passes: Sequence[PassRecord]) -> Iterator[Markup]:
+def _tables(report: GraphReport, passes: Sequence[PassRecord]) -> Iterator[_Table]:
     for number, placement in enumerate(report.placements):
-        yield from _placement_cards(number, placement)
+        yield from _placement_tables(number, placement)
     if report.caches:
-        yield _card(
-            f"{len(report.caches)} KV caches", _folded(_cache_summary(report.caches), cache_table(report.caches))
-        )
+        kinds = Counter((cache.kind, nbytes_text(cache.nbytes)) for cache in report.caches)
+        summary = ", ".join(f"{count} {kind} of {size}" for (kind, size), count in kinds.items())
+        rows: list[Sequence[object]] = [
+            (c.kind, _code(c.before or UNKNOWN), _code(c.after), nbytes_text(c.nbytes), "; ".join(c.evidence))
+            for c in report.caches
+        ]
+        columns = ("kind", "before", "after", "size", "evidence")
+        yield _Table(f"{len(report.caches)} KV caches", "caches", columns, rows, summary=summary)
     if passes:
-        yield _card("Passes", pass_table(passes))
+        rows = [
+            (p.name, seconds_text(p.duration_s), f"{p.n_nodes_before:,}", f"{p.n_nodes_after:,}", _changes(p))
+            for p in passes
+        ]
+        yield _Table("Passes", "passes", ("pass", "time", "nodes before", "after", "operators"), rows)
 
 
-def _cache_summary(caches: Sequence[CacheReport]) -> str:
-    kinds = Counter((cache.kind, nbytes_text(cache.nbytes)) for cache in caches)
-    return ", ".join(f"{count} {kind} of {size}" for (kind, size), count in kinds.items())
-
-
-def _folded(summary: str, content: Markup) -> Markup:
-    return element("details", element("summary", summary), content)
-
-
-def _placement_cards(number: int, placement: PlacementReport) -> Iterator[Markup]:
+def _placement_tables(number: int, placement: PlacementReport) -> Iterator[_Table]:
     measured = placement.measured
+    rows: list[Sequence[object]]
     if measured is not None:
         total, found = measured.predicted_nbytes, measured.measured_nbytes
         over_all = (
             f"All {measured.calls:,} calls: predicted {total:,} B, measured {found:,} B, {error_text(total, found)}."
         )
-        yield _card(
-            "Bytes, predicted and measured", traffic_table(number, measured), element("p", over_all, class_="soft")
-        )
-    yield _card("Time, predicted and measured", time_table(number, placement))
-    why = (element("p", reason, class_="soft") for reason in placement.reasons)
-    yield _card(f"Placement, {placement.policy}", device_table(number, placement), *why)
-    yield _card("Partitions", partition_table(number, placement))
-    if placement.cuts:
-        yield _card("Cuts: what crosses between devices at each call", cut_table(number, placement))
-
-
-def _card(title: str, *children: object) -> Markup:
-    return element("div", element("h2", title), *children, class_="card")
-
-
-def _legend(picture: Picture, devices: Sequence[str]) -> Markup:
-    phases = dict.fromkeys(
-        box.report.phase or "other" for box in picture.boxes if box.report.device or box.report.flops
-    )
-    entries = [join(element("i", class_=f"phase-{phase}"), phase.replace("_", " ")) for phase in phases]
-    entries += [
-        join(
-            element("i", class_="ring", style=f"--c:var(--d{number % N_DEVICES})"), f"{device_letter(number)}  {device}"
-        )
-        for number, device in enumerate(devices)
+        rows = [(way, name, f"{p:,}", f"{m:,}", error_text(p, m)) for way, name, p, m in traffic_rows(measured.last)]
+        columns = ("bytes of the last call", "class", "predicted", "measured", "off by")
+        yield _Table("Bytes, predicted and measured", f"traffic-{number}", columns, rows, [over_all])
+    rows = [
+        ("predicted for a call", seconds_text(placement.predicted_step_s)),
+        ("until a call returned (median)", seconds_text(measured.median_call_s if measured else None)),
+        ("from one call to the next (median)", seconds_text(measured.median_step_s if measured else None)),
     ]
-    if any(box.report.cache_nbytes for box in picture.boxes):
-        entries.append(join("drum: holds a KV cache"))
-    if any(arrow.is_cut for arrow in picture.arrows):
-        entries.append(join(element("i", class_="dash"), "cut, with its bytes a call"))
-    return element("div", *(element("span", entry) for entry in entries), class_="legend")
+    yield _Table("Time, predicted and measured", f"time-{number}", ("time", ""), rows)
+    rows = [
+        (d.device, *map(nbytes_text, (d.weight_nbytes, d.cache_nbytes, d.memory_nbytes)), seconds_text(d.busy_s))
+        for d in placement.devices
+    ]
+    columns = ("device", "weights", "caches", "memory", "busy a call")
+    yield _Table(f"Placement, {placement.policy}", f"devices-{number}", columns, rows, placement.reasons)
+    rows = [
+        (p.index, p.device, p.stage, f"{len(p.nodes):,}", f"{len(p.inputs):,}", f"{len(p.outputs):,}")
+        for p in placement.partitions
+    ]
+    heads = ("partition", "device", "stage", "nodes", "inputs", "outputs")
+    yield _Table("Partitions", f"partitions-{number}", heads, rows)
+    if placement.cuts:
+        rows = [(_code(c.value), c.role, f"{c.nbytes:,}", c.source, c.target) for c in placement.cuts]
+        title = "Cuts: what crosses between devices at each call"
+        yield _Table(title, f"cuts-{number}", ("value", "role", "bytes", "from", "to"), rows)
+
+
+def _node_table(number: int, box: Box) -> _Table:
+    rows = [
+        (_code(n.name), _code(operator_name(n)), value_text(n.meta.get("val")), facts_text(facts_of(n)))
+        for n in box.nodes
+    ]
+    return _Table(box.report.name, f"nodes-{number}", ("value", "operator", "type", "facts"), rows)
+
+
+def _changes(record: PassRecord) -> str:
+    return ", ".join(f"{name} {change:+}" for name, change in record.operators) or "none"
+
+
+def _is_number(cell: object) -> bool:
+    """Say whether a cell holds a number, with a sign or a unit perhaps, or stands for an unknown one."""
+    return not isinstance(cell, Markup) and re.fullmatch(r"-|[+-]?\d[\d,.e+-]*( \S+)?", str(cell)) is not None

@@ -1,4 +1,4 @@
-"""The looks of `report.html`, light and dark, and the few lines of script that opens what a click leads to."""
+"""The form of `report.html`: the page, its looks in light and dark, and the script that opens what a click leads to."""
 
 from __future__ import annotations
 
@@ -72,3 +72,53 @@ const openBox = () => {
 addEventListener("hashchange", openBox);
 openBox();
 """
+
+PAGE = """\
+{% macro show(table) %}
+<table id="{{ table.id }}"><thead><tr>
+{% for name in table.columns %}<th{% if loop.index0 in table.numeric %} class="n"{% endif %}>{{ name }}</th>{% endfor %}
+</tr></thead><tbody>
+{% for row in table.rows %}
+<tr{% if "total" in row %} class="sum"{% endif %}>
+{% for cell in row %}<td{% if loop.index0 in table.numeric %} class="n"{% endif %}>{{ cell }}</td>{% endfor %}
+</tr>
+{% endfor %}
+</tbody></table>
+{% endmacro %}
+{% set phase = report.phase or "other" %}
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ report.name }} - dynamo_genie</title><style>{{ style }}</style></head><body><main>
+<h1>Graph {{ report.name }}<span class="pill phase-{{ phase }}">{{ phase | replace("_", " ") }}</span></h1>
+{% for line in report.phase_evidence %}<p class="soft">because {{ line }}</p>{% endfor %}
+<div class="tiles">
+{% for name, value in tiles %}<div class="tile"><b>{{ value }}</b>{{ name }}</div>{% endfor %}
+</div>
+<div class="columns"><section class="picture"><div class="card">
+<h2>The graph, a box for each layer; click one for its nodes</h2>
+<div class="legend">
+{% for phase in phases %}<span><i class="phase-{{ phase }}"></i>{{ phase | replace("_", " ") }}</span>{% endfor %}
+{% for number, letter, device in devices %}
+<span><i class="ring" style="--c:var(--d{{ number }})"></i>{{ letter }}  {{ device }}</span>
+{% endfor %}
+{% if has_caches %}<span>drum: holds a KV cache</span>{% endif %}
+{% if has_cuts %}<span><i class="dash"></i>cut, with its bytes a call</span>{% endif %}
+</div>
+{{ picture }}
+</div></section><section>
+{% for table in tables %}
+<div class="card"><h2>{{ table.title }}</h2>
+{% if table.summary %}<details><summary>{{ table.summary }}</summary>{{ show(table) }}</details>
+{% else %}{{ show(table) }}{% endif %}
+{% for line in table.remarks %}<p class="soft">{{ line }}</p>{% endfor %}
+</div>
+{% endfor %}
+</section></div>
+<div class="card"><h2>Nodes</h2>
+{% for box, nodes in boxes %}
+<details id="box-{{ loop.index0 }}"><summary>{{ box.name }}  <span class="soft">{{ nodes.rows | length }} nodes
+{%- if box.device %}, {{ box.device }}{% endif %}</span></summary>{{ show(nodes) }}</details>
+{% endfor %}
+</div></main><script>{{ script }}</script></body></html>
+"""
+"""What `report_html` fills in, a template of jinja's."""
