@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,9 @@ STYLES = MappingProxyType(
         "remote_cache": ("#E69F00", "s"),
         "handle": ("#56B4E9", "D"),
         "semantic": ("#009E73", "^"),
+        "blind placement, mode handle": ("#D55E00", "v"),
+        "blind placement, mode semantic": ("#E69F00", "s"),
+        "semantic placement, mode semantic": ("#009E73", "^"),
     }
 )
 _OTHERS = ("#CC79A7", "X")
@@ -53,32 +57,34 @@ def plots_of(study: Study) -> list[Plot]:
     """Return the plots that a document's experiment has."""
     found = figures_of(study)
     decode = [f for f in found if f.row.phase == "decode"]
-    if study.experiment in ("modes", "models"):
-        return [
-            Plot(f"{phase}-{what}", _Bars(_of(found, phase), *_BARS[what]))
-            for phase in dict.fromkeys(f.row.phase for f in found)
-            for what in _BARS
-        ]
-    if study.experiment == "kv-length":
-        return [
-            Plot("latency", _Lines(decode, "tokens in the cache", "decode step (ms)", _prompt, _milliseconds)),
-            Plot("bytes", _Lines(decode, "tokens in the cache", "bytes of a decode step", _prompt, _bytes)),
-        ]
-    if study.experiment == "colocation":
-        networks = dict.fromkeys(f.row.network for f in decode)
-        return [
-            Plot(f"latency-{_plain(name)}", _Placements([f for f in decode if f.row.network == name], name))
-            for name in networks
-        ]
-    if study.experiment == "network":
-        return [Plot("latency", _Grid(study, decode))]
-    if study.experiment == "concurrency":
-        remote = [f for f in decode if f.row.mode != "local"]
-        return [
-            Plot("throughput", _Lines(remote, "sessions", "tokens/s, all sessions", _sessions, throughput, log=False))
-        ]
-    if study.experiment == "peers":
-        return [Plot("added", _Peers(found))]
+    lines = partial(_lines, decode, "tokens in the cache")
+    match study.experiment:
+        case "modes" | "models":
+            return [
+                Plot(f"{phase}-{what}", partial(_bars, [f for f in found if f.row.phase == phase], *_BARS[what]))
+                for phase in dict.fromkeys(f.row.phase for f in found)
+                for what in _BARS
+            ]
+        case "kv-length":
+            return [
+                Plot("latency", partial(lines, "decode step (ms)", _prompt, _milliseconds)),
+                Plot("bytes", partial(lines, "bytes of a decode step", _prompt, _bytes)),
+            ]
+        case "colocation":
+            return [
+                Plot(
+                    f"latency-{_plain(name)}", partial(_placements, [f for f in decode if f.row.network == name], name)
+                )
+                for name in dict.fromkeys(f.row.network for f in decode)
+            ]
+        case "network":
+            return [Plot("latency", partial(_grid, study, decode))]
+        case "concurrency":
+            remote = [f for f in decode if f.row.mode != "local"]
+            draw = partial(_lines, remote, "sessions", "tokens/s, all sessions", _sessions, throughput, log=False)
+            return [Plot("throughput", draw)]
+        case "peers":
+            return [Plot("added", partial(_peers, found))]
     return []
 
 
@@ -103,116 +109,85 @@ def render(plot: Plot, ending: str) -> bytes:
     return file.getvalue()
 
 
-@dataclass(frozen=True)
-class _Bars:
-    """A bar for each mode, of each model."""
+def _bars(found: Sequence[Figures], label: str, value: Callable[[Figures], float], axes: Any) -> None:
+    """Draw a bar for each mode, of each model."""
+    models = list(dict.fromkeys(f.row.model for f in found))
+    modes = list(dict.fromkeys(f.row.mode for f in found))
+    width = 0.8 / len(modes)
+    for i, mode in enumerate(modes):
+        mine = [f for f in found if f.row.mode == mode and value(f) > 0]
+        places = [models.index(f.row.model) + (i - (len(modes) - 1) / 2) * width for f in mine]
+        axes.bar(places, [value(f) for f in mine], width, color=_style(mode)[0], label=mode)
+    axes.set_xticks(range(len(models)), models)
+    _logarithmic(axes)
+    axes.set_ylabel(label)
+    axes.legend(ncols=len(modes), fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
-    found: Sequence[Figures]
-    label: str
-    value: Callable[[Figures], float]
 
-    def __call__(self, axes: Any) -> None:
-        models = list(dict.fromkeys(f.row.model for f in self.found))
-        modes = list(dict.fromkeys(f.row.mode for f in self.found))
-        width = 0.8 / len(modes)
-        for i, mode in enumerate(modes):
-            mine = [f for f in self.found if f.row.mode == mode and self.value(f) > 0]
-            places = [models.index(f.row.model) + (i - (len(modes) - 1) / 2) * width for f in mine]
-            axes.bar(places, [self.value(f) for f in mine], width, color=_style(mode)[0], label=mode)
-        axes.set_xticks(range(len(models)), models)
+def _lines(
+    found: Sequence[Figures],
+    across: str,
+    up: str,
+    x: Callable[[Figures], float],
+    y: Callable[[Figures], float],
+    axes: Any,
+    *,
+    label: Callable[[Figures], str] = lambda f: f.row.mode,
+    log: bool = True,
+) -> None:
+    """Draw a line for each mode, or whatever `label` tells apart."""
+    for name in dict.fromkeys(map(label, found)):
+        points = sorted((x(f), y(f)) for f in found if label(f) == name and y(f) > 0)
+        if points:
+            colour, marker = _style(name)
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
+    axes.set_xscale("log", base=2)
+    values = sorted({x(f) for f in found})
+    axes.set_xticks(values, [f"{value:,.0f}" for value in values])
+    axes.minorticks_off()
+    if log:
         _logarithmic(axes)
-        axes.set_ylabel(self.label)
-        axes.legend(ncols=len(modes), fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.legend(fontsize=7)
 
 
-@dataclass(frozen=True)
-class _Lines:
-    """A line for each mode."""
-
-    found: Sequence[Figures]
-    across: str
-    up: str
-    x: Callable[[Figures], float]
-    y: Callable[[Figures], float]
-    log: bool = True
-
-    def __call__(self, axes: Any) -> None:
-        for mode in dict.fromkeys(f.row.mode for f in self.found):
-            points = sorted((self.x(f), self.y(f)) for f in self.found if f.row.mode == mode and self.y(f) > 0)
-            if points:
-                colour, marker = _style(mode)
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=mode)
-        axes.set_xscale("log", base=2)
-        _ticks(axes, sorted({self.x(f) for f in self.found}))
-        if self.log:
-            _logarithmic(axes)
-        else:
-            axes.set_ylim(bottom=0)
-        axes.set_xlabel(self.across)
-        axes.set_ylabel(self.up)
-        axes.legend(fontsize=7)
+def _placements(found: Sequence[Figures], network: str, axes: Any) -> None:
+    """Draw a line for local and for each placement, over the length of the cache."""
+    _lines(found, "tokens in the cache", "decode step (ms)", _prompt, _milliseconds, axes, label=_placed)
+    axes.set_title(f"two daemons, {network}", fontsize=9)
 
 
-@dataclass(frozen=True)
-class _Placements:
-    """A line for local and for each placement, over the length of the cache."""
-
-    found: Sequence[Figures]
-    network: str
-
-    def __call__(self, axes: Any) -> None:
-        for label in dict.fromkeys(_placed(f) for f in self.found):
-            points = sorted((f.row.prompt, f.mean_s * 1e3) for f in self.found if _placed(f) == label)
-            colour, marker = _PLACED.get(label, _OTHERS)
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label)
-        axes.set_xscale("log", base=2)
-        _ticks(axes, sorted({f.row.prompt for f in self.found}))
-        _logarithmic(axes)
-        axes.set_xlabel("tokens in the cache")
-        axes.set_ylabel("decode step (ms)")
-        axes.set_title(f"two daemons, {self.network}", fontsize=9)
-        axes.legend(fontsize=7)
+def _grid(study: Study, found: Sequence[Figures], axes: Any) -> None:
+    """Draw what each mode adds, from network to network."""
+    names = [shape.name for shape in study.networks]
+    for mode in dict.fromkeys(f.row.mode for f in found if f.row.mode != "local"):
+        mine = {f.row.network: f for f in found if f.row.mode == mode and (f.added_s or 0) > 0}
+        points = [(i, (mine[name].added_s or 0) * 1e3) for i, name in enumerate(names) if name in mine]
+        if points:
+            colour, marker = _style(mode)
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=mode, linestyle=":")
+    local = [(names.index(f.row.network), f.mean_s * 1e3) for f in found if f.row.mode == "local"]
+    axes.plot(*zip(*local, strict=True), color="#000000", label="the local step itself")
+    axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
+    _logarithmic(axes)
+    axes.set_ylabel("added to a decode step (ms)")
+    axes.legend(fontsize=7)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """What each mode adds, from network to network."""
-
-    study: Study
-    found: Sequence[Figures]
-
-    def __call__(self, axes: Any) -> None:
-        names = [shape.name for shape in self.study.networks]
-        for mode in dict.fromkeys(f.row.mode for f in self.found if f.row.mode != "local"):
-            mine = {f.row.network: f for f in self.found if f.row.mode == mode and (f.added_s or 0) > 0}
-            points = [(i, (mine[name].added_s or 0) * 1e3) for i, name in enumerate(names) if name in mine]
-            if points:
-                colour, marker = _style(mode)
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=mode, linestyle=":")
-        local = [(names.index(f.row.network), f.mean_s * 1e3) for f in self.found if f.row.mode == "local"]
-        axes.plot(*zip(*local, strict=True), color="#000000", label="the local step itself")
-        axes.set_xticks(range(len(names)), names, rotation=25, ha="right")
-        _logarithmic(axes)
-        axes.set_ylabel("added to a decode step (ms)")
-        axes.legend(fontsize=7)
-
-
-@dataclass(frozen=True)
-class _Peers:
-    """What each system adds to a step, all samples."""
-
-    found: Sequence[Figures]
-
-    def __call__(self, axes: Any) -> None:
-        local = next((f for f in self.found if f.row.mode == "local"), None)
-        shown = [f for f in self.found if f is not local and "echo" not in f.row.mode]
-        if local is None or not shown:
-            return
-        samples = [[(s - local.p50_s) * 1e3 for repeat in f.row.seconds for s in repeat] for f in shown]
-        axes.boxplot(samples, showfliers=False, medianprops={"color": "#D55E00"})
-        axes.set_xticks(range(1, len(shown) + 1), [f.row.mode for f in shown])
-        axes.set_ylabel("step less the median local step (ms)")
-        axes.axhline(0, color="#000000", linewidth=0.8)
+def _peers(found: Sequence[Figures], axes: Any) -> None:
+    """Draw what each system adds to a step, all samples."""
+    local = next((f for f in found if f.row.mode == "local"), None)
+    shown = [f for f in found if f is not local and "echo" not in f.row.mode]
+    if local is None or not shown:
+        return
+    samples = [[(s - local.p50_s) * 1e3 for repeat in f.row.seconds for s in repeat] for f in shown]
+    axes.boxplot(samples, showfliers=False, medianprops={"color": "#D55E00"})
+    axes.set_xticks(range(1, len(shown) + 1), [f.row.mode for f in shown])
+    axes.set_ylabel("step less the median local step (ms)")
+    axes.axhline(0, color="#000000", linewidth=0.8)
 
 
 def _logarithmic(axes: Any) -> None:
@@ -223,15 +198,6 @@ def _logarithmic(axes: Any) -> None:
 
 def _style(mode: str) -> tuple[str, str]:
     return STYLES.get(mode, _OTHERS)
-
-
-def _ticks(axes: Any, values: Sequence[float]) -> None:
-    axes.set_xticks(values, [f"{value:,.0f}" for value in values])
-    axes.minorticks_off()
-
-
-def _of(found: Sequence[Figures], phase: str) -> list[Figures]:
-    return [f for f in found if f.row.phase == phase]
 
 
 def _prompt(f: Figures) -> float:
@@ -258,14 +224,6 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
 
 
-_PLACED: MappingProxyType[str, tuple[str, str]] = MappingProxyType(
-    {
-        "local": STYLES["local"],
-        "blind placement, mode handle": STYLES["naive"],
-        "blind placement, mode semantic": STYLES["remote_cache"],
-        "semantic placement, mode semantic": STYLES["semantic"],
-    }
-)
 _BARS: MappingProxyType[str, tuple[str, Callable[[Figures], float]]] = MappingProxyType(
     {
         "latency": ("a step (ms)", _milliseconds),
