@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from dynamo_genie.child_process import child_environment
+from dynamo_genie.child_process import child_environment, first_line
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.runtime.connect.admission import request_status
 from dynamo_genie.runtime.wire.messages import WorkerStatus
@@ -59,20 +58,28 @@ def running_daemon(
     Raises:
         DaemonUnavailable: It did not come up; the message ends with its log.
     """
-    with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", listen, "--device", device]
-        command += ["--memory-limit", memory_limit]
-        process = subprocess.Popen(
-            on_host([*command, "--parent-pid", str(os.getpid())]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=child_environment(os.environ),
-        )
-        try:
-            yield RunningDaemon(_ready_endpoint(process, log))
-        finally:
-            end(process)
+    command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", listen, "--device", device]
+    command += ["--memory-limit", memory_limit, "--parent-pid", str(os.getpid())]
+    with tempfile.TemporaryFile() as log, started(on_host(command), "the daemon", START_LIMIT_S, log) as endpoint:
+        yield RunningDaemon(endpoint)
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], what: str, limit_s: float, log: IO[bytes] | None = None) -> Iterator[str]:
+    """Start a process, yield what it prints behind `ready`, and end it afterwards.
+
+    Raises:
+        DaemonUnavailable: It did not print that in time; the message ends with its log, where it writes one.
+    """
+    environment = child_environment(os.environ)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment)
+    try:
+        line = first_line(process, limit_s)
+        if not line.startswith("ready "):
+            raise DaemonUnavailable(f"{what} was not ready within {limit_s:g} s{_end_of(log)}")
+        yield line.removeprefix("ready ")
+    finally:
+        end(process)
 
 
 @contextlib.contextmanager
@@ -80,13 +87,6 @@ def ipc_endpoint(name: str) -> Iterator[str]:
     """Yield an ipc endpoint in a private directory that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="genie-bench-") as directory:
         yield f"ipc://{directory}/{name}"
-
-
-def first_line(process: subprocess.Popen[bytes], limit_s: float) -> str:
-    """Return the first line that a process prints, empty when none comes in time."""
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], limit_s)
-    return process.stdout.readline().decode().strip() if ready else ""
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -101,10 +101,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _ready_endpoint(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
-    line = first_line(process, START_LIMIT_S)
-    if line.startswith("ready "):
-        return line.removeprefix("ready ")
+def _end_of(log: IO[bytes] | None) -> str:
+    if log is None:
+        return ""
     log.seek(0)
-    tail = log.read()[-4000:].decode(errors="replace").strip()
-    raise DaemonUnavailable(f"the daemon was not ready within {START_LIMIT_S:g} s; the end of its log:\n{tail}")
+    return f"; the end of its log:\n{log.read()[-4000:].decode(errors='replace').strip()}"

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 
 import msgspec
 import zmq
 
-from dynamo_genie.bench.daemon import end, first_line
-from dynamo_genie.child_process import child_environment
-from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.bench.daemon import started
 from dynamo_genie.remote_daemon.channel.parent import die_with_parent
 
 FRAME_NBYTES = 1 << 20
@@ -31,19 +28,15 @@ START_LIMIT_S = 60.0
 def floor_peer(context: zmq.Context[zmq.Socket[bytes]], listen: str, what: str) -> Iterator[zmq.Socket[bytes]]:
     """Start a peer in another process and yield a DEALER socket that is connected to it."""
     command = [sys.executable, "-m", "dynamo_genie.bench.floor", listen, what, str(os.getpid())]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment(os.environ))
-    socket = context.socket(zmq.DEALER)
-    try:
-        line = first_line(process, START_LIMIT_S)
-        if not line.startswith("ready "):
-            raise DaemonUnavailable(f"the bare {what} peer did not start within {START_LIMIT_S:g} s")
-        socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
-        socket.sndtimeo = socket.rcvtimeo = TIMEOUT_MS
-        socket.connect(line.removeprefix("ready "))
-        yield socket
-    finally:
-        socket.close(linger=0)
-        end(process)
+    with started(command, f"the bare {what} peer", START_LIMIT_S) as endpoint:
+        socket = context.socket(zmq.DEALER)
+        try:
+            socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
+            socket.sndtimeo = socket.rcvtimeo = TIMEOUT_MS
+            socket.connect(endpoint)
+            yield socket
+        finally:
+            socket.close(linger=0)
 
 
 def echo_once(socket: zmq.Socket[bytes], message: object) -> None:

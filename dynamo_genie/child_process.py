@@ -1,10 +1,13 @@
-"""The environment of processes that this package starts: daemons, their workers, the scripts of benchmarks."""
+"""Processes that this package starts (daemons, workers, measurements): their environment and their first words."""
 
 from __future__ import annotations
 
 import os
+import select
 import site
+import subprocess
 import sysconfig
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +28,21 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         known = environ.get("PYTHONPATH")
         child["PYTHONPATH"] = f"{home}{os.pathsep}{known}" if known else home
     return child
+
+
+def first_line(process: subprocess.Popen[bytes], limit_s: float) -> str:
+    """Return the first line that a process prints; empty when none comes whole within `limit_s`."""
+    assert process.stdout is not None
+    poller = select.poll()  # a program may have more descriptors than select() takes
+    poller.register(process.stdout, select.POLLIN)
+    deadline, data = time.monotonic() + limit_s, b""
+    while not data.endswith(b"\n"):
+        ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        byte = os.read(process.stdout.fileno(), 1) if ready else b""
+        if not byte:
+            return ""
+        data += byte
+    return data.decode().strip()
 
 
 def _installed_paths() -> set[str]:

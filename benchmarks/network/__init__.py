@@ -6,8 +6,6 @@ from dynamo_genie.bench.network.counters import InterfaceCounters, read_counters
 from dynamo_genie.bench.network.hosts import Network
 from dynamo_genie.bench.network.keepalives import KeepAlives
 from dynamo_genie.bench.network.opening import open_network
-from dynamo_genie.bench.network.spec import NetworkSpec, parse_network
+from dynamo_genie.bench.network.spec import parse_network
 
-__all__ = [
-    "InterfaceCounters", "KeepAlives", "Network", "NetworkSpec", "open_network", "parse_network", "read_counters",
-]  # fmt: skip
+__all__ = ["InterfaceCounters", "KeepAlives", "Network", "open_network", "parse_network", "read_counters"]

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _INTERFACES = Path("/sys/class/net")
 _FILES = ("tx_bytes", "rx_bytes", "tx_packets", "rx_packets")
 _READS = 100
 
 
-@dataclass(frozen=True)
-class InterfaceCounters:
+class InterfaceCounters(NamedTuple):
     """Bytes, frame headers included, and packets since the interfaces were made."""
 
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    sent_packets: int = 0
-    received_packets: int = 0
+    sent_bytes: int
+    received_bytes: int
+    sent_packets: int
+    received_packets: int
 
-    def __sub__(self, other: InterfaceCounters) -> InterfaceCounters:
-        return InterfaceCounters(
-            self.sent_bytes - other.sent_bytes,
-            self.received_bytes - other.received_bytes,
-            self.sent_packets - other.sent_packets,
-            self.received_packets - other.received_packets,
-        )
+    def __sub__(self, before: InterfaceCounters) -> InterfaceCounters:
+        return InterfaceCounters(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 def read_counters() -> InterfaceCounters:

@@ -18,11 +18,11 @@ from types import MappingProxyType
 
 import msgspec
 
-from dynamo_genie.bench.daemon import end, first_line
+from dynamo_genie.bench.daemon import started
 from dynamo_genie.bench.network import namespaces
 from dynamo_genie.bench.network.hosts import Network
 from dynamo_genie.bench.network.namespaces import name_of, run
-from dynamo_genie.bench.network.spec import NetworkShape, NetworkSpec
+from dynamo_genie.bench.network.spec import NetworkShape
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError, OptionError
 
@@ -36,7 +36,7 @@ _QUEUE = 32 << 20
 
 
 @contextlib.contextmanager
-def open_network(spec: NetworkSpec, hosts: Sequence[str]) -> Iterator[Network]:
+def open_network(shape: NetworkShape, hosts: Sequence[str]) -> Iterator[Network]:
     """Yield a network of these hosts, measured between the first and the second; all of it is gone afterwards.
 
     Where namespaces cannot be made, the hosts are this machine's loopback interface, and `shape.note` says why.
@@ -44,31 +44,31 @@ def open_network(spec: NetworkSpec, hosts: Sequence[str]) -> Iterator[Network]:
     Raises:
         GenieError: A tool is missing, or the system refuses a step; the message says which.
     """
-    obstacle = _obstacle(spec)
+    obstacle = _obstacle(shape)
     if obstacle:
-        network = Network(_asked(spec, obstacle), dict.fromkeys(hosts, "127.0.0.1"), {})
-        yield _measured(network, hosts)
+        shape = msgspec.structs.replace(shape, note=obstacle)
+        yield _measured(Network(shape, dict.fromkeys(hosts, "127.0.0.1"), {}), hosts)
         return
     namespaces.remove(namespaces.abandoned())
     names = {host: name_of(os.getpid(), host) for host in hosts}
-    with _guarded(list(names.values())):
+    with _guarded(list(names.values())), contextlib.ExitStack() as running:
         addresses = {host: f"10.77.0.{number}" for number, host in enumerate(hosts, 1)}
         _make_hosts(names, addresses)
         for one, other in permutations(hosts, 2):
             _join(names, addresses, one, other)
-            _shape(names[one], f"to-{other}", spec)
+            _slow_down(names[one], f"to-{other}", shape)
         for host in hosts:
-            _lead_in(names[host], addresses[host], spec)
-        yield _measured(Network(_asked(spec, ""), addresses, names), hosts)
+            _lead_in(running, names[host], addresses[host], shape)
+        yield _measured(Network(shape, addresses, names), hosts)
 
 
-def _obstacle(spec: NetworkSpec) -> str:
+def _obstacle(shape: NetworkShape) -> str:
     """Say why no network can be made; empty where it can.
 
     Raises:
         OptionError: Only a tool is missing.
     """
-    if not spec.shaped:
+    if not shape.shaped:
         return "the loopback interface of one machine, not shaped"
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "NOT SHAPED: loopback, because network namespaces need Linux and root"
@@ -78,17 +78,13 @@ def _obstacle(spec: NetworkSpec) -> str:
     return ""
 
 
-def _asked(spec: NetworkSpec, note: str) -> NetworkShape:
-    return NetworkShape(spec.name, spec.rate_bits_s, spec.delay_s, spec.loss, note=note)
-
-
 @contextlib.contextmanager
 def _guarded(names: list[str]) -> Iterator[None]:
     """Have namespaces removed when the block, or this process, ends."""
     if taken := [name for name in names if name in namespaces.existing()]:
         raise GenieError(f"this process has a network already: {', '.join(taken)}")
     guardian = subprocess.Popen(
-        [sys.executable, "-m", "dynamo_genie.bench.network.guardian", *names],
+        _module("guardian", *names),
         stdin=subprocess.PIPE,
         env=child_environment(os.environ),
         start_new_session=True,
@@ -120,22 +116,22 @@ def _join(names: dict[str, str], addresses: dict[str, str], one: str, other: str
     _inside(names[one], "ip", "route", "add", *route)
 
 
-def _shape(name: str, interface: str, spec: NetworkSpec) -> None:
-    if spec.rate_bits_s is not None:
-        burst = max(_LEAST_BURST, int(spec.rate_bits_s / 8 * _BURST_S))
-        bucket = ["rate", f"{spec.rate_bits_s:.0f}bit", "burst", str(burst), "limit", str(_QUEUE)]
+def _slow_down(name: str, interface: str, shape: NetworkShape) -> None:
+    if shape.rate_bits_s is not None:
+        burst = max(_LEAST_BURST, int(shape.rate_bits_s / 8 * _BURST_S))
+        bucket = ["rate", f"{shape.rate_bits_s:.0f}bit", "burst", str(burst), "limit", str(_QUEUE)]
         _inside(name, "tc", "qdisc", "add", "dev", interface, "root", "tbf", *bucket)
-    if spec.loss:
-        chance = ["-m", "statistic", "--mode", "random", "--probability", f"{spec.loss:.6f}"]
+    if shape.loss:
+        chance = ["-m", "statistic", "--mode", "random", "--probability", f"{shape.loss:.6f}"]
         _inside(name, "iptables", "-w", "-A", "INPUT", "-i", interface, *chance, "-j", "DROP")
 
 
-def _lead_in(name: str, address: str, spec: NetworkSpec) -> None:
-    """Lead what arrives for a host to its loopback ports, through the relay where there is a delay."""
+def _lead_in(running: contextlib.ExitStack, name: str, address: str, shape: NetworkShape) -> None:
+    """Lead what arrives for a host to its loopback ports, through a relay where there is a delay."""
     destination = "127.0.0.1"
-    if spec.delay_s:
-        _, port = _start(["ip", "netns", "exec", name], "relay", repr(spec.delay_s))
-        destination += f":{port}"
+    if shape.delay_s:
+        relay = started(["ip", "netns", "exec", name, *_module("relay", repr(shape.delay_s))], "a relay", START_LIMIT_S)
+        destination += f":{running.enter_context(relay)}"
     arrived = ["-t", "nat", "-A", "PREROUTING", "-i", "to-+", "-p", "tcp", "-d", address]
     _inside(name, "iptables", "-w", *arrived, "-j", "DNAT", "--to-destination", destination)
 
@@ -144,35 +140,21 @@ def _inside(name: str, *command: str) -> None:
     run("ip", "netns", "exec", name, *command)
 
 
-def _start(prefix: Sequence[str], module: str, argument: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start one of this package's processes and return it with the port it listens on."""
-    process = subprocess.Popen(
-        [*prefix, sys.executable, "-m", f"dynamo_genie.bench.network.{module}", argument],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env=child_environment(os.environ),
-    )
-    line = first_line(process, START_LIMIT_S)
-    if not line.startswith("ready "):
-        end(process)
-        raise GenieError(f"the network's {module} did not start within {START_LIMIT_S:g} s")
-    return process, line.removeprefix("ready ")
+def _module(name: str, *arguments: str) -> list[str]:
+    """Return the command line of one of this package's modules."""
+    return [sys.executable, "-m", f"dynamo_genie.bench.network.{name}", *arguments]
 
 
 def _measured(network: Network, hosts: Sequence[str]) -> Network:
     """Return a network with the round trip and the rate that its first link has."""
     client, server = hosts[0], hosts[min(1, len(hosts) - 1)]
-    process, port = _start(network.command(server, []), "probe", "serve")
-    try:
-        probe = [sys.executable, "-m", "dynamo_genie.bench.network.probe", network.address(server), port]
+    with started(network.command(server, _module("probe", "serve")), "the probe", START_LIMIT_S) as port:
         done = subprocess.run(
-            network.command(client, probe),
+            network.command(client, _module("probe", network.address(server), port)),
             capture_output=True, text=True, timeout=PROBE_LIMIT_S, check=False, env=child_environment(os.environ),
         )  # fmt: skip
-        if done.returncode:
-            raise GenieError(f"the network between {client} and {server} could not be measured: {done.stderr[-2000:]}")
-    finally:
-        end(process)
+    if done.returncode:
+        raise GenieError(f"the network between {client} and {server} could not be measured: {done.stderr[-2000:]}")
     round_trip_s, rate_bits_s = (float(word) for word in done.stdout.split())
     shape = msgspec.structs.replace(network.shape, obtained_round_trip_s=round_trip_s, obtained_rate_bits_s=rate_bits_s)
     return Network(shape, network.addresses, network.namespaces)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import msgspec
@@ -15,33 +14,14 @@ _UNITS = MappingProxyType({"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "us": 1e-6, "m
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z%]+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class NetworkSpec:
-    """A link, both directions alike.
-
-    Attributes:
-        name: As it was written.
-        shaped: False for the loopback interface, where there is no link.
-        rate_bits_s: Bits a second; None for no limit.
-        delay_s: One way: a round trip takes twice as long. As with `tc netem`, each direction has it.
-        loss: Share of the packets that is dropped, each way.
-    """
-
-    name: str
-    shaped: bool
-    rate_bits_s: float | None = None
-    delay_s: float = 0.0
-    loss: float = 0.0
-
-
 class NetworkShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One network: what was asked for and what was obtained.
+    """One network, both directions of a link alike: what was asked for and what was obtained.
 
     Attributes:
         name: As on the command line, such as "10gbit,0.1ms", or "loopback".
         rate_bits_s: Rate asked for, in bits a second; None for no limit.
-        delay_s: Delay asked for, one way; None for none.
-        loss: Share of packets to be lost, 0 to 1.
+        delay_s: Delay asked for, one way: a round trip takes twice as long, as with `tc netem`; None for none.
+        loss: Share of packets to be lost, 0 to 1, each way.
         obtained_rate_bits_s: Rate of one TCP stream of bulk data as measured, from client to daemon.
         obtained_round_trip_s: Median round trip of 64 bytes as measured.
         note: What a reader must know, such as that nothing was shaped and why.
@@ -55,8 +35,13 @@ class NetworkShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     obtained_round_trip_s: float | None = None
     note: str = ""
 
+    @property
+    def shaped(self) -> bool:
+        """False for the loopback interface, where there is no link."""
+        return self.name != LOOPBACK
 
-def parse_network(text: str) -> NetworkSpec:
+
+def parse_network(text: str) -> NetworkShape:
     """Read a network from text.
 
     Raises:
@@ -64,7 +49,7 @@ def parse_network(text: str) -> NetworkSpec:
     """
     name = text.strip().lower().replace(" ", "")
     if name == LOOPBACK:
-        return NetworkSpec(name, shaped=False)
+        return NetworkShape(name, delay_s=0.0)
     found: dict[str, float] = {}
     for part in name.split(","):
         field, value = _read(part, text)
@@ -73,7 +58,7 @@ def parse_network(text: str) -> NetworkSpec:
         found[field] = value
     if found.get("loss", 0.0) >= 1 or found.get("rate_bits_s", 1.0) <= 0:
         raise _bad(text)
-    return NetworkSpec(name, True, found.get("rate_bits_s"), found.get("delay_s", 0.0), found.get("loss", 0.0))
+    return NetworkShape(name, found.get("rate_bits_s"), found.get("delay_s", 0.0), found.get("loss", 0.0))
 
 
 def _read(part: str, text: str) -> tuple[str, float]:

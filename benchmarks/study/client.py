@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import astuple
 from functools import partial
 from typing import IO, Any
 
@@ -168,8 +167,7 @@ class _Wire:
 
     def end(self, lease_ports: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
         """Return bytes sent and received, packets sent and received, and the bytes that kept sessions alive."""
-        moved = read_counters() - self._before
-        return astuple(moved), self._keep_alives.take(lease_ports)
+        return read_counters() - self._before, self._keep_alives.take(lease_ports)
 
 
 class _Snapshot:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -14,16 +13,15 @@ import time
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
-from dynamo_genie.child_process import DAEMON_LOG_NAME, child_environment
+from dynamo_genie.child_process import DAEMON_LOG_NAME, child_environment, first_line
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.runtime.wire.limits import MAX_IPC_PATH_NBYTES
 
 LONGEST_SUFFIX = "/genie.999999c"
 LOG_TAIL_NBYTES = 4_000
 STOP_TIMEOUT_S = 3.0
-READY = b"ready "
+READY = "ready "
 
 
 class EmbeddedDaemon:
@@ -59,7 +57,7 @@ class EmbeddedDaemon:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         try:
-            endpoint = _wait_ready(process, directory, time.monotonic() + timeout_s, timeout_s)
+            endpoint = _wait_ready(process, directory, timeout_s)
         except BaseException:
             _end(process, directory, os.getpid())
             raise
@@ -69,10 +67,6 @@ class EmbeddedDaemon:
     def alive(self) -> bool:
         """Whether the daemon still runs; always false in a forked child, whose daemon it is not."""
         return self._finalizer.alive and _is_ours(self._finalizer) and self._process.poll() is None
-
-    def log_tail(self) -> str:
-        """Return the end of what the daemon and its worker wrote to their log."""
-        return _log_tail(self._directory)
 
     def stop(self) -> None:
         """End the daemon in good order and remove its directory; again, or in a forked child, does nothing."""
@@ -125,11 +119,11 @@ def _environment(threads: int | None) -> dict[str, str]:
     return environ
 
 
-def _wait_ready(process: subprocess.Popen[bytes], directory: Path, deadline: float, timeout_s: float) -> str:
-    assert process.stdout is not None
-    line = _first_line(process.stdout, deadline)
-    if line.startswith(READY) and line.endswith(b"\n"):
-        return line.removeprefix(READY).strip().decode()
+def _wait_ready(process: subprocess.Popen[bytes], directory: Path, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
+    line = first_line(process, timeout_s)
+    if line.startswith(READY):
+        return line.removeprefix(READY)
     if time.monotonic() >= deadline:
         what = f"the embedded daemon was not ready within {timeout_s:g} s"
     else:
@@ -138,22 +132,6 @@ def _wait_ready(process: subprocess.Popen[bytes], directory: Path, deadline: flo
         what = f"the embedded daemon did not start (exit code {process.poll()})"
     tail = _log_tail(directory)
     raise DaemonUnavailable(f"{what}: {tail.splitlines()[-1]}\nThe end of its log:\n{tail}")
-
-
-def _first_line(stream: IO[bytes], deadline: float) -> bytes:
-    """Read up to a line end, the end of the stream, or the deadline."""
-    poller = select.poll()
-    poller.register(stream, select.POLLIN)
-    data = b""
-    while not data.endswith(b"\n"):
-        remaining = deadline - time.monotonic()
-        if remaining <= 0 or not poller.poll(remaining * 1000):
-            break
-        byte = os.read(stream.fileno(), 1)
-        if not byte:
-            break
-        data += byte
-    return data
 
 
 def _log_tail(directory: Path) -> str:

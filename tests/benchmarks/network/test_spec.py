@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo_genie.bench.network.spec import NetworkSpec, parse_network
+from dynamo_genie.bench.network.spec import NetworkShape, parse_network
 from dynamo_genie.errors import OptionError
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("10gbit,0.1ms", NetworkSpec("10gbit,0.1ms", True, 10e9, 0.1e-3)),
-        (" 1Gbit ", NetworkSpec("1gbit", True, 1e9)),
-        ("500us", NetworkSpec("500us", True, None, 500e-6)),
-        ("100mbit, 5ms, 0.5%", NetworkSpec("100mbit,5ms,0.5%", True, 100e6, 5e-3, 0.005)),
-        ("loopback", NetworkSpec("loopback", False)),
+        ("10gbit,0.1ms", NetworkShape("10gbit,0.1ms", 10e9, 0.1e-3)),
+        (" 1Gbit ", NetworkShape("1gbit", 1e9, 0.0)),
+        ("500us", NetworkShape("500us", None, 500e-6)),
+        ("100mbit, 5ms, 0.5%", NetworkShape("100mbit,5ms,0.5%", 100e6, 5e-3, 0.005)),
+        ("loopback", NetworkShape("loopback", None, 0.0)),
     ],
 )
-def test_a_network_is_read_from_text(text: str, expected: NetworkSpec) -> None:
+def test_a_network_is_read_from_text(text: str, expected: NetworkShape) -> None:
     found = parse_network(text)
     assert found.name == expected.name
     assert found.shaped == expected.shaped

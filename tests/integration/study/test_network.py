@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from dynamo_genie.bench.daemon import first_line
 from dynamo_genie.bench.network import InterfaceCounters, Network, open_network, parse_network
 from dynamo_genie.bench.network.namespaces import existing, name_of, pids_in
+from dynamo_genie.child_process import first_line
 from dynamo_genie.errors import OptionError
 from tests.integration.real_daemon import environment, eventually
 
