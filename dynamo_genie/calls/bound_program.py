@@ -73,7 +73,7 @@ class BoundProgram:
 
     def mark_written_back(self) -> None:
         """Say that what the program wrote into resident inputs is in the local tensors too."""
-        self._binding.mark_in_sync(self.written)
+        self._binding.mark_in_sync()
 
     def _tensors(self, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         return (*[args[slot] for slot in self.resident], *self.lowered.lifted_constants)

@@ -55,11 +55,6 @@ class Fleet:
         """Open the way from one device to another, so that no call has to."""
         self.mesh.link(self.connection(source).session, self.connection(target).session)
 
-    def flush(self) -> None:
-        """Send what waits in the sessions."""
-        for connection in self.connections:
-            connection.session.flush()
-
     def topology(self, counted_twice: Mapping[str, int]) -> Topology:
         """Return devices and links as they are now; one round trip a daemon.
 

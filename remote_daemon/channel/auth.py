@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection
-from types import TracebackType
 
 import zmq
 from zmq.utils import z85
@@ -93,12 +92,6 @@ class Authenticator:
         os.close(self._stop_read)
         os.close(self._stop_write)
         self._stop_write = -1
-
-    def __enter__(self) -> Authenticator:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
 
 def verified_user(frame: zmq.Frame) -> str:

@@ -22,7 +22,7 @@ def serve(config: SupervisorConfig, *, owns_directory: bool = False) -> int:
         owns_directory: The directory of the ipc endpoint was made for this daemon, so remove it at the end.
     """
     try:
-        with Supervisor(config, _print_ready) as supervisor, _draining_on_signals(supervisor):
+        with contextlib.closing(Supervisor(config, _print_ready)) as supervisor, _draining_on_signals(supervisor):
             return supervisor.run()
     finally:
         if owns_directory:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import zmq
 
@@ -69,7 +68,7 @@ class SupervisorConfig:
 
 
 class Supervisor:
-    """Owns the public endpoint and the workers. Use as a context manager; `run` serves until it is told to end."""
+    """Owns the public endpoint and the workers until it is closed; `run` serves until it is told to end."""
 
     def __init__(self, config: SupervisorConfig, announce: Callable[[str], None]) -> None:
         self._config = config
@@ -95,7 +94,8 @@ class Supervisor:
             closing.callback(self._parent.close)
         self._auth: Authenticator | None = None
         if config.keys is not None:
-            self._auth = closing.enter_context(Authenticator(context, config.keys.clients))
+            self._auth = Authenticator(context, config.keys.clients)
+            closing.callback(self._auth.close)
         self._router, self.endpoint = self._bind(context)
         closing.callback(self._close_router)
         self._machine = SupervisorStateMachine(self._rules(), time.monotonic())
@@ -285,9 +285,3 @@ class Supervisor:
         while self._workers:
             self._workers.popitem()[1].close()
         self._closing.close()
-
-    def __enter__(self) -> Supervisor:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import weakref
+from contextlib import closing
 from types import TracebackType
 
 import msgspec
@@ -75,7 +76,7 @@ class Admission:
 
 def request_status(endpoint: str, keys: ClientKeys | None, timeout_s: float) -> m.DaemonStatus:
     """Ask a daemon how it is; needs no session."""
-    with SupervisorConnection(endpoint, keys) as connection:
+    with closing(SupervisorConnection(endpoint, keys)) as connection:
         return connection.ask(m.StatusRequest(_REQUEST), m.StatusReply, timeout_s).status
 
 

@@ -12,7 +12,6 @@ import tempfile
 import time
 import weakref
 from pathlib import Path
-from types import TracebackType
 
 from dynamo_genie.child_process import DAEMON_LOG_NAME, child_environment, first_line
 from dynamo_genie.errors import DaemonUnavailable
@@ -71,12 +70,6 @@ class EmbeddedDaemon:
     def stop(self) -> None:
         """End the daemon in good order and remove its directory; again, or in a forked child, does nothing."""
         self._finalizer()
-
-    def __enter__(self) -> EmbeddedDaemon:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
 
 
 def _is_ours(finalizer: weakref.finalize[..., EmbeddedDaemon]) -> bool:

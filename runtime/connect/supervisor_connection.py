@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import TypeVar
 
 import zmq
@@ -96,9 +95,3 @@ class SupervisorConnection:
         """Close the socket; what was sent last may still leave for `linger_ms`."""
         self._close_watch()
         self._context.destroy(linger=linger_ms)
-
-    def __enter__(self) -> SupervisorConnection:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()

@@ -113,11 +113,6 @@ class Session:
         return self.attachment.welcome.device
 
     @property
-    def counted(self) -> tuple[int, int, int]:
-        """How many ids, requests and batches there were: larger numbers make longer messages."""
-        return self._ids.last, self._ids.last_request, self.identity.batches
-
-    @property
     def live_handles(self) -> int:
         """How many remote tensors are still named."""
         return self._ids.live_handles

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 
 import torch
 
-from dynamo_genie.runtime.wire.content import chunk_digests, content_digest
+from dynamo_genie.runtime.wire.content import chunk_digests, chunks_of, content_digest
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import dense_for_wire, spec_of, tensor_bytes
@@ -43,7 +42,7 @@ class TensorHasher:
         if sum(part.nbytes for part in parts) <= _INLINE_NBYTES:
             return [chunk_digests(part) for part in parts]
         pool = self._started()
-        jobs = [[pool.submit(chunk_digests, job) for job in _jobs_of(part)] for part in parts]
+        jobs = [[pool.submit(chunk_digests, job) for job in chunks_of(part, _JOB_NBYTES)] for part in parts]
         return [b"".join(job.result() for job in each) for each in jobs]
 
     def digest_views(self, specs: Sequence[TensorSpec], views: Sequence[memoryview]) -> list[TensorDigest]:
@@ -62,20 +61,7 @@ class TensorHasher:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def __enter__(self) -> TensorHasher:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _started(self) -> ThreadPoolExecutor:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="genie-hash")
         return self._pool
-
-
-def _jobs_of(view: memoryview) -> Iterator[memoryview]:
-    for start in range(0, view.nbytes, _JOB_NBYTES):
-        yield view[start : start + _JOB_NBYTES]

@@ -6,7 +6,7 @@ nothing changed: three comparisons over the list and one look at the kernel's re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -109,25 +109,9 @@ class WeightBinding:
             rebound = self._rebind(tensors)
         return self._finish(rebound | self._changed_contents(tensors))
 
-    def mark_in_sync(self, positions: Collection[int] | None = None) -> None:
-        """Say that the local tensors now equal the daemon's: after what the program changed was written back.
-
-        Without positions: all that the program changes.
-        """
-        self._store.note_in_sync(self._at(positions))
-
-    def mark_out_of_sync(self, positions: Collection[int] | None = None) -> None:
-        """Say that the daemon's copies are not the local ones: after a run that is to be repeated, say.
-
-        The next `sync` sends them whole. Without positions: all that the program changes.
-        """
-        for resident in self._at(positions):
-            resident.content = None
-            resident.watch.mark_all()
-
-    def _at(self, positions: Collection[int] | None) -> list[Resident]:
-        chosen = self.mutated if positions is None else positions
-        return list(dict.fromkeys(self._residents[position] for position in sorted(chosen)))
+    def mark_in_sync(self) -> None:
+        """Say that the local tensors equal the daemon's again: after what the program changes was written back."""
+        self._store.note_in_sync(list(dict.fromkeys(self._residents[position] for position in sorted(self.mutated))))
 
     def _rebind(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Find the residents of the positions whose tensor is new or lies elsewhere; True if handles changed."""

@@ -24,10 +24,10 @@ def chunk_digest(view: memoryview | bytes) -> bytes:
     return xxhash.xxh3_128_digest(view)
 
 
-def chunks_of(view: memoryview) -> Iterator[memoryview]:
-    """Cut a tensor's memory into the chunks that are hashed and sent; the last one may be shorter."""
-    for start in range(0, view.nbytes, CHUNK_NBYTES):
-        yield view[start : start + CHUNK_NBYTES]
+def chunks_of(view: memoryview, nbytes: int = CHUNK_NBYTES) -> Iterator[memoryview]:
+    """Cut a tensor's memory into the chunks that are hashed and sent, or larger ones; the last one may be shorter."""
+    for start in range(0, view.nbytes, nbytes):
+        yield view[start : start + nbytes]
 
 
 def chunk_digests(view: memoryview) -> bytes:
@@ -40,8 +40,3 @@ def content_digest(spec: TensorSpec, digests: bytes) -> bytes:
     hasher = xxhash.xxh3_128(msgspec.msgpack.encode(spec))  # msgpack arrays say their length: no two specs run together
     hasher.update(digests)
     return hasher.digest()
-
-
-def digest_of(spec: TensorSpec, view: memoryview | bytes | bytearray) -> bytes:
-    """Return the identity of a tensor from its bytes in memory order, as the receiver of an upload verifies it."""
-    return content_digest(spec, chunk_digests(memoryview(view).cast("B")))

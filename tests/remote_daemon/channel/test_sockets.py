@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket as raw_socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def bind(context: zmq.Context, curve: ServerKeyPair | None) -> tuple[zmq.Socket,
 def test_only_admitted_keys_get_in_and_the_user_is_the_proven_key(
     context: zmq.Context, far_context: zmq.Context
 ) -> None:
-    with Authenticator(context, lambda: {ALICE.public}):
+    with closing(Authenticator(context, lambda: {ALICE.public})):
         router, endpoint = bind(context, SERVER)
         assert arrives(router, far_context, endpoint, MALLORY, SILENCE_MS) is None
         assert arrives(router, far_context, endpoint, None, SILENCE_MS) is None
@@ -74,7 +75,7 @@ def test_only_admitted_keys_get_in_and_the_user_is_the_proven_key(
 
 def test_a_key_can_be_admitted_and_locked_out_while_serving(context: zmq.Context, far_context: zmq.Context) -> None:
     admitted: set[str] = set()
-    with Authenticator(context, lambda: admitted):
+    with closing(Authenticator(context, lambda: admitted)):
         router, endpoint = bind(context, SERVER)
         admitted.add(ALICE.public)
         assert arrives(router, far_context, endpoint, ALICE, ANSWER_MS) == ALICE.public
@@ -115,7 +116,7 @@ def test_every_other_question_is_answered_with_no(changed: int, value: bytes) ->
 
 
 def test_a_context_has_one_authenticator(context: zmq.Context) -> None:
-    with Authenticator(context, set), pytest.raises(zmq.ZMQError):
+    with closing(Authenticator(context, set)), pytest.raises(zmq.ZMQError):
         context.socket(zmq.REP).bind(ZAP_ENDPOINT)
 
 

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -241,7 +242,7 @@ def test_serving_stops_when_the_authenticator_dies(tmp_path: Path, caplog: pytes
     server = create_server_keys(tmp_path)
     alice = load_client_keys(create_client_keys(server, "alice"))
     config = SupervisorConfig("tcp://127.0.0.1:*", keys=KeysThatBreak(server.pair, tmp_path))
-    with Supervisor(config, announce=print) as supervisor, zmq.Context() as context:
+    with closing(Supervisor(config, announce=print)) as supervisor, zmq.Context() as context:
         dealer = connect_dealer(context, supervisor.endpoint, keys=alice, max_frame_nbytes=MAX_CONTROL_NBYTES)
         assert supervisor.run() == 1
         dealer.close(linger=0)

@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -259,7 +260,7 @@ def test_a_refused_key_is_told_from_nobody_there(tmp_path: Path, who: str) -> No
         "wrong daemon": stranger,
     }[who]
     context = zmq.Context()
-    with Authenticator(context, server.clients):
+    with closing(Authenticator(context, server.clients)):
         _, endpoint = bind_router(context, "tcp://127.0.0.1:*", max_frame_nbytes=1 << 20, curve=server.pair)
         with pytest.raises(AuthenticationError, match="GENIE_KEY_FILE"):
             Admission.open(endpoint, keys=keys, connect_timeout_s=LIMIT_S, on_lost=print)

@@ -24,8 +24,9 @@ LIMIT_S = 110.0
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[EmbeddedDaemon]:
     """One for all tests that do not end it: importing torch takes seconds."""
-    with EmbeddedDaemon.start(device="cpu", timeout_s=LIMIT_S) as daemon:
-        yield daemon
+    daemon = EmbeddedDaemon.start(device="cpu", timeout_s=LIMIT_S)
+    yield daemon
+    daemon.stop()
 
 
 def directory_of(daemon: EmbeddedDaemon) -> Path:

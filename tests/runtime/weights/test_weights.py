@@ -441,18 +441,6 @@ def test_marking_one_slot_in_sync_forgets_no_write_to_another(weights: ResidentW
     assert_same(channel, binding, tensors)
 
 
-def test_a_copy_marked_out_of_sync_is_sent_whole(weights: ResidentWeights, channel: HostChannel) -> None:
-    tensors = [torch.randn(600, 600), torch.randn(4)]
-    binding = weights.bind(tensors, mutated=frozenset({0}))
-    channel.resident[binding.handles[0]][1][:] = bytes(600 * 600 * 4)
-    channel.take_sent()
-    assert not binding.sync(tensors)
-    binding.mark_out_of_sync()
-    assert binding.sync(tensors)
-    assert channel.take_sent() == 600 * 600 * 4
-    assert_same(channel, binding, tensors)
-
-
 def test_after_a_failed_upload_the_next_sync_repairs_everything(weights: ResidentWeights, channel: HostChannel) -> None:
     model = Model()
     binding = weights.bind(model.statics())
