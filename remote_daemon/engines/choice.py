@@ -32,17 +32,14 @@ def choose(wanted: str, traits: Traits, device_type: str, tensorrt_missing: str 
     """
     if wanted == AUTO:
         return _automatic(traits, device_type)
-    if wanted == EAGER:
-        return Choice(EAGER, "asked for")
     obstacle = {
+        EAGER: "",
         INDUCTOR: _no_inductor(traits),
         CUDAGRAPHS: _no_cudagraphs(traits, device_type),
         TENSORRT: _no_tensorrt(traits, device_type, tensorrt_missing),
     }[wanted]
-    return Choice(EAGER, f"{wanted} was asked for, but {obstacle}", refused=True) if obstacle else _asked(wanted)
-
-
-def _asked(wanted: str) -> Choice:
+    if obstacle:
+        return Choice(EAGER, f"{wanted} was asked for, but {obstacle}", refused=True)
     return Choice(wanted, "asked for")
 
 

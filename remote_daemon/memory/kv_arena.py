@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -46,8 +46,7 @@ def empty_on_host(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype)
 
 
-@dataclass(frozen=True)
-class ArenaCounts:
+class ArenaCounts(NamedTuple):
     """Counts of what growing caches cost: bytes appended behind them, and bytes of caches that were copied whole."""
 
     appends: int = 0
@@ -57,21 +56,11 @@ class ArenaCounts:
 
     def plus(self, more: ArenaCounts, sign: int = 1) -> ArenaCounts:
         """Return the sum, or with `sign` -1 the difference."""
-        return ArenaCounts(
-            self.appends + sign * more.appends,
-            self.appended_nbytes + sign * more.appended_nbytes,
-            self.moves + sign * more.moves,
-            self.moved_nbytes + sign * more.moved_nbytes,
-        )
+        return ArenaCounts(*(own + sign * other for own, other in zip(self, more, strict=True)))
 
     def named(self) -> tuple[tuple[str, int], ...]:
         """Return the counts under the names by which they are reported."""
-        return (
-            ("arena_appends", self.appends),
-            ("arena_appended_nbytes", self.appended_nbytes),
-            ("arena_moves", self.moves),
-            ("arena_moved_nbytes", self.moved_nbytes),
-        )
+        return tuple((f"arena_{name}", count) for name, count in self._asdict().items())
 
 
 @dataclass

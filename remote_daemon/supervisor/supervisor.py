@@ -17,7 +17,7 @@ from dynamo_genie.remote_daemon.channel.auth import Authenticator, verified_user
 from dynamo_genie.remote_daemon.channel.parent import ProcessWatch
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.channel.sockets import Socket, bind_router
-from dynamo_genie.remote_daemon.channel.worker_config import BindPolicy, IpcBind, TcpBind, WorkerConfig
+from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.supervisor.events import (
     Action,
     AnnounceReady,
@@ -252,13 +252,15 @@ class Supervisor:
             logger.debug("a client that went away is not told %s", type(message).__name__)
 
     def _start_worker(self, worker: WorkerId, tenant: str, device: int) -> None:
+        address = parse_endpoint(self._config.listen)
         config = WorkerConfig(
             tenant=self._tenant_name(tenant),
             device=self._config.devices[device],
             devices=len(self._config.devices),
             memory_limit=self._config.memory_limit,
             host_memory_limit=self._config.host_memory_limit,
-            bind=self._bind_policy(worker),
+            listen=f"{address.endpoint()}.{worker}" if isinstance(address, IpcAddress) else address.endpoint(0),
+            ports=self._config.worker_ports,
             keys=self._config.keys.pair if self._config.keys else None,
             client_public_key=tenant,
             supervisor_pid=os.getpid(),
@@ -266,12 +268,6 @@ class Supervisor:
         process = self._workers[worker] = WorkerProcess(self._config.worker_command, config)
         logger.info("worker %d started for tenant %s", process.pid, config.tenant)
         self._happened(WorkerStarted(worker, process.pid))
-
-    def _bind_policy(self, worker: WorkerId) -> BindPolicy:
-        address = parse_endpoint(self._config.listen)
-        if isinstance(address, IpcAddress):
-            return IpcBind(f"{address.path}.{worker}")
-        return TcpBind(address.host, *(self._config.worker_ports or (0, 0)))
 
     # --- leaving ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.remote_daemon.channel.parent import open_pidfd
 from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
-from dynamo_genie.remote_daemon.channel.worker_config import IpcBind, WorkerConfig
+from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
 STDERR_FD = 2
@@ -34,7 +34,7 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
             )
         self.exit_fd = open_pidfd(self._process.pid)
-        self._bind = config.bind
+        self._config = config
         self.pipe.send(config)
 
     @property
@@ -60,9 +60,9 @@ class WorkerProcess:
         if self.exit_fd >= 0:
             os.close(self.exit_fd)
             self.exit_fd = -1
-        if isinstance(self._bind, IpcBind):
-            for name in ("c", "b"):
-                Path(self._bind.endpoint(name).removeprefix("ipc://")).unlink(missing_ok=True)
+        for endpoint, _ in map(self._config.bind_arguments, ("c", "b")):
+            if endpoint.startswith("ipc://"):
+                Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 def describe_exit(code: int) -> str:

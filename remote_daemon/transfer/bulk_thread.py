@@ -59,15 +59,11 @@ class BulkThread:
         self._jobs: deque[Callable[[], None]] = deque()
         self._next_download = 0
         self._stopping = threading.Event()
-        self._watch(socket, self._receive_available)
-        self._watch(self._wakeup.fileno(), self._wakeup.clear)
-        self.outbound = OutboundLinks(context, mailboxes, self._watch, self._unwatch)
+        self.watch(socket, self._receive_available)
+        self.watch(self._wakeup.fileno(), self._wakeup.clear)
+        self.outbound = OutboundLinks(context, mailboxes, self.watch, self._unwatch)
         self.inbound = LinkReceiver(socket, self._say, links)
         self.clients = ClientBulk(socket, self._say, self.inbound, self.outbound)
-
-    def watch(self, fileno: int, readable: Callable[[], None]) -> None:
-        """Call `readable` in this thread when a descriptor is readable."""
-        self._watch(fileno, readable)
 
     # --- from the executor's thread --------------------------------------------------------------------------
 
@@ -114,7 +110,8 @@ class BulkThread:
                 self.inbound.probe()
                 self.outbound.tick(now)
 
-    def _watch(self, socket: Socket | int, readable: Callable[[], None]) -> None:
+    def watch(self, socket: Socket | int, readable: Callable[[], None]) -> None:
+        """Call `readable` in this thread when there is something to read."""
         self._poller.register(socket, zmq.POLLIN)
         self._readable[socket] = readable
 

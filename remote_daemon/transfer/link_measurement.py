@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dynamo_genie.runtime.wire import messages as m
 
 PINGS = 5
@@ -11,14 +9,6 @@ PROBE_NBYTES = 1 << 20
 PROBES = 4
 SLOW_S = 0.1
 """A link that takes longer than this for the first probe is measured well enough by it."""
-
-
-@dataclass(frozen=True)
-class PeerLinkSpeed:
-    """Half the best round trip, and throughput, one way."""
-
-    latency_s: float
-    bytes_per_s: float
 
 
 class LinkMeasurement:
@@ -34,8 +24,8 @@ class LinkMeasurement:
         """Return the first ping."""
         return self._pings(1, b"", self._sent_at)
 
-    def pong(self, number: int, now: float) -> list[m.PeerPing] | PeerLinkSpeed:
-        """Take an answer."""
+    def pong(self, number: int, now: float) -> list[m.PeerPing] | m.PeerMeasured:
+        """Take an answer. The result, half the best round trip and throughput one way, belongs to no request yet."""
         if number != self._number - self._outstanding + 1:
             return []  # of an earlier measurement
         self._outstanding -= 1
@@ -49,7 +39,7 @@ class LinkMeasurement:
         if probes == 1 and elapsed_s < SLOW_S:
             return self._pings(PROBES, bytes(PROBE_NBYTES), now)
         transfer_s = max(elapsed_s - self._round_trip_s, 1e-6)
-        return PeerLinkSpeed(self._round_trip_s / 2, probes * PROBE_NBYTES / transfer_s)
+        return m.PeerMeasured(0, self._round_trip_s / 2, probes * PROBE_NBYTES / transfer_s)
 
     def _pings(self, count: int, padding: bytes, now: float) -> list[m.PeerPing]:
         first = self._number + 1

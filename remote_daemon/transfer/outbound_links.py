@@ -17,7 +17,7 @@ import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.channel.sockets import Socket, connect_link
-from dynamo_genie.remote_daemon.transfer.link_measurement import LinkMeasurement, PeerLinkSpeed
+from dynamo_genie.remote_daemon.transfer.link_measurement import LinkMeasurement
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.runtime.wire import codec
@@ -273,8 +273,8 @@ class OutboundLinks:
         if link.measuring is None or link.measuring.state is None:
             return
         found = link.measuring.state.pong(pong.number, time.monotonic())
-        if isinstance(found, PeerLinkSpeed):
-            self._answer(link, m.PeerMeasured(0, found.latency_s, found.bytes_per_s))
+        if isinstance(found, m.PeerMeasured):
+            self._answer(link, found)
             return
         for ping in found:
             self._say(link, ping)

@@ -6,7 +6,7 @@ import pytest
 
 from dynamo_genie.errors import DaemonUnavailable, ProtocolError
 from dynamo_genie.remote_daemon.channel.pipe import Pipe, make_pipe, open_worker_pipe
-from dynamo_genie.remote_daemon.channel.worker_config import IpcBind, TcpBind, WorkerConfig
+from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ServerKeyPair
@@ -17,7 +17,8 @@ CONFIG = WorkerConfig(
     1,
     1 << 33,
     1 << 32,
-    TcpBind("127.0.0.1", 7800, 7801),
+    "tcp://127.0.0.1:*",
+    (7800, 7801),
     ServerKeyPair("a" * 40, "b" * 40),
     "c" * 40,
     1,
@@ -80,7 +81,7 @@ def test_a_supervisor_that_sends_nothing_is_not_awaited_forever() -> None:
 
 
 def test_each_ipc_socket_of_a_worker_has_its_own_path() -> None:
-    config = WorkerConfig("t", "cpu", 1, 0, 0, IpcBind("/tmp/x.1"), None, "", 1)
+    config = WorkerConfig("t", "cpu", 1, 0, 0, "ipc:///tmp/x.1", None, None, "", 1)
     assert config.bind_arguments("c") == ("ipc:///tmp/x.1c", None)
     assert config.bind_arguments("b") == ("ipc:///tmp/x.1b", None)
     assert CONFIG.bind_arguments("b") == ("tcp://127.0.0.1:*", (7800, 7801))

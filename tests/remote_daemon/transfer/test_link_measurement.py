@@ -5,16 +5,15 @@ from dynamo_genie.remote_daemon.transfer.link_measurement import (
     PROBE_NBYTES,
     PROBES,
     LinkMeasurement,
-    PeerLinkSpeed,
 )
 from dynamo_genie.runtime.wire import messages as m
 
 
-def measure(latency_s: float, bytes_per_s: float) -> PeerLinkSpeed:
+def measure(latency_s: float, bytes_per_s: float) -> m.PeerMeasured:
     """Drive a measurement over a link that takes exactly so long."""
     now = 100.0
     state = LinkMeasurement(now)
-    found: list[m.PeerPing] | PeerLinkSpeed = state.start()
+    found: list[m.PeerPing] | m.PeerMeasured = state.start()
     for _ in range(20):
         assert isinstance(found, list)
         pings = found
@@ -23,7 +22,7 @@ def measure(latency_s: float, bytes_per_s: float) -> PeerLinkSpeed:
             if ping is pings[-1]:
                 now += 2 * latency_s
             found = state.pong(ping.number, now)
-        if isinstance(found, PeerLinkSpeed):
+        if isinstance(found, m.PeerMeasured):
             return found
     raise AssertionError("the measurement has no end")
 
