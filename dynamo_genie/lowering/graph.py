@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -216,9 +217,7 @@ def _lower_placeholder(node: Node) -> p.TensorInput | p.ScalarInput:
 
 
 def _attribute(gm: GraphModule, node: Node) -> torch.Tensor:
-    value: Any = gm
-    for name in str(node.target).split("."):
-        value = getattr(value, name)
+    value = attrgetter(str(node.target))(gm)
     if isinstance(value, torch.Tensor):
         return value.detach()
     user = next(iter(node.users), node)

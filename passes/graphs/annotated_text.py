@@ -53,7 +53,7 @@ def value_text(value: object) -> str:
 
 def facts_text(facts: Facts) -> str:
     """Return what is known, in a fixed order: words, then sizes, then why."""
-    words = [_word(fact) for fact in (facts.role, facts.phase, facts.residency) if fact is not None]
+    words = [str(fact.value) for fact in (facts.role, facts.phase, facts.residency) if fact is not None]
     named = {"group": facts.group, "priority": facts.priority, "confidence": facts.confidence}
     counted = {"bytes": facts.nbytes, "flops": facts.flops}
     parts = [
@@ -67,7 +67,7 @@ def facts_text(facts: Facts) -> str:
 
 def _line(node: Node) -> str:
     comment = " | ".join(part for part in (value_text(node.meta.get("val")), facts_text(facts_of(node))) if part)
-    return f"{_statement(node)}  # {_one_line(comment)}" if comment else _statement(node)
+    return f"{_statement(node)}  # {' '.join(comment.split())}" if comment else _statement(node)
 
 
 def _statement(node: Node) -> str:
@@ -119,17 +119,9 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-def _word(fact: Enum) -> str:
-    return str(fact.value)
-
-
 def _short_dtype(dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     for long, short in _SHORT_DTYPES.items():
         if name.startswith(long) and name[len(long) :].isdecimal():
             return short + name[len(long) :]
     return name
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

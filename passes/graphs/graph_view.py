@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -39,6 +39,17 @@ def nodes_in(value: Any) -> Iterator[Node]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from nodes_in(item)
+
+
+def reached(starts: Iterable[Node], onwards: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+    """Yield some nodes and all to which `onwards` leads from them, nearest first, each once."""
+    found = dict.fromkeys(starts)
+    pending = list(found)
+    for node in pending:  # grows on the way
+        yield node
+        new = dict.fromkeys(other for other in onwards(node) if other not in found)
+        found.update(new)
+        pending.extend(new)
 
 
 def shared_by(node: Node) -> Iterator[Node]:

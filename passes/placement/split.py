@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -67,11 +68,4 @@ def _copy_constant(graph: Graph, source: Node, copies: dict[Node, Node]) -> None
 
 def _held_by(gm: GraphModule, graph: Graph) -> dict[str, Any]:
     """Return the constants that a graph names, for its own module."""
-    return {str(node.target): _attribute(gm, str(node.target)) for node in graph.find_nodes(op="get_attr")}
-
-
-def _attribute(gm: GraphModule, target: str) -> Any:
-    value: Any = gm
-    for name in target.split("."):
-        value = getattr(value, name)
-    return value
+    return {str(node.target): attrgetter(str(node.target))(gm) for node in graph.find_nodes(op="get_attr")}

@@ -36,7 +36,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
 
-from dynamo_genie.passes.graphs.graph_view import is_getitem, nodes_in, shared_by, written_by
+from dynamo_genie.passes.graphs.graph_view import is_getitem, nodes_in, reached, shared_by, written_by
 
 aten = torch.ops.aten
 
@@ -106,12 +106,9 @@ def _readers(old: Node, update: Node) -> Iterator[Node]:
                 yield reader
 
 
-def _views(value: Node) -> list[Node]:
+def _views(value: Node) -> Iterator[Node]:
     """Return a value and all that lives in the same memory, as far as operators say."""
-    found = [value]
-    for memory in found:  # grows on the way
-        found += [user for user in memory.users if _is_view_of(user, memory) and user not in found]
-    return found
+    return reached([value], lambda memory: (user for user in memory.users if _is_view_of(user, memory)))
 
 
 def _is_view_of(node: Node, memory: Node) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from dynamo_genie.passes.graphs.graph_view import RESHAPING
+from dynamo_genie.passes.graphs.graph_view import RESHAPING, reached
 from dynamo_genie.passes.understanding.axes import shape_of
 from dynamo_genie.passes.understanding.lineage import CATS, is_pointwise
 
@@ -36,16 +36,8 @@ def is_causal(mask: Node, buffers: frozenset[Node] = frozenset()) -> bool:
 
 
 def mask_history(mask: Node) -> Iterator[Node]:
-    """Yield a mask and what it is computed from, nearest first."""
-    found = {mask}
-    pending = [mask]
-    for node in pending:
-        yield node
-        if _arranges(node):
-            for source in _table_of(node):
-                if source not in found:
-                    found.add(source)
-                    pending.append(source)
+    """Return a mask and what it is computed from, nearest first."""
+    return reached([mask], lambda node: _table_of(node) if _arranges(node) else ())
 
 
 def _arranges(node: Node) -> bool:

@@ -12,7 +12,7 @@ import torch
 from networkx.utils import UnionFind
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import RESHAPING, is_getitem, is_view
+from dynamo_genie.passes.graphs.graph_view import RESHAPING, is_getitem, is_view, reached
 from dynamo_genie.passes.graphs.semantics import Facts
 from dynamo_genie.passes.understanding.cost import flops_of
 from dynamo_genie.passes.understanding.kv_cache import KVCache
@@ -69,17 +69,12 @@ def _backwards(node: Node, until: Node | None) -> Iterable[Node]:
 
 def _readers(cache: Node) -> Iterable[Node]:
     """Return the attentions that read a cache, or products where they are spelled out, and where it is written back."""
-    seen: set[Node] = set()
-    pending = list(cache.users)
-    while pending:
-        node = pending.pop(0)
-        if node in seen:
-            continue
-        seen.add(node)
-        if node.target is aten.copy_.default or flops_of(node) != 0:
-            yield node
-        elif node.target in _CARRYING:
-            pending.extend(node.users)
+
+    def ends(node: Node) -> bool:
+        return node.target is aten.copy_.default or flops_of(node) != 0
+
+    carried = reached(cache.users, lambda node: node.users if node.target in _CARRYING and not ends(node) else ())
+    return filter(ends, carried)
 
 
 def _maker(node: Node) -> Node | None:

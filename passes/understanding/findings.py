@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.origins import Origins
-from dynamo_genie.passes.understanding.attention import Attention, find_attentions
+from dynamo_genie.passes.graphs.semantics import Facts
+from dynamo_genie.passes.understanding.attention import Attention
+from dynamo_genie.passes.understanding.attention_search import find_attentions
 from dynamo_genie.passes.understanding.cache_search import find_kv_caches
 from dynamo_genie.passes.understanding.kv_cache import KVCache
-from dynamo_genie.passes.understanding.logits import Logits, find_logits
+from dynamo_genie.passes.understanding.logits import find_logits
 from dynamo_genie.passes.understanding.phase import PhaseReport, detect_phase
 from dynamo_genie.passes.understanding.towers import Towers, find_towers
 
@@ -34,7 +36,7 @@ class Findings:
         return find_kv_caches(self.gm, self.attentions, self.origins)
 
     @cached_property
-    def logits(self) -> tuple[Logits, ...]:
+    def logits(self) -> dict[Node, Facts]:
         """The results that score a vocabulary."""
         return find_logits(self.gm, self.origins)
 
@@ -46,5 +48,4 @@ class Findings:
     @cached_property
     def phase(self) -> PhaseReport:
         """What the graph does."""
-        logits = [found.node for found in self.logits]
-        return detect_phase(self.attentions, self.caches, self.towers, logits, self.origins)
+        return detect_phase(self.attentions, self.caches, self.towers, list(self.logits), self.origins)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import nodes_in, origin
-from dynamo_genie.passes.graphs.semantics import Role
+from dynamo_genie.passes.graphs.semantics import Facts, Residency, Role
 from dynamo_genie.passes.understanding.attention import Attention
 from dynamo_genie.passes.understanding.axes import length_of
 from dynamo_genie.passes.understanding.causality import mask_history
@@ -23,18 +22,9 @@ _FEW_KINDS = 16
 """A table with fewer rows tells kinds of tokens apart, not tokens or positions."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The role that an input seems to have, how sure that is, and why."""
-
-    role: Role
-    confidence: float
-    evidence: str
-
-
 def read_inputs(
     gm: GraphModule, attentions: Sequence[Attention], vocabularies: Iterable[int | None]
-) -> dict[Node, Reading]:
+) -> dict[Node, Facts]:
     """Return what the inputs of a graph seem to be; those that nothing is known of are not in it.
 
     Args:
@@ -50,7 +40,7 @@ def read_inputs(
     return found
 
 
-def _looked_up(gm: GraphModule, vocabularies: set[int | None]) -> tuple[dict[Node, Reading], dict[Node, Reading]]:
+def _looked_up(gm: GraphModule, vocabularies: set[int | None]) -> tuple[dict[Node, Facts], dict[Node, Facts]]:
     """Return the inputs that choose rows of a table: those of the vocabulary, and those of positions."""
     lookups = gm.graph.find_nodes(op="call_function", target=aten.embedding.default)
     rows = {lookup: length_of(lookup.args[0], 0) or 0 for lookup in lookups}
@@ -63,17 +53,17 @@ def _looked_up(gm: GraphModule, vocabularies: set[int | None]) -> tuple[dict[Nod
             continue
         evidence = f"chooses one of {rows[lookup]} rows at {lookup.name}"
         if rows[lookup] in known:
-            tokens[index] = Reading(Role.TOKEN_IDS, 0.95, evidence)
+            tokens[index] = _facts(Role.TOKEN_IDS, 0.95, evidence)
         elif rows[lookup] < _FEW_KINDS:
-            tokens.setdefault(index, Reading(Role.TOKEN_IDS, 0.5, evidence))
+            tokens.setdefault(index, _facts(Role.TOKEN_IDS, 0.5, evidence))
         else:
-            positions[index] = Reading(Role.POSITION, 0.7, evidence)
+            positions[index] = _facts(Role.POSITION, 0.7, evidence)
     return tokens, positions
 
 
-def _places(gm: GraphModule) -> dict[Node, Reading]:
+def _places(gm: GraphModule) -> dict[Node, Facts]:
     """Return the inputs that say where entries are written or how far keys are turned, and counters of positions."""
-    found: dict[Node, Reading] = {}
+    found: dict[Node, Facts] = {}
     for node in gm.graph.nodes:
         scatter = SCATTERS.get(node.target)
         if scatter is not None and scatter.index is not None:
@@ -93,16 +83,16 @@ def _counts_up(node: Node) -> bool:
     return length_of(place, 0) is None and place in history(value, None)
 
 
-def _note(found: dict[Node, Reading], nodes: Iterable[Node], evidence: str) -> None:
+def _note(found: dict[Node, Facts], nodes: Iterable[Node], evidence: str) -> None:
     for node in nodes:
         for source in history(node, None):
             if source.op == "placeholder" and _is_integer(source):
-                found.setdefault(source, Reading(Role.POSITION, 0.9, evidence))
+                found.setdefault(source, _facts(Role.POSITION, 0.9, evidence))
 
 
-def _masks(attentions: Sequence[Attention]) -> dict[Node, Reading]:
+def _masks(attentions: Sequence[Attention]) -> dict[Node, Facts]:
     return {
-        source: Reading(Role.MASK, 0.9, f"masks {attention.node.name}")
+        source: _facts(Role.MASK, 0.9, f"masks {attention.node.name}")
         for attention in attentions
         for bias in attention.biases
         for source in mask_history(bias)
@@ -113,3 +103,7 @@ def _masks(attentions: Sequence[Attention]) -> dict[Node, Reading]:
 def _is_integer(node: Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and not value.is_floating_point() and value.dtype is not torch.bool
+
+
+def _facts(role: Role, confidence: float, why: str) -> Facts:
+    return Facts(role=role, residency=Residency.STEP, confidence=confidence, evidence=(why,))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from dynamo_genie.passes.graphs.graph_view import RESHAPING, nodes_in, origin
+from dynamo_genie.passes.graphs.graph_view import RESHAPING, nodes_in, origin, reached
 from dynamo_genie.passes.understanding.axes import axis_before
 from dynamo_genie.torch_internals.operators import OpOverload
 
@@ -135,12 +135,5 @@ def is_pointwise(node: Node) -> bool:
 
 
 def carried_to(nodes: list[Node]) -> Iterator[Node]:
-    """Yield the given nodes and every node that carries their entries on, nearest first."""
-    found = set(nodes)
-    pending = list(nodes)
-    for current in pending:
-        yield current
-        for user in current.users:
-            if user not in found and any(source is current for source in carried_from(user)):
-                found.add(user)
-                pending.append(user)
+    """Return the given nodes and every node that carries their entries on, nearest first."""
+    return reached(nodes, lambda node: (user for user in node.users if node in carried_from(user)))

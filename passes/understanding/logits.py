@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import result_nodes
 from dynamo_genie.passes.graphs.origins import Origins
+from dynamo_genie.passes.graphs.semantics import Facts, Residency, Role
 from dynamo_genie.passes.understanding.axes import length_of
 from dynamo_genie.passes.understanding.lineage import PRODUCTS, history, is_computed
 
@@ -18,26 +17,17 @@ _LARGE = 1000
 _TIMES = 4
 
 
-@dataclass(frozen=True)
-class Logits:
-    """A result that scores a vocabulary, how sure that is, and why."""
-
-    node: Node
-    confidence: float
-    evidence: str
-
-
-def find_logits(gm: GraphModule, origins: Origins) -> tuple[Logits, ...]:
-    """Return the results of a forward graph that score a vocabulary."""
+def find_logits(gm: GraphModule, origins: Origins) -> dict[Node, Facts]:
+    """Return the results of a forward graph that score a vocabulary, with what that makes of them."""
     if origins.direction == "backward":
-        return ()
+        return {}
     lookups = gm.graph.find_nodes(op="call_function", target=aten.embedding.default)
     vocabularies = {length_of(lookup.args[0], 0) for lookup in lookups}
-    found = (_as_logits(node, vocabularies) for node in dict.fromkeys(result_nodes(gm, origins.n_results)))
-    return tuple(logits for logits in found if logits is not None)
+    results = dict.fromkeys(result_nodes(gm, origins.n_results))
+    return {node: facts for node in results if (facts := _as_logits(node, vocabularies)) is not None}
 
 
-def _as_logits(node: Node, vocabularies: set[int | None]) -> Logits | None:
+def _as_logits(node: Node, vocabularies: set[int | None]) -> Facts | None:
     columns = length_of(node, -1)
     known = columns in vocabularies
     if columns is None or not (known or columns >= _LARGE):
@@ -46,7 +36,11 @@ def _as_logits(node: Node, vocabularies: set[int | None]) -> Logits | None:
     if product is None or product.target not in PRODUCTS or length_of(product, -1) != columns:
         return None
     if known:
-        return Logits(node, 0.95, f"{product.name} has {columns} columns, as many as an embedding has rows")
+        return _facts(0.95, f"{product.name} has {columns} columns, as many as an embedding has rows")
     inner = length_of(product.all_input_nodes[-1], 0) or columns
     much = columns >= _TIMES * inner
-    return Logits(node, 0.6, f"{product.name} ends in {columns} columns, from {inner}") if much else None
+    return _facts(0.6, f"{product.name} ends in {columns} columns, from {inner}") if much else None
+
+
+def _facts(confidence: float, why: str) -> Facts:
+    return Facts(role=Role.LOGITS, residency=Residency.STEP, confidence=confidence, evidence=(why,))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch.fx import GraphModule, Node
@@ -12,9 +13,8 @@ from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.semantics import Facts, Residency, Role, dtype_of, facts_of, nbytes_of
 from dynamo_genie.passes.understanding.attention import Attention
 from dynamo_genie.passes.understanding.axes import length_of
-from dynamo_genie.passes.understanding.inputs import Reading, read_inputs
+from dynamo_genie.passes.understanding.inputs import read_inputs
 from dynamo_genie.passes.understanding.lineage import history
-from dynamo_genie.passes.understanding.logits import Logits
 from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
@@ -23,7 +23,10 @@ _MEANS = frozenset({aten.mean.default, aten.sum.default, aten.mean.dim})
 
 
 def find_roles(
-    gm: GraphModule, origins: Origins, attentions: Sequence[Attention] = (), logits: Sequence[Logits] = ()
+    gm: GraphModule,
+    origins: Origins,
+    attentions: Sequence[Attention] = (),
+    logits: Mapping[Node, Facts] = MappingProxyType({}),
 ) -> dict[Node, Facts]:
     """Return the facts about every node of `gm`; a role that a node has already is left to it."""
     facts = _inputs(gm, origins, attentions, logits)
@@ -31,20 +34,20 @@ def find_roles(
         if node.op not in ("placeholder", "output"):
             facts[node] = _inner(node)
     facts.update(_results(gm, origins, logits, facts))
-    return {node: _measured(node, _unless_known(node, fact)) for node, fact in facts.items()}
+    return {node: _measured(node, Facts() if facts_of(node).role else fact) for node, fact in facts.items()}
 
 
 def _inputs(
-    gm: GraphModule, origins: Origins, attentions: Sequence[Attention], logits: Sequence[Logits]
+    gm: GraphModule, origins: Origins, attentions: Sequence[Attention], logits: Mapping[Node, Facts]
 ) -> dict[Node, Facts]:
-    readings = read_inputs(gm, attentions, (length_of(found.node, -1) for found in logits))
+    readings = read_inputs(gm, attentions, (length_of(node, -1) for node in logits))
     return {
         node: _input(node, position, origins, readings.get(node))
         for position, node in enumerate(gm.graph.find_nodes(op="placeholder"))
     }
 
 
-def _input(node: Node, position: int, origins: Origins, reading: Reading | None) -> Facts:
+def _input(node: Node, position: int, origins: Origins, reading: Facts | None) -> Facts:
     if position in origins.parameters:
         return _facts(Role.WEIGHT, Residency.PERSISTENT, 1.0, f"input {position} is a parameter")
     if position in origins.buffers:
@@ -52,7 +55,7 @@ def _input(node: Node, position: int, origins: Origins, reading: Reading | None)
     if position in origins.gradients:
         return _facts(Role.GRADIENT, Residency.STEP, 1.0, f"input {position} is the gradient of a result")
     if reading is not None and origins.direction != "backward":
-        return _facts(reading.role, Residency.STEP, reading.confidence, reading.evidence)
+        return reading
     return _facts(Role.ACTIVATION, Residency.STEP, 0.5, f"input {position} of the call")
 
 
@@ -67,17 +70,16 @@ def _inner(node: Node) -> Facts:
 
 
 def _results(
-    gm: GraphModule, origins: Origins, logits: Sequence[Logits], inner: dict[Node, Facts]
+    gm: GraphModule, origins: Origins, logits: Mapping[Node, Facts], inner: dict[Node, Facts]
 ) -> dict[Node, Facts]:
     """Return the facts about what the graph returns; results beyond those the user sees are saved for backward."""
-    scores = {found.node: found for found in logits}
     seen = frozenset(result_nodes(gm, origins.n_results))
     facts: dict[Node, Facts] = {}
     for node in dict.fromkeys(result_nodes(gm)):
         if node.op == "placeholder":
             continue
-        if node in scores:
-            facts[node] = _facts(Role.LOGITS, Residency.STEP, scores[node].confidence, scores[node].evidence)
+        if node in logits:
+            facts[node] = logits[node]
         elif node in seen:
             facts[node] = _result(node, origins, inner[node])
         else:
@@ -108,10 +110,6 @@ def _loss_confidence(node: Node, origins: Origins) -> float | None:
 def _is_loss(node: Node) -> bool:
     sources = (node, *node.all_input_nodes)
     return any(source.target is aten.nll_loss_forward.default for source in sources)
-
-
-def _unless_known(node: Node, facts: Facts) -> Facts:
-    return Facts() if facts_of(node).role is not None else facts
 
 
 def _measured(node: Node, facts: Facts) -> Facts:

@@ -1,4 +1,4 @@
-"""Recognises attention written out as operators: a product, a softmax, and a product with the values.
+"""Finds every attention of a graph, kept as one operator, or spelled out: a product, a softmax, a product with values.
 
 Between the first product and the softmax may stand scaling, soft caps, masks, position biases and casts; between the
 softmax and the second product dropout and casts::
@@ -14,44 +14,67 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import RESHAPING
-from dynamo_genie.passes.understanding.axes import axis_before, shape_of
+from dynamo_genie.passes.graphs.graph_view import RESHAPING, is_attention
+from dynamo_genie.passes.graphs.origins import Origins
+from dynamo_genie.passes.understanding.attention import Attention
+from dynamo_genie.passes.understanding.axes import axis_before, length_of, shape_of
+from dynamo_genie.passes.understanding.causality import is_causal
 from dynamo_genie.passes.understanding.lineage import PRODUCTS, is_pointwise
+from dynamo_genie.schemas import read_schema
+from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
 
-SOFTMAXES: frozenset[Any] = frozenset({aten._softmax.default, aten._safe_softmax.default})
+_OPERAND_NAMES = ("query", "key", "value")
+
+_SOFTMAXES: frozenset[Any] = frozenset({aten._softmax.default, aten._safe_softmax.default})
 _SINKS: frozenset[Any] = frozenset({aten.cat.default, aten.slice.Tensor, aten.constant_pad_nd.default})
 """What adds a column to the scores that no key stands for, and takes it off the shares again."""
 
 
-@dataclass(frozen=True)
-class SpelledAttention:
-    """The operands of an attention that is spelled out.
-
-    Attributes:
-        product: The node that multiplies the shares with the values: the attention's result.
-        key_axis: The dimension of `key` along which the keys are lined up; `value_axis` likewise.
-        biases: What is added to the scores or chooses among them: masks and position biases.
-    """
-
-    product: Node
-    softmax: Node
-    query: Node
-    key: Node
-    value: Node
-    key_axis: int
-    value_axis: int
-    biases: tuple[Node, ...]
+def find_attentions(gm: GraphModule, origins: Origins) -> tuple[Attention, ...]:
+    """Return the attentions of a graph, in graph order of where each begins to mix values."""
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    return tuple(_attentions(gm, frozenset(placeholders[position] for position in origins.buffers)))
 
 
-def read_spelled_attention(softmax: Node) -> SpelledAttention | None:
+def _attentions(gm: GraphModule, buffers: frozenset[Node]) -> Iterator[Attention]:
+    for node in gm.graph.nodes:
+        if is_attention(node):
+            yield _whole(node, buffers)
+        elif node.target in _SOFTMAXES and (spelled := _spelled(node, buffers)):
+            yield spelled
+
+
+def _whole(node: Node, buffers: frozenset[Node]) -> Attention:
+    arguments = _named_arguments(node)
+    query, key, value = (arguments[name] for name in _OPERAND_NAMES)
+    mask = arguments.get("attn_mask", arguments.get("attn_bias"))
+    biases = (mask,) if isinstance(mask, Node) else ()
+    key_axis, value_axis = (len(operand.meta["val"].shape) - 2 for operand in (key, value))
+    return Attention(
+        node, query, key, value, key_axis, value_axis, length_of(query, -2), length_of(key, key_axis), biases,
+        bool(arguments.get("is_causal", False)) or any(is_causal(bias, buffers) for bias in biases),
+    )  # fmt: skip
+
+
+def _named_arguments(node: Node) -> dict[str, Any]:
+    """Return the arguments of an attention kept as one operator, by the names of its schema."""
+    target = node.target
+    if not isinstance(target, OpOverload):
+        target = aten._scaled_dot_product_flash_attention_for_cpu.default  # what the portable operator stands for
+    return {**dict(zip(read_schema(target).names, node.args, strict=False)), **node.kwargs}
+
+
+# --- spelled out -----------------------------------------------------------------------------------------
+
+
+def _spelled(softmax: Node, buffers: frozenset[Node]) -> Attention | None:
     """Return the attention that a softmax is the middle of, None where it is not the middle of one."""
     scores, biases = _scores_of(softmax)
     found = _weighted_sum(softmax)
@@ -63,7 +86,10 @@ def read_spelled_attention(softmax: Node) -> SpelledAttention | None:
     value = right if shares_are_left else left
     rank = len(value.meta["val"].shape)
     value_axis = rank - 2 if shares_are_left else rank - 1
-    return SpelledAttention(product, softmax, query, key, value, key_axis, value_axis, tuple(biases))
+    return Attention(
+        product, query, key, value, key_axis, value_axis, length_of(softmax, -2), length_of(key, key_axis),
+        tuple(biases), any(is_causal(bias, buffers) for bias in biases), softmax,
+    )  # fmt: skip
 
 
 def _scores_of(softmax: Node) -> tuple[Node | None, list[Node]]:
@@ -146,7 +172,7 @@ def _axis_at(scores: Node, softmax: Node, axis: int | None) -> int | None:
 
 
 def _towards(node: Node) -> Iterator[Node]:
-    if node.target in SOFTMAXES:
+    if node.target in _SOFTMAXES:
         yield node.all_input_nodes[0]
     elif node.target not in PRODUCTS and _keeps_scores(node):
         yield from node.all_input_nodes
