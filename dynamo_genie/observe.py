@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch.fx import GraphModule
 
@@ -45,8 +44,8 @@ class CallTraffic:
     engines: tuple[EngineUse, ...] = ()
 
 
-class GraphObserver(Protocol):
-    """Follows one ATen graph from its capture to its calls. It may look, and must change nothing."""
+class GraphObserver:
+    """Follows one ATen graph from its capture to its calls. It may look and change nothing. This one does nothing."""
 
     def captured(self, gm: GraphModule) -> None:
         """The graph as AOTAutograd made it."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -128,14 +129,12 @@ def _path(source: str, value: object) -> str | None:
 def _mode(source: str, value: object) -> Mode:
     if isinstance(value, Mode):
         return value
-    if not isinstance(value, str) or value not in MODES:
-        raise OptionError(f"{source} must be one of {', '.join(MODES)}, not {value!r}")
-    return MODES[value]
+    return MODES[_one_of(MODES, source, value)]
 
 
-def _engine(source: str, value: object) -> str:
-    if not isinstance(value, str) or value not in ENGINES:
-        raise OptionError(f"{source} must be one of {', '.join(ENGINES)}, not {value!r}")
+def _one_of(known: Collection[str], source: str, value: object) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise OptionError(f"{source} must be one of {', '.join(known)}, not {value!r}")
     return value
 
 
@@ -208,7 +207,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "request_timeout_s": _seconds,
         "progress": _flag,
         "mode": _mode,
-        "engine": _engine,
+        "engine": partial(_one_of, ENGINES),
         "placement": _policy,
         "placement_seed": _integer,
         "links": _links,

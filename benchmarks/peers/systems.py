@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
+import msgspec
 import zmq
 
 from dynamo_genie.bench.daemon import end, running_daemon
@@ -35,14 +36,16 @@ class DecodeWork:
     seed: int
 
 
-class System(Protocol):
-    """A model with its cache somewhere."""
+class System(NamedTuple):
+    """A model with its cache somewhere.
 
-    def begin(self) -> int:
-        """Feed the prompt and return the first token."""
+    Attributes:
+        begin: Feeds the prompt and returns the first token.
+        step: Feeds a token and returns the next one.
+    """
 
-    def step(self, token: int) -> int:
-        """Feed a token and return the next one."""
+    begin: Callable[[], int]
+    step: Callable[[int], int]
 
 
 Opener = Callable[[DecodeWork], AbstractContextManager[System]]
@@ -51,7 +54,8 @@ Opener = Callable[[DecodeWork], AbstractContextManager[System]]
 @contextmanager
 def local(work: DecodeWork) -> Iterator[System]:
     """This process: the floor that what others add is measured from."""
-    yield ServedDecoder(*astuple(work))
+    decoder = ServedDecoder(*astuple(work))
+    yield System(decoder.begin, decoder.step)
 
 
 @contextmanager
@@ -61,23 +65,10 @@ def genie(work: DecodeWork) -> Iterator[System]:
 
     with running_daemon() as daemon:
         try:
-            options = {"daemons": daemon.endpoint, "progress": False}
-            yield ServedDecoder(*astuple(work), options=options)
+            decoder = ServedDecoder(*astuple(work), options={"daemons": daemon.endpoint, "progress": False})
+            yield System(decoder.begin, decoder.step)
         finally:
             dynamo_genie.shutdown()
-
-
-class _Rpc:
-    """A remote reference to a decoder, called synchronously."""
-
-    def __init__(self, reference: Any) -> None:
-        self._reference = reference
-
-    def begin(self) -> int:
-        return int(self._reference.rpc_sync(timeout=CALL_LIMIT_S).begin())
-
-    def step(self, token: int) -> int:
-        return int(self._reference.rpc_sync(timeout=CALL_LIMIT_S).step(token))
 
 
 @contextmanager
@@ -92,7 +83,11 @@ def torch_rpc(work: DecodeWork) -> Iterator[System]:
     try:
         rpc.init_rpc("client", rank=0, world_size=2, rpc_backend_options=rpc_options(port))
         try:
-            yield _Rpc(rpc.remote("server", ServedDecoder, args=astuple(work)))
+            there = rpc.remote("server", ServedDecoder, args=astuple(work))
+            yield System(
+                lambda: int(there.rpc_sync(timeout=CALL_LIMIT_S).begin()),
+                lambda token: int(there.rpc_sync(timeout=CALL_LIMIT_S).step(token)),
+            )
         finally:
             rpc.shutdown(graceful=False)
     finally:
@@ -110,28 +105,9 @@ def rpc_options(port: int) -> Any:
     return options
 
 
-class _Actor:
-    """A Ray actor, awaited call by call."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def begin(self) -> int:
-        return self._get(self._actor.begin.remote())
-
-    def step(self, token: int) -> int:
-        return self._get(self._actor.step.remote(token))
-
-    @staticmethod
-    def _get(reference: Any) -> int:
-        import ray
-
-        return int(ray.get(reference, timeout=START_LIMIT_S))
-
-
 @contextmanager
 def ray_actor(work: DecodeWork) -> Iterator[System]:
-    """A Ray actor that holds the decoder, on a cluster of this machine alone."""
+    """A Ray actor that holds the decoder, awaited call by call, on a cluster of this machine alone."""
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0")
     import ray
 
@@ -144,25 +120,12 @@ def ray_actor(work: DecodeWork) -> Iterator[System]:
     )  # fmt: skip
     try:
         actor = ray.remote(num_cpus=1)(ServedDecoder).remote(*astuple(work))
-        yield _Actor(actor)
+        yield System(
+            lambda: int(ray.get(actor.begin.remote(), timeout=START_LIMIT_S)),
+            lambda token: int(ray.get(actor.step.remote(token), timeout=START_LIMIT_S)),
+        )
     finally:
         ray.shutdown()
-
-
-class _Echo:
-    """Sends as many bytes as a decode step of genie does, and gets them back; nothing is computed."""
-
-    def __init__(self, connection: zmq.Socket[bytes]) -> None:
-        self._connection = connection
-
-    def begin(self) -> int:
-        return 0
-
-    def step(self, token: int) -> int:
-        import msgspec
-
-        self._connection.send(msgspec.msgpack.encode([token, bytes(ECHO_NBYTES)]))
-        return int(msgspec.msgpack.decode(self._connection.recv())[0])
 
 
 ECHO_NBYTES = 650
@@ -170,13 +133,14 @@ ECHO_NBYTES = 650
 
 @contextmanager
 def echo(work: DecodeWork) -> Iterator[System]:
-    """Bare pyzmq with a process that echoes: the floor of a round trip."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        with floor_peer(context, "tcp://127.0.0.1:*", "echo") as connection:
-            yield _Echo(connection)
-    finally:
-        context.destroy(linger=0)
+    """Bare pyzmq with a process that echoes as many bytes as a decode step of genie: the floor of a round trip."""
+    with zmq.Context() as context, floor_peer(context, "tcp://127.0.0.1:*", "echo") as connection:
+
+        def step(token: int) -> int:
+            connection.send(msgspec.msgpack.encode([token, bytes(ECHO_NBYTES)]))
+            return int(msgspec.msgpack.decode(connection.recv())[0])
+
+        yield System(lambda: 0, step)
 
 
 def missing(name: str) -> str:

@@ -9,13 +9,12 @@ from torch.fx import GraphModule
 from dynamo_genie.explain.plan_text import placement_lines
 from dynamo_genie.explain.records import to_json
 from dynamo_genie.explain.story import GraphStory
-from dynamo_genie.observe import CallTraffic
-from dynamo_genie.passes.graphs.pipeline import PassRecord
+from dynamo_genie.observe import CallTraffic, GraphObserver
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.passes.understanding import summary
 from dynamo_genie.passes.understanding.analysis import Analysis
-from dynamo_genie.torch_internals.compile_context import CompileId, structured_trace_is_on, trace_artifact
+from dynamo_genie.torch_internals.compile_context import CompileId, trace_artifact
 
 logger = logging.getLogger(__name__)
 
@@ -25,22 +24,17 @@ def log_is_on() -> bool:
     return logger.isEnabledFor(logging.DEBUG) or summary.logger.isEnabledFor(logging.DEBUG)
 
 
-def trace_is_on() -> bool:
-    """Whether torch writes a structured trace (`TORCH_TRACE`)."""
-    return structured_trace_is_on()
+class LogObserver(GraphObserver):
+    """Logs phase and caches when a graph is compiled, where it runs when it is placed, and the bytes of each call.
 
-
-class LogObserver:
-    """Logs phase and caches when a graph is compiled, where it runs when it is placed, and the bytes of each call."""
+    The pipeline logs its passes itself.
+    """
 
     def __init__(self, story: GraphStory) -> None:
         self._story = story
 
     def captured(self, gm: GraphModule) -> None:
         logger.debug("%s: captured %d nodes", self._story.name, len(gm.graph.nodes))
-
-    def passed(self, record: PassRecord, gm: GraphModule) -> None:
-        """Nothing: the pipeline logs its passes itself."""
 
     def analysed(self, gm: GraphModule, analysis: Analysis) -> None:
         self._story.analysed(gm, analysis)
@@ -53,33 +47,21 @@ class LogObserver:
 
     def called(self, plan: PlacementPlan, measured: CallTraffic) -> None:
         calls = self._story.called(plan, measured)
-        logger.debug("%s: call %d moved %s", self._story.name, calls, _BytesMoved(measured))
+        if logger.isEnabledFor(logging.DEBUG):
+            parts = (("sent", measured.sent), ("received", measured.received), ("between", measured.between))
+            moved = ", ".join(f"{name} {sum(part.values()):,}" for name, part in parts)
+            logger.debug("%s: call %d moved %s", self._story.name, calls, moved)
 
 
-class _BytesMoved:
-    """Text that is only made when it is logged."""
+class TraceObserver(GraphObserver):
+    """Puts the plan into torch's structured trace when a graph is analysed and whenever it is placed anew.
 
-    def __init__(self, traffic: CallTraffic) -> None:
-        self._traffic = traffic
-
-    def __str__(self) -> str:
-        t = self._traffic
-        parts = (("sent", t.sent), ("received", t.received), ("between", t.between))
-        return ", ".join(f"{name} {sum(part.values()):,}" for name, part in parts)
-
-
-class TraceObserver:
-    """Puts the plan into torch's structured trace when a graph is analysed and whenever it is placed anew."""
+    The captured graph is there already, and calls are no part of a trace about compiling.
+    """
 
     def __init__(self, story: GraphStory, compile_id: CompileId | None) -> None:
         self._story = story
         self._compile_id = compile_id
-
-    def captured(self, gm: GraphModule) -> None:
-        """Nothing: torch traces the captured graph itself."""
-
-    def passed(self, record: PassRecord, gm: GraphModule) -> None:
-        """Nothing: the plan says what came of it."""
 
     def analysed(self, gm: GraphModule, analysis: Analysis) -> None:
         self._story.analysed(gm, analysis)
@@ -88,9 +70,6 @@ class TraceObserver:
     def placed(self, gm: GraphModule, plan: PlacementPlan, topology: Topology, predicted: CallTraffic) -> None:
         if self._story.placed(plan, topology, predicted):
             self._trace("genie_plan")
-
-    def called(self, plan: PlacementPlan, measured: CallTraffic) -> None:
-        """Nothing: a trace is about compiling."""
 
     def _trace(self, name: str) -> None:
         trace_artifact(f"{name}_{self._story.name}", lambda: to_json(self._story.report()), self._compile_id)

@@ -16,7 +16,7 @@ from dynamo_genie.explain.plan_text import plan_text
 from dynamo_genie.explain.records import to_json
 from dynamo_genie.explain.report_html import report_html
 from dynamo_genie.explain.story import GraphStory
-from dynamo_genie.observe import CallTraffic
+from dynamo_genie.observe import CallTraffic, GraphObserver
 from dynamo_genie.passes.graphs.annotated_text import annotated_records, annotated_text
 from dynamo_genie.passes.graphs.pipeline import PassRecord
 from dynamo_genie.passes.placement.plan import PlacementPlan
@@ -24,7 +24,7 @@ from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.passes.understanding.analysis import Analysis
 
 
-class DumpObserver:
+class DumpObserver(GraphObserver):
     """Writes the graph after each pass at once; plan and report when there is news, and when the program ends."""
 
     def __init__(self, folder: Path, story: GraphStory) -> None:

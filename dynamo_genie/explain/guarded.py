@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _FAILED = "a dump or log of a compiled graph failed and is given up; the computation goes on"
 
 
-class Guarded:
+class Guarded(GraphObserver):
     """Observers of one graph; the first failure of one is logged, and it hears no more."""
 
     def __init__(self, makers: Iterable[Callable[[], GraphObserver]]) -> None:

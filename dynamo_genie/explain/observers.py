@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from dynamo_genie.explain.announcements import LogObserver, TraceObserver, log_is_on, trace_is_on
+from dynamo_genie.explain.announcements import LogObserver, TraceObserver, log_is_on
 from dynamo_genie.explain.dump import DumpObserver
 from dynamo_genie.explain.folders import dump_roots, new_folder
 from dynamo_genie.explain.guarded import Guarded
 from dynamo_genie.explain.story import GraphStory
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.options import Options
-from dynamo_genie.torch_internals.compile_context import CompileId, current_compile_id
+from dynamo_genie.torch_internals.compile_context import CompileId, current_compile_id, structured_trace_is_on
 
 Watch = Callable[[str], GraphObserver | None]
 """Makes the observer of one ATen graph; the argument says whether it is inference, forward or backward."""
@@ -41,7 +41,7 @@ def _makers(roots: tuple[Path, ...], kind: str, compile_id: CompileId | None) ->
         yield partial(_make_dump, root, name, number, kind)
     if log_is_on():
         yield lambda: LogObserver(GraphStory(name, number, kind))
-    if trace_is_on():
+    if structured_trace_is_on():
         yield lambda: TraceObserver(GraphStory(name, number, kind), compile_id)
 
 
