@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dynamo_genie.bench.gpu_check.outcome import Outcome, say
 from dynamo_genie.bench.gpu_check.scale import Scale
 from dynamo_genie.bench.report import Figure
-from dynamo_genie.bench.study import experiments
 from dynamo_genie.bench.study.memory import what_fits
-from dynamo_genie.bench.study.plan import Protocol
+from dynamo_genie.bench.study.plan import Group, Protocol, members_of
 from dynamo_genie.bench.study.records import Row
 from dynamo_genie.bench.study.runner import Runner
 
@@ -34,7 +33,7 @@ def measure_modes(scale: Scale, outcome: Outcome) -> None:
         )
         path = outcome.folder / f"gpu-check-modes-{study.model}.json"
         runner = Runner("modes", protocol, path, say, command=command)
-        found = runner.run(experiments.modes(NETWORK, study.model, scale.prompt, scale.modes))
+        found = runner.run([Group(NETWORK, study.model, scale.prompt, members_of(scale.modes))])
         outcome.add(mode_figures(study.model, found.rows))
         for gap in found.gaps:
             outcome.add(note=f"not measured: {gap.what}: {gap.reason}")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from dynamo_genie.modes import MODES
 
 ALL_MODES = tuple(MODES)
+MODELS = ("gpt2", "bert-base", "vit-base", "clip", "llama-1b", "gptj-6b")
+UNSHAPED = "0ms"
+"""The network without a rate or a delay of its own."""
 
 
 @dataclass(frozen=True)

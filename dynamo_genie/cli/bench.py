@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dynamo_genie.bench.study.experiments import MODELS
-from dynamo_genie.bench.study.plan import ALL_MODES
+from dynamo_genie.bench.study.plan import ALL_MODES, MODELS
 from dynamo_genie.cli import bench_runs as runs
 
 REQUIRED = inspect.Parameter.empty

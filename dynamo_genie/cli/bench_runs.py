@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dynamo_genie.bench.machine import use_one_thread
-from dynamo_genie.bench.study import experiments
-from dynamo_genie.bench.study.plan import ALL_MODES, Group, Protocol
+from dynamo_genie.bench.study.plan import ALL_MODES, UNSHAPED, Group, Member, Protocol, members_of
 from dynamo_genie.bench.study.records import Gap, read_study
 from dynamo_genie.engines import ENGINES
 from dynamo_genie.errors import GenieError, OptionError
@@ -107,56 +107,56 @@ def peers(given: SimpleNamespace) -> None:
 
 def modes(given: SimpleNamespace) -> None:
     """What understanding the graph is worth, mode against mode."""
-    given, chosen = _quickly(given), _modes(given)
-    _carry_out("modes", given, experiments.modes(given.network, given.model, given.prompt, chosen), daemon=given.daemon)
+    given, members = _quickly(given), _members(given)
+    _carry_out("modes", given, [Group(given.network, given.model, given.prompt, members)])
 
 
 def kv_length(given: SimpleNamespace) -> None:
     """What the length of the KV cache costs in each mode."""
-    given, chosen, lengths = _quickly(given), _modes(given), _numbers("--prompts", given.prompts)
+    given, members, lengths = _quickly(given), _members(given), _numbers("--prompts", given.prompts)
     lengths = lengths[:2] if given.quick else lengths
-    _carry_out(
-        "kv-length", given, experiments.kv_length(given.network, given.model, lengths, chosen), daemon=given.daemon
-    )
+    _carry_out("kv-length", given, [Group(given.network, given.model, length, members) for length in lengths])
 
 
 def colocation(given: SimpleNamespace) -> None:
-    """Two daemons, caches placed by chance against caches placed with their attention."""
+    """Two daemons, caches placed by chance against caches placed with the attention that reads them."""
     given, lengths, names = _quickly(given), _numbers("--prompts", given.prompts), _words(given.networks, ";")
     if given.quick:
         lengths, names = lengths[:1], names[:1]
-    _carry_out("colocation", given, experiments.colocation(names, given.model, lengths))
+    placed = (Member("handle", "blind"), Member("semantic", "blind"), Member("semantic", "semantic"))
+    members = (Member("local"), *placed)
+    groups = [Group(name, given.model, length, members, daemons=2) for name in names for length in lengths]
+    _carry_out("colocation", given, groups)
 
 
 def network(given: SimpleNamespace) -> None:
     """Every mode on networks of several rates and delays."""
-    given, chosen = _quickly(given), _modes(given)
+    given, members = _quickly(given), _members(given)
     rates, delays = (
         ["" if word in ("none", "0") else word for word in _words(text)] for text in (given.rates, given.delays)
     )
     if given.quick:
         rates, delays = rates[:2], delays[:1]
-    _carry_out("network", given, experiments.networks(rates, delays, given.model, given.prompt, chosen))
+    names = [",".join(part for part in point if part) or UNSHAPED for point in product(rates, delays)]
+    _carry_out("network", given, [Group(name, given.model, given.prompt, members) for name in names])
 
 
 def models(given: SimpleNamespace) -> None:
     """Every mode on several architectures; what does not fit on this machine is named as not measured."""
     from dynamo_genie.bench.study.memory import what_fits
 
-    given, chosen = _quickly(given), _modes(given)
+    given, members = _quickly(given), _members(given)
     names = ["tiny-gpt2", "bert-base"] if given.quick else _words(given.models)
-    fitting, gaps = what_fits(names, len(chosen), given.dtype, on_gpu=given.device != "cpu")
-    _carry_out(
-        "models", given, experiments.models(given.network, fitting, given.prompt, chosen), gaps, daemon=given.daemon
-    )
+    fitting, gaps = what_fits(names, len(_modes(given)), given.dtype, on_gpu=given.device != "cpu")
+    _carry_out("models", given, [Group(given.network, name, given.prompt, members) for name in fitting], gaps)
 
 
 def concurrency(given: SimpleNamespace) -> None:
-    """Several clients of one daemon at the same time."""
-    given, chosen, counts = _quickly(given), _modes(given), _numbers("--sessions", given.sessions)
+    """Several clients of one daemon at the same time; `local` is one client, for the right answers."""
+    given, members, counts = _quickly(given), _members(given), _numbers("--sessions", given.sessions)
     counts = counts[:2] if given.quick else counts
-    groups = experiments.concurrency(given.network, given.model, given.prompt, counts, chosen)
-    _carry_out("concurrency", given, groups, daemon=given.daemon)
+    groups = [Group(given.network, given.model, given.prompt, members, sessions=count) for count in counts]
+    _carry_out("concurrency", given, groups)
 
 
 def report(given: SimpleNamespace) -> None:
@@ -198,9 +198,7 @@ def _show(name: str, title: str, measured: Measured, path: Path | None) -> None:
         write_json(path, name, measured.details, measured.figures)
 
 
-def _carry_out(
-    experiment: str, given: SimpleNamespace, groups: Sequence[Group], gaps: Sequence[Gap] = (), *, daemon: str = ""
-) -> None:
+def _carry_out(experiment: str, given: SimpleNamespace, groups: Sequence[Group], gaps: Sequence[Gap] = ()) -> None:
     """Run an experiment of the study; print its tables and write its document, tables and plots.
 
     A run that is ended by a signal leaves the document with what was measured so far.
@@ -210,6 +208,7 @@ def _carry_out(
     from dynamo_genie.bench.study.runner import Runner
 
     _end_on_signals()
+    daemon = getattr(given, "daemon", "")  # some experiments need daemons of their own
     protocol = Protocol(given.steps, given.repeats, given.warm_ups, given.seed, given.dtype, given.device, daemon)
     path = given.json or Path(f"{experiment}.json")
     runner = Runner(experiment, protocol, path, _say)
@@ -236,6 +235,10 @@ def _report(path: Path) -> None:
     for name, content in files_of(study, path.stem).items():
         (path.parent / name).write_bytes(content)
     console.print(f"{path} and its report are in {path.parent.resolve()}", markup=False, highlight=False)
+
+
+def _members(given: SimpleNamespace) -> tuple[Member, ...]:
+    return members_of(_modes(given))
 
 
 def _modes(given: SimpleNamespace) -> tuple[str, ...]:
