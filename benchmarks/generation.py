@@ -25,36 +25,31 @@ MODEL_OPERATORS = frozenset(
 """Operators that only a forward pass of the model needs: none of them may run in this process."""
 
 
-@dataclass(frozen=True)
-class StepMark:
-    """The beginning of one forward pass: when, and the wire's counters then."""
-
-    time_s: float
-    counters: Mapping[str, Any] | None
-
-
 class StepClock:
-    """Notes when each forward pass of `generate()` begins, by listening where it prepares the inputs."""
+    """Notes when each forward pass of `generate()` begins, by listening where it prepares the inputs.
+
+    Attributes:
+        marks: For each pass, when it began and what the counters said then.
+    """
 
     def __init__(self, model: Any, read_counters: Callable[[], Mapping[str, Any]] | None = None) -> None:
-        self.marks: list[StepMark] = []
+        self.marks: list[tuple[float, Mapping[str, Any] | None]] = []
         prepare = model.prepare_inputs_for_generation
 
         @functools.wraps(prepare)
         def noted(*args: Any, **kwargs: Any) -> Any:
-            self.marks.append(StepMark(time.perf_counter(), read_counters() if read_counters is not None else None))
+            self.marks.append((time.perf_counter(), read_counters() if read_counters is not None else None))
             return prepare(*args, **kwargs)
 
         model.prepare_inputs_for_generation = noted
 
     def decode_seconds(self) -> list[float]:
         """Return the time of each step after the prompt's, the token's choice included."""
-        times = [mark.time_s for mark in self.marks[1:]]
-        return [after - before for before, after in pairwise(times)]
+        return [after - before for (before, _), (after, _) in pairwise(self.marks[1:])]
 
     def decode_bytes(self) -> dict[str, dict[str, int]]:
         """Return median bytes a decode step by direction and tensor class."""
-        taken = [mark.counters for mark in self.marks[1:] if mark.counters is not None]
+        taken = [counters for _, counters in self.marks[1:] if counters is not None]
         pairs = list(pairwise(taken))
         return {
             direction: {

@@ -81,7 +81,7 @@ class Client:
         self._phases = workload.phases
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self._work = workload.work(model, model.config, setup.prompt, setup.seed, setup.device)
-        self._wire = _Wire() if setup.own_interfaces else None
+        self._keep_alives = KeepAlives() if setup.own_interfaces else None
         for _ in range(setup.warm_ups):
             self._all_phases(())
         self._graphs = self._compiled()
@@ -125,26 +125,31 @@ class Client:
         return tuple(self._measured(phase, lease_ports) for phase in self._phases)
 
     def _measured(self, phase: str, lease_ports: tuple[int, ...]) -> MeasuredPhase:
-        before = _Snapshot.taken(daemons_first=True)
-        if self._wire is not None:
-            self._wire.begin()
+        """Do one phase. Asking daemons moves bytes: they are asked first before it, and last after it."""
+        peers, _ = _ask_daemons()
+        stats = _stats()
+        if self._keep_alives is not None:
+            self._keep_alives.take(())
+        counted = read_counters() if self._keep_alives is not None else None
         began = time.monotonic()
         steps = 1 if phase == "prefill" else self._setup.steps
         seconds = tuple(seconds_of(partial(self._work.step, phase)) for _ in range(steps))
         wall_s = time.monotonic() - began
-        wire, keep_alive_bytes = self._wire.end(lease_ports) if self._wire is not None else ((), 0)
-        after = _Snapshot.taken(daemons_first=False)
+        wire: tuple[int, ...] = read_counters() - counted if counted is not None else ()
+        keep_alive_bytes = self._keep_alives.take(lease_ports) if self._keep_alives is not None else 0
+        stats_after = _stats()
+        peers_after, busy_s = _ask_daemons()
         return MeasuredPhase(
             seconds=seconds,
-            sent=_difference(after.stats["sent"], before.stats["sent"]),
-            received=_difference(after.stats["received"], before.stats["received"]),
-            framing=sum(after.stats[n] - before.stats.get(n, 0) for n in ("sent_framing", "received_framing")),
-            peer_bytes=_difference(after.peer_bytes, before.peer_bytes),
+            sent=_difference(stats_after["sent"], stats["sent"]),
+            received=_difference(stats_after["received"], stats["received"]),
+            framing=sum(stats_after[name] - stats[name] for name in ("sent_framing", "received_framing")),
+            peer_bytes=_difference(peers_after, peers),
             wire=wire,
             keep_alive_bytes=keep_alive_bytes,
             began=began,
             wall_s=wall_s,
-            busy_s=after.busy_s if after.busy_s is not None else wall_s,
+            busy_s=wall_s if busy_s is None else busy_s,
         )
 
     @staticmethod
@@ -154,50 +159,23 @@ class Client:
         return graphs_compiled()
 
 
-class _Wire:
-    """What the interfaces of this host move between `begin` and `end`."""
+def _stats() -> dict[str, Any]:
+    import dynamo_genie
 
-    def __init__(self) -> None:
-        self._keep_alives = KeepAlives()
-        self._before = read_counters()
-
-    def begin(self) -> None:
-        self._keep_alives.take(())
-        self._before = read_counters()
-
-    def end(self, lease_ports: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-        """Return bytes sent and received, packets sent and received, and the bytes that kept sessions alive."""
-        return read_counters() - self._before, self._keep_alives.take(lease_ports)
+    found: dict[str, Any] = dynamo_genie.stats()["total"]
+    return found
 
 
-class _Snapshot:
-    """Counters at one moment. Asking for them moves bytes: daemons are asked first before a measurement, last after."""
+def _ask_daemons() -> tuple[Counter[str], float | None]:
+    """Return what went from daemon to daemon so far, and how long they computed since they were last asked."""
+    from dynamo_genie.connections.connections import CONNECTIONS
 
-    def __init__(self) -> None:
-        self.stats: dict[str, Any] = {"sent": {}, "received": {}, "sent_framing": 0, "received_framing": 0}
-        self.peer_bytes: Counter[str] = Counter()
-        self.busy_s: float | None = None
-
-    @classmethod
-    def taken(cls, *, daemons_first: bool) -> _Snapshot:
-        """Ask the daemons and look at what is counted here, in either order."""
-        found = cls()
-        for take in (found._ask_daemons, found._look) if daemons_first else (found._look, found._ask_daemons):
-            take()
-        return found
-
-    def _look(self) -> None:
-        import dynamo_genie
-
-        self.stats.update(dynamo_genie.stats()["total"])
-
-    def _ask_daemons(self) -> None:
-        from dynamo_genie.connections.connections import CONNECTIONS
-
-        for connection in CONNECTIONS.all():
-            state = connection.session.inspect()
-            self.peer_bytes.update(dict(state.peer_sent))
-            self.busy_s = (self.busy_s or 0.0) + sum(ended - began for _, began, ended in state.spans) * 1e-9
+    states = [connection.session.inspect() for connection in CONNECTIONS.all()]
+    peer_bytes: Counter[str] = Counter()
+    for state in states:
+        peer_bytes.update(dict(state.peer_sent))
+    busy_s = sum(ended - began for state in states for _, began, ended in state.spans) * 1e-9
+    return peer_bytes, busy_s if states else None
 
 
 def _difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:

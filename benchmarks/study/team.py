@@ -27,24 +27,19 @@ def daemon_hosts(count: int) -> tuple[str, ...]:
     return tuple(f"daemon{number}" for number in range(count))
 
 
-@dataclass(frozen=True)
-class Player:
-    """A member with its clients, ready to be measured; `daemons` are the endpoints of its own."""
-
-    member: Member
-    clients: tuple[ClientProcess, ...]
-    ready: tuple[Ready, ...]
-    daemons: tuple[str, ...]
-
-
 @dataclass
-class _Setting:
-    """A member whose clients are being started: those that answered, and the first reason why one could not."""
+class Player:
+    """A member and its clients: those that are ready to be measured, and the first reason why one could not be.
+
+    Attributes:
+        ready: What the clients answered that have compiled.
+        daemons: The endpoints of its own.
+    """
 
     member: Member
-    daemons: list[str]
     clients: list[ClientProcess] = field(default_factory=list)
     ready: list[Ready] = field(default_factory=list)
+    daemons: Sequence[str] = ()
     failed: str = ""
 
 
@@ -61,55 +56,51 @@ def assembled(
         GenieError: `local` could not be set up, so that nothing could be compared.
     """
     with ExitStack() as running:
-        settings = []
-        waiting: deque[tuple[_Setting, ClientProcess]] = deque()
+        players = []
+        waiting: deque[tuple[Player, ClientProcess]] = deque()
         for member in group.members:
             say(f"starting {member.label}")
             remote = MODES[member.mode].remote
-            setting = _Setting(member, _daemons(running, group, protocol, network) if remote else [])
-            settings.append(setting)
+            player = Player(member, daemons=_daemons(running, group, protocol, network) if remote else ())
+            players.append(player)
             for number in range(group.sessions if remote else 1):
                 if len(waiting) >= SETTING_UP_AT_A_TIME:
                     _wait_for(*waiting.popleft(), say)
-                client = _start(running, setting, number, group, protocol, network)
-                waiting.append((setting, client))
+                client = _start(running, player, number, group, protocol, network)
+                waiting.append((player, client))
         while waiting:
             _wait_for(*waiting.popleft(), say)
-        failed = {one.member.label: one.failed for one in settings if one.failed}
-        yield [_player(one) for one in settings if not one.failed], failed
+        failed = {one.member.label: one.failed for one in players if one.failed}
+        yield [one for one in players if not one.failed], failed
 
 
-def _wait_for(setting: _Setting, client: ClientProcess, say: Say) -> None:
+def _wait_for(player: Player, client: ClientProcess, say: Say) -> None:
     """Wait until a client has compiled; one that cannot takes its whole member with it."""
-    if setting.failed:
+    if player.failed:
         return
     say(f"waiting for {client.name} to compile")
     try:
-        setting.ready.append(client.ready())
+        player.ready.append(client.ready())
     except GenieError as error:
-        if setting.member.mode == "local":
+        if player.member.mode == "local":
             raise
-        setting.failed = str(error).splitlines()[0]  # the rest is where, on this machine
-        for one in setting.clients:
+        player.failed = str(error).splitlines()[0]  # the rest is where, on this machine
+        for one in player.clients:
             one.close()
 
 
-def _player(setting: _Setting) -> Player:
-    return Player(setting.member, tuple(setting.clients), tuple(setting.ready), tuple(setting.daemons))
-
-
 def _start(
-    running: ExitStack, setting: _Setting, number: int, group: Group, protocol: Protocol, network: Network
+    running: ExitStack, player: Player, number: int, group: Group, protocol: Protocol, network: Network
 ) -> ClientProcess:
     """Start a client of a member and tell it what to set up."""
-    member, daemons = setting.member, setting.daemons
-    options: dict[str, str | list[str]] = {"daemons": daemons} if daemons else {}
+    member, daemons = player.member, player.daemons
+    options: dict[str, str | list[str]] = {"daemons": list(daemons)} if daemons else {}
     if member.placement:
         options["placement"] = member.placement
     client = ClientProcess(f"client {number} of {member.label}", partial(network.command, CLIENT))
     running.callback(client.close)
-    setting.clients.append(client)
-    if setting.failed:
+    player.clients.append(client)
+    if player.failed:
         client.close()
         return client
     device = "cpu" if daemons else protocol.device

@@ -46,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, path: Path, *, fails: dict[str, int], u
     def assembled(*rest: object) -> Iterator[tuple[list[Player], dict[str, str]]]:
         def player(member: Member) -> Player:
             client: Any = ListedClient(fails.get(member.label, 99))
-            return Player(member, (client,), (Ready(("decode",), "cpu", (), 1),), ())
+            return Player(member, [client], [Ready(("decode",), "cpu", (), 1)])
 
         yield [player(member) for member in GROUP.members if member.label not in unable], unable
 
