@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dynamo_genie.bench.study.orders import ClientAnswer, Finish, Order, Ready, Repeat, RepeatDone, Setup, Trouble
+from dynamo_genie.bench.study.orders import ClientAnswer, Finish, Order, Ready, RepeatDone, Trouble
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError
 
@@ -43,9 +43,14 @@ class ClientProcess:
         )
         self._rest = b""
 
-    def say(self, order: Setup | Repeat) -> None:
+    def say(self, order: Order) -> None:
         """Give an order; `ready` or `done` waits for its answer."""
-        self._send(order)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._ended() from None
 
     def ready(self) -> Ready:
         """Wait for the answer to `Setup`."""
@@ -59,7 +64,7 @@ class ClientProcess:
         """Let it end, then make it."""
         if self._process.poll() is None:
             try:
-                self._send(Finish())
+                self.say(Finish())
                 self._process.wait(END_LIMIT_S)
             except (GenieError, subprocess.TimeoutExpired):
                 self._process.kill()
@@ -68,14 +73,6 @@ class ClientProcess:
                 stream.close()
         self._process.wait(KILL_LIMIT_S)
         self._log.close()
-
-    def _send(self, order: Order) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._ended() from None
 
     def _answer(self, expected: type[A], limit_s: float) -> A:
         answer = self._decoder.decode(self._line(limit_s))

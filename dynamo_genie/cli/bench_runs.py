@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 def transport(given: SimpleNamespace) -> None:
     """The wire alone, against bare pyzmq."""
     use_one_thread()
-    from dynamo_genie.bench.transport import TransportPlan, measure_transport
+    from dynamo_genie.bench.transport import measure_transport
 
-    sizes = tuple(given.upload_mib or (64, 1024))
-    plan = TransportPlan(given.round_trips, min(20, given.round_trips), sizes, given.uploads)
-    _show("transport", "Transport, two processes on this machine (medians)", measure_transport(plan), given.json)
+    measured = measure_transport(given.round_trips, given.upload_mib or (64, 1024), given.uploads)
+    _show("transport", "Transport, two processes on this machine (medians)", measured, given.json)
 
 
 def decode(given: SimpleNamespace) -> None:
@@ -70,12 +69,12 @@ def gpu(given: SimpleNamespace) -> None:
 def arenas(given: SimpleNamespace) -> None:
     """Appending to caches in place, against copying them."""
     use_one_thread()
-    from dynamo_genie.bench.arenas import ArenaBenchPlan, measure_arenas
+    from dynamo_genie.bench.arenas import measure_arenas
 
     lengths = tuple(given.length or (128, 1024, 4096))
-    plan = ArenaBenchPlan(given.layers, given.heads, given.head_dim, lengths, given.steps)
+    measured = measure_arenas(given.layers, given.heads, given.head_dim, lengths, given.steps)
     title = f"Caches of {given.layers} layers, {given.heads} x {given.head_dim} floats, one thread (medians)"
-    _show("arenas", title, measure_arenas(plan), given.json)
+    _show("arenas", title, measured, given.json)
 
 
 def passes(given: SimpleNamespace) -> None:

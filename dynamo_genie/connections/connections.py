@@ -28,6 +28,12 @@ class Connections:
     """Owns the process's sessions and its embedded daemon. A forked child starts with none."""
 
     def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self.shutdown)
+
+    def _forget(self) -> None:
+        """Begin with nothing: in a forked child the parent's sockets and daemon are not ours."""
         self._lock = threading.RLock()
         self._open: dict[tuple[str, str | None], Connection] = {}
         self._fleets: dict[FleetKey, Fleet] = {}
@@ -35,8 +41,6 @@ class Connections:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._tracker: WriteTracker | None = None
         self.mesh = PeerMesh()
-        os.register_at_fork(after_in_child=self._forget)
-        atexit.register(self.shutdown)
 
     def get(self, options: Options) -> Connection:
         """Return a live connection for these options, opening one when there is none.
@@ -106,29 +110,13 @@ class Connections:
             connect_timeout_s=options.connect_timeout_s,
             request_timeout_s=options.request_timeout_s,
         )
-        return Connection(
-            endpoint, session, ResidentWeights(session.weight_channel, self._tracker, progress=show_progress(options))
-        )
+        progress = sys.stderr.isatty() if options.progress is None else options.progress
+        return Connection(endpoint, session, ResidentWeights(session.weight_channel, self._tracker, progress=progress))
 
     def _start_embedded(self, options: Options) -> str:
         if self._embedded is None or not self._embedded.alive:
             self._embedded = EmbeddedDaemon.start(threads=torch.get_num_threads())
         return self._embedded.endpoint
-
-    def _forget(self) -> None:
-        """In a forked child: the parent's sockets and daemon are not ours."""
-        self._lock = threading.RLock()
-        self._open = {}
-        self._fleets = {}
-        self._embedded = None
-        self._context = None
-        self._tracker = None
-        self.mesh = PeerMesh()
-
-
-def show_progress(options: Options) -> bool:
-    """Whether to show progress bars: as the option says, else on a terminal only."""
-    return sys.stderr.isatty() if options.progress is None else options.progress
 
 
 CONNECTIONS = Connections()

@@ -7,7 +7,7 @@ caches belong to the box that uses them; the other inputs of a call, and its res
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -102,15 +102,14 @@ def _layers(gm: GraphModule) -> dict[Node, str]:
     layers = {node: layer for node, layer in own.items() if layer and layer not in parents}
     order = {node: position for position, node in enumerate(calls)}
     for node in calls:
-        _follow(node, sorted(layers.keys() & set(node.all_input_nodes), key=order.__getitem__, reverse=True), layers)
+        before = [source for source in node.all_input_nodes if source in layers]
+        if node not in layers and before:
+            layers[node] = layers[max(before, key=order.__getitem__)]
     for node in reversed(calls):
-        _follow(node, sorted(layers.keys() & set(node.users), key=order.__getitem__), layers)
+        after = [user for user in node.users if user in layers]
+        if node not in layers and after:
+            layers[node] = layers[min(after, key=order.__getitem__)]
     return {node: layers.get(node) or own[node] or "graph" for node in calls}
-
-
-def _follow(node: Node, placed: Sequence[Node], layers: dict[Node, str]) -> None:
-    if node not in layers and placed:
-        layers[node] = layers[placed[0]]
 
 
 def _report(key: tuple[str, str], nodes: list[Node]) -> GroupReport:
@@ -135,12 +134,8 @@ def held_nbytes(nodes: Iterable[Node], *roles: Role) -> int:
 def _newest_caches(nodes: list[Node]) -> list[Node]:
     """Return the caches that a box has after the call: of one that grows there, not its older self."""
     computed = [node for node in nodes if node.op == "call_function"]
-    return [n for n in computed if facts_of(n).role is Role.KV_CACHE and not _only_rewrites_itself(n, computed)]
-
-
-def _only_rewrites_itself(node: Node, computed: list[Node]) -> bool:
-    users = [user for user in node.users if user in computed]
-    return any(facts_of(user).role is Role.KV_CACHE for user in users)
+    caches = [node for node in computed if facts_of(node).role is Role.KV_CACHE]
+    return [node for node in caches if not any(user in caches for user in node.users)]
 
 
 def _arrows(

@@ -39,21 +39,13 @@ def _overview_row(placement: PlacementReport) -> tuple[str, ...]:
     resident = sum(device.weight_nbytes + device.cache_nbytes for device in placement.devices)
     where = f"{len(placement.partitions)} on {len(placement.devices)}"
     measured = placement.measured
-    predicted_s = seconds_text(placement.predicted_step_s)
-    if measured is None:
-        return (
-            where,
-            nbytes_text(resident),
-            "0",
-            f"{placement.predicted.total:,}",
-            UNKNOWN,
-            UNKNOWN,
-            predicted_s,
-            UNKNOWN,
-        )
-    calls, predicted, found = measured.calls, measured.predicted_nbytes, measured.measured_nbytes
-    means = (f"{predicted / calls:,.0f}", f"{found / calls:,.0f}", error_text(predicted, found))
-    return where, nbytes_text(resident), f"{calls:,}", *means, predicted_s, seconds_text(measured.median_step_s)
+    counts = ("0", f"{placement.predicted.total:,}", UNKNOWN, UNKNOWN)
+    if measured is not None:
+        calls, predicted, found = measured.calls, measured.predicted_nbytes, measured.measured_nbytes
+        means = (f"{predicted / calls:,.0f}", f"{found / calls:,.0f}")
+        counts = (f"{calls:,}", *means, error_text(predicted, found))
+    times = (placement.predicted_step_s, measured.median_step_s if measured is not None else None)
+    return where, nbytes_text(resident), *counts, *map(seconds_text, times)
 
 
 def _caches(report: GraphReport) -> str:

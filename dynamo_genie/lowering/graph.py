@@ -18,6 +18,7 @@ from dynamo_genie.lowering.arguments import (
     source_line,
     unsupported,
 )
+from dynamo_genie.passes.graphs.graph_view import nodes_in
 from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.runtime.wire import program as p
@@ -158,11 +159,7 @@ class _GraphLowering:
         self._roots[node] = roots
 
     def _roots_of(self, actual: Any) -> frozenset[int]:
-        if isinstance(actual, Node):
-            return self._roots.get(actual, frozenset())
-        if isinstance(actual, (list, tuple)):
-            return frozenset().union(*(self._roots_of(item) for item in actual))
-        return frozenset()
+        return frozenset().union(*(self._roots.get(node, frozenset()) for node in nodes_in(actual)))
 
     def _facts(self) -> dict[str, Any]:
         """Return what the passes know of each value, equal facts once; nothing where no pass has looked."""

@@ -163,9 +163,7 @@ def _mutated_inputs(func: OpOverload, args: tuple[p.Argument, ...], kwargs: dict
     schema = read_schema(func)
     mutated: set[int] = set()
     for place in schema.writes:
-        actual = schema.argument(place, args, kwargs)
-        items = actual.items if isinstance(actual, p.Items) else (actual,)
-        mutated |= {item.index for item in items if isinstance(item, p.Ref)}
+        mutated.update(p.references(schema.argument(place, args, kwargs)))
     return tuple(sorted(mutated))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from dynamo_genie.torch_internals.fake import (
     UnsupportedFakeTensorException,
 )
 from dynamo_genie.torch_internals.operators import OpOverload
+from dynamo_genie.torch_internals.pytree import tree_leaves
 
 Metadata: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, int]
 """Shape, strides (elements), dtype and storage offset (elements) of a tensor."""
@@ -116,13 +116,5 @@ def _describe(func: OpOverload, out: Any) -> ResultMetadata:
     for result, value in zip(results, values, strict=True):
         layout.append(len(value) if isinstance(value, list | tuple) else -1)
         if result.form != "self":
-            found.extend(metadata_of(tensor) for tensor in _tensors(value))
+            found.extend(metadata_of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
     return ResultMetadata(tuple(found), tuple(layout))
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 from typing import Literal
 
 import torch
@@ -45,8 +46,5 @@ def find_sources(gm: GraphModule, origins: Origins) -> dict[Node, int]:
     sources = {node: 1 << bit for bit, node in enumerate(data_inputs(gm, origins))}
     for node in gm.graph.nodes:
         if node.op != "placeholder":
-            mask = 0
-            for operand in node.all_input_nodes:
-                mask |= sources.get(operand, 0)
-            sources[node] = mask
+            sources[node] = reduce(or_, (sources.get(operand, 0) for operand in node.all_input_nodes), 0)
     return sources

@@ -88,7 +88,7 @@ class _Search:
     def caches_of(self, attention: Attention) -> list[KVCache]:
         """Return the caches of keys and values; none, unless both have one."""
         sides = (attention.key_history, attention.value_history)
-        for keys, values in (self._all_kept(sides, attention), self._all_read(sides, attention)):
+        for keys, values in (self._all_kept(sides, attention), (self._read_only(side, attention) for side in sides)):
             if keys and values and _differ(keys, values, attention):
                 return [*keys, *values]
         keys, values = self._all_kept(latent_entries(attention), attention)
@@ -96,9 +96,6 @@ class _Search:
 
     def _all_kept(self, sides: Sequence[Entries], attention: Attention) -> Iterator[list[KVCache]]:
         return (list(self._kept(side, attention)) for side in sides)
-
-    def _all_read(self, sides: Sequence[Entries], attention: Attention) -> Iterator[list[KVCache]]:
-        return (self._read_only(side, attention) for side in sides)
 
     def _kept(self, entries: Entries, attention: Attention) -> Iterator[KVCache]:
         """Yield the caches among the values that carry some of the entries on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -61,10 +62,13 @@ def _formula(node: Node) -> Callable[[Node], int] | None:
     return _FORMULAS.get(PORTABLE_REPLACEMENTS.get(target, target))
 
 
-def _mm_flops(node: Node) -> int:
-    """2·M·K·N for [M, K] @ [K, N], once a matrix: K multiply-adds an element (Golub and Van Loan, §1.1)."""
-    left, right = node.args[-2:]
-    return 2 * math.prod(_shape(left)) * _shape(right)[-1]
+def _product_flops(node: Node, left: int = -2, products: int = 1) -> int:
+    """2·M·K·N for [M, K] @ [K, N], once a matrix: K multiply-adds an element (Golub and Van Loan, §1.1).
+
+    Of groups of rows, [M, K] with [G, K, N], every row meets one matrix; their gradients are two products of that size.
+    """
+    rows, matrix = node.args[left], node.args[left + 1]
+    return 2 * products * math.prod(_shape(rows)) * _shape(matrix)[-1]
 
 
 def _attention_flops(node: Node) -> int:
@@ -101,29 +105,17 @@ def _convolution_backward_flops(node: Node) -> int:
     return 2 * places[0] * math.prod(places[2:]) * math.prod(_shape(weight)) * sum(map(bool, mask[:2]))
 
 
-def _grouped_mm_flops(node: Node) -> int:
-    """Every row meets one matrix of its group: 2·M·K·N for rows [M, K] and matrices [G, K, N]."""
-    rows, matrices = node.args[:2]
-    return 2 * math.prod(_shape(rows)) * _shape(matrices)[-1]
-
-
-def _grouped_mm_backward_flops(node: Node) -> int:
-    """Two products of the forward's size: gradients of the rows and of the matrices."""
-    rows, matrices = node.args[:2]
-    return 4 * math.prod(_shape(rows)) * _shape(matrices)[-1]
-
-
 _FORMULAS: Mapping[Any, Callable[[Node], int]] = MappingProxyType(
     {
-        aten.mm.default: _mm_flops,
-        aten.addmm.default: _mm_flops,
-        aten.bmm.default: _mm_flops,
-        aten.baddbmm.default: _mm_flops,
+        aten.mm.default: _product_flops,
+        aten.addmm.default: _product_flops,
+        aten.bmm.default: _product_flops,
+        aten.baddbmm.default: _product_flops,
         aten.convolution.default: _convolution_flops,
         aten.convolution_backward.default: _convolution_backward_flops,
         portable_attention_backward: _attention_backward_flops,
-        portable_grouped_mm: _grouped_mm_flops,
-        portable_grouped_mm_backward: _grouped_mm_backward_flops,
+        portable_grouped_mm: partial(_product_flops, left=0),
+        portable_grouped_mm_backward: partial(_product_flops, left=0, products=2),
     }
 )
 

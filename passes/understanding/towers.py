@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from types import MappingProxyType
 from typing import Any
 
@@ -87,10 +89,7 @@ def _ends(found: Mapping[Node, int | None]) -> dict[Node, int | None]:
 
 
 def _sources_of(ends: Mapping[Node, int | None], towers: Towers) -> int:
-    mask = 0
-    for node in ends:
-        mask |= towers.of(node)
-    return mask
+    return reduce(or_, map(towers.of, ends), 0)
 
 
 def _convolution_rank(node: Node, kept: frozenset[Node]) -> int:

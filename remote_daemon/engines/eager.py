@@ -192,20 +192,12 @@ def _last_uses(program: p.Program) -> dict[int, list[int]]:
     last: dict[int, int] = {first + number: number for number in range(len(program.nodes))}
     for number, node in enumerate(program.nodes):
         for argument in (*node.args, *(item for _, item in node.kwargs)):
-            last.update((index, number) for index in _references(argument))
+            last.update((index, number) for index in p.references(argument))
     for output in program.outputs:
-        for index in _references(output):
+        for index in p.references(output):
             last.pop(index, None)
     dying: dict[int, list[int]] = {}
     for index, number in last.items():
         if not len(program.inputs) <= index < first:  # constants stay
             dying.setdefault(number, []).append(index)
     return dying
-
-
-def _references(argument: p.Argument) -> list[int]:
-    if isinstance(argument, p.Ref):
-        return [argument.index]
-    if isinstance(argument, p.Items):
-        return [index for item in argument.items for index in _references(item)]
-    return []

@@ -11,6 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.torch_internals.pytree import tree_leaves
 
 
 def program_graph(resolved: ResolvedProgram, scalars: Sequence[Any]) -> GraphModule:
@@ -42,15 +43,9 @@ def program_graph(resolved: ResolvedProgram, scalars: Sequence[Any]) -> GraphMod
 
 def _call(graph: Graph, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Add a call to the graph; what is a plain number for this call is computed at once."""
-    if operator.schema is None and not _has_node(args):
+    if operator.schema is None and not any(isinstance(leaf, Node) for leaf in tree_leaves(args)):
         return operator.run(*args, **kwargs)
     return graph.call_function(operator.overload or operator.run, tuple(args), kwargs)
-
-
-def _has_node(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(map(_has_node, value))
-    return isinstance(value, Node)
 
 
 def graph_argument(argument: p.Argument, values: Sequence[Any]) -> Any:

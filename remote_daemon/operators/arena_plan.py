@@ -181,13 +181,8 @@ class _Walk:
         return self._ends.get(argument.index) if isinstance(argument, p.Ref) else None
 
     def _sources_of(self, arguments: Iterable[p.Argument]) -> set[int]:
-        sources: set[int] = set()
-        for argument in arguments:
-            if isinstance(argument, p.Ref):
-                sources |= self._sources.get(argument.index, set())
-            elif isinstance(argument, p.Items):
-                sources |= self._sources_of(argument.items)
-        return sources
+        named = (index for argument in arguments for index in p.references(argument))
+        return {source for index in named for source in self._sources.get(index, ())}
 
 
 def _normal(axis: object, rank: int) -> int | None:

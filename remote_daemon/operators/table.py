@@ -63,7 +63,10 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
     if function is not None:
         return Operator(key, function, None)
     if key in _ATTENTION:
-        return _resolve_attention(key, device)
+        portable, kernel = _ATTENTION[key]
+        if device.type == "cpu":
+            return Operator(key, kernel._op, kernel._schema, overload=kernel)
+        return Operator(key, portable, kernel._schema)
     if key in _GROUPED:
         return Operator(key, *_GROUPED[key])
     overload = _overloads().get(key)
@@ -178,12 +181,19 @@ def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
 
 # --- attention -------------------------------------------------------------------------------------------
 
-_ATTENTION: Mapping[str, Run] = MappingProxyType(
+_ATTENTION: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
     {
-        "genie.attention": attention.attention,
-        "genie.attention_backward": attention.attention_backward,
+        "genie.attention": (
+            attention.attention,
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        ),
+        "genie.attention_backward": (
+            attention.attention_backward,
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+        ),
     }
 )
+"""What each is on any device, and the kernel of PyTorch's that it is on a CPU."""
 
 _GROUPED: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
     {
@@ -191,14 +201,3 @@ _GROUPED: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
         "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),
     }
 )
-
-
-def _resolve_attention(key: str, device: torch.device) -> Operator:
-    aten = torch.ops.aten
-    kernel = {
-        "genie.attention": aten._scaled_dot_product_flash_attention_for_cpu.default,
-        "genie.attention_backward": aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
-    }[key]
-    if device.type == "cpu":
-        return Operator(key, kernel._op, kernel._schema, overload=kernel)
-    return Operator(key, _ATTENTION[key], kernel._schema)

@@ -33,8 +33,14 @@ class ServerKeys:
     directory: Path
 
     def clients(self) -> dict[str, str]:
-        """Return the admitted clients now, as public key to name."""
-        return load_client_names(self.directory)
+        """Return the admitted clients now, as public key to name; a file that holds no key admits nobody."""
+        names: dict[str, str] = {}
+        for file in sorted((self.directory / "clients").glob("*.pub")):
+            try:
+                names[read_key_file(file, PublicKey).public] = file.stem
+            except AuthenticationError as error:
+                logger.warning("a client is left out: %s", error)
+        return names
 
 
 def load_server_keys(directory: str | os.PathLike[str]) -> ServerKeys:
@@ -49,17 +55,6 @@ def load_server_keys(directory: str | os.PathLike[str]) -> ServerKeys:
     if not keys.clients():
         raise AuthenticationError(f"{root / 'clients'} admits nobody; add one: genie keygen {root} --client NAME")
     return keys
-
-
-def load_client_names(directory: Path) -> dict[str, str]:
-    """Map the public key of each admitted client to its name; a file that holds no key admits nobody."""
-    names: dict[str, str] = {}
-    for file in sorted((directory / "clients").glob("*.pub")):
-        try:
-            names[read_key_file(file, PublicKey).public] = file.stem
-        except AuthenticationError as error:
-            logger.warning("a client is left out: %s", error)
-    return names
 
 
 def create_server_keys(directory: Path) -> ServerKeys:

@@ -27,7 +27,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerStarted,
 )
 from dynamo_genie.remote_daemon.supervisor.leases import Lease, Leases
-from dynamo_genie.remote_daemon.supervisor.status import STATUS_WAIT_S, StatusQuery, ready_workers
+from dynamo_genie.remote_daemon.supervisor.status import STATUS_WAIT_S, StatusQuery
 from dynamo_genie.remote_daemon.supervisor.tenants import Tenant, Waiting
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS, negotiate
@@ -263,7 +263,8 @@ class SupervisorStateMachine:
         own = (tenant for tenant in self._tenants.values() if tenant.key == key)  # nobody else's business
         tenants = tuple(sorted(own, key=lambda tenant: tenant.device))
         self._numbers += 1
-        query = StatusQuery(peer, request_id, now + STATUS_WAIT_S, tenants, ready_workers(tenants))
+        ready = {tenant.worker for tenant in tenants if tenant.worker is not None and tenant.ready is not None}
+        query = StatusQuery(peer, request_id, now + STATUS_WAIT_S, tenants, ready)
         self._queries[self._numbers] = query
         asked: list[Action] = [TellWorker(w, m.WorkerStatusRequest(self._numbers)) for w in sorted(query.awaited)]
         return asked + self._answer_queries(now)

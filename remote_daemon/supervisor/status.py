@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -46,8 +45,3 @@ def known_status(tenant: Tenant, name: str, *, busy: bool) -> m.WorkerStatus:
     device = tenant.ready.device if tenant.ready else m.DeviceInfo("", "", 0, "")
     state = "busy" if busy else tenant.state
     return m.WorkerStatus(name, tenant.pid, state, device.name, device.memory_limit, 0, 0, 0, 0, ())
-
-
-def ready_workers(tenants: Iterable[Tenant]) -> set[WorkerId]:
-    """Return the workers that can be asked."""
-    return {tenant.worker for tenant in tenants if tenant.worker is not None and tenant.ready is not None}

@@ -115,12 +115,7 @@ class OutboundLinks:
         if link is None:
             return
         link.mailbox.link_failures.pop(number, None)
-        self._empty(link)
-        self._answer(link, m.PeerMeasured(0, 0.0, 0.0, "the link was closed"))
-        if link.socket is not None:
-            self._unwatch(link.socket)
-            link.socket.close(linger=0)
-            link.socket = None
+        self._shut(link, "the link was closed")
 
     def forget(self, session: bytes) -> None:
         """Close the links of a session that ended."""
@@ -250,16 +245,16 @@ class OutboundLinks:
         """Give a link up: its socket closes at once, its number stays taken until the client closes it."""
         log.warning("link %d: %s", link.number, problem)
         link.mailbox.link_failures[link.number] = problem
-        self._empty(link)
+        self._shut(link, problem)
+
+    def _shut(self, link: OutboundLink, problem: str) -> None:
+        while link.queue:
+            link.queue.popleft().drop()
         self._answer(link, m.PeerMeasured(0, 0.0, 0.0, problem))
         if link.socket is not None:
             self._unwatch(link.socket)
             link.socket.close(linger=0)
             link.socket, link.attached = None, False
-
-    def _empty(self, link: OutboundLink) -> None:
-        while link.queue:
-            link.queue.popleft().drop()
 
     # --- measuring -------------------------------------------------------------------------------------------
 

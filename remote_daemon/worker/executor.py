@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import zmq
@@ -136,8 +136,7 @@ class Executor:
                 replies = self._attach(identity, message)
         except GenieError as error:
             replies = [m.Failed(0, describe_failure(error))]
-        for reply in replies:
-            self._send(identity, reply)
+        self._send(identity, replies)
         if stream is not None:
             self._check_device(stream.session)
         return True
@@ -150,7 +149,7 @@ class Executor:
                 self._synchronize()
             except RuntimeError as error:
                 failure = describe_failure(error)
-                self._send(whose, m.Failed(0, failure))
+                self._send(whose, [m.Failed(0, failure)])
                 last.lost_device = failure.message.splitlines()[0]
                 self._check_device(last)
         self._launched = (session, identity)
@@ -163,8 +162,7 @@ class Executor:
         """Give each suspended session the chance to go on, with one batch at most."""
         for stream, identity in list(self._suspended.items()):
             self._take_turn(stream.session, identity)
-            for reply in stream.resume(time.monotonic()):
-                self._send(identity, reply)
+            self._send(identity, stream.resume(time.monotonic()))
             self._check_device(stream.session)
             if stream.due is None:
                 del self._suspended[stream]
@@ -195,8 +193,7 @@ class Executor:
                 replies = self._attach(identity, message)
             except ProtocolError as error:
                 replies = [m.Failed(message.request_id, describe_failure(error))]
-            for reply in replies:
-                self._send(identity, reply)
+            self._send(identity, replies)
 
     def _close_dropped(self) -> None:
         for session in self._mailboxes.take_dropped():
@@ -209,9 +206,10 @@ class Executor:
                 self._by_identity = {i: s for i, s in self._by_identity.items() if s is not stream}
             self._ended = True
 
-    def _send(self, identity: bytes, reply: m.WorkerToClient) -> None:
-        try:
-            self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
-            self._socket.send(codec.encode(reply), zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            log.debug("client went away before its answer: %s", error)
+    def _send(self, identity: bytes, replies: Sequence[m.WorkerToClient]) -> None:
+        for reply in replies:
+            try:
+                self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
+                self._socket.send(codec.encode(reply), zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                log.debug("client went away before its answer: %s", error)

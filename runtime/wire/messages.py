@@ -16,30 +16,9 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from dynamo_genie.runtime.wire.bulk_messages import AdmitPeer as AdmitPeer
+from dynamo_genie.runtime.wire.bulk_messages import *  # noqa: F403
 from dynamo_genie.runtime.wire.bulk_messages import Attach as Attach
 from dynamo_genie.runtime.wire.bulk_messages import Attached as Attached
-from dynamo_genie.runtime.wire.bulk_messages import AttachPeer as AttachPeer
-from dynamo_genie.runtime.wire.bulk_messages import BulkFailed as BulkFailed
-from dynamo_genie.runtime.wire.bulk_messages import BulkToClient as BulkToClient
-from dynamo_genie.runtime.wire.bulk_messages import BulkToPeer as BulkToPeer
-from dynamo_genie.runtime.wire.bulk_messages import Chunk as Chunk
-from dynamo_genie.runtime.wire.bulk_messages import ClientToBulk as ClientToBulk
-from dynamo_genie.runtime.wire.bulk_messages import ClosePeer as ClosePeer
-from dynamo_genie.runtime.wire.bulk_messages import Credit as Credit
-from dynamo_genie.runtime.wire.bulk_messages import DismissPeer as DismissPeer
-from dynamo_genie.runtime.wire.bulk_messages import MeasurePeer as MeasurePeer
-from dynamo_genie.runtime.wire.bulk_messages import OpenPeer as OpenPeer
-from dynamo_genie.runtime.wire.bulk_messages import PeerKeys as PeerKeys
-from dynamo_genie.runtime.wire.bulk_messages import PeerMeasured as PeerMeasured
-from dynamo_genie.runtime.wire.bulk_messages import PeerPing as PeerPing
-from dynamo_genie.runtime.wire.bulk_messages import PeerPong as PeerPong
-from dynamo_genie.runtime.wire.bulk_messages import PeerToBulk as PeerToBulk
-from dynamo_genie.runtime.wire.bulk_messages import TensorBegin as TensorBegin
-from dynamo_genie.runtime.wire.bulk_messages import TensorFailed as TensorFailed
-from dynamo_genie.runtime.wire.bulk_messages import UploadAbort as UploadAbort
-from dynamo_genie.runtime.wire.bulk_messages import UploadBegin as UploadBegin
-from dynamo_genie.runtime.wire.bulk_messages import UploadDone as UploadDone
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES, MAX_ITEMS, MAX_SPANS, MAX_WAIT_S
 from dynamo_genie.runtime.wire.record import Blob, Digest, Id, Ids, Kind, Message, Tally, Text, Token
 from dynamo_genie.runtime.wire.record import ErrorInfo as ErrorInfo

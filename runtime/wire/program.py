@@ -7,6 +7,7 @@ A node with several results is one value, a tuple; "getitem" nodes take it apart
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Literal, TypeAlias
 
@@ -137,6 +138,15 @@ _DECODER = msgspec.msgpack.Decoder(Program)
 def role_of(program: Program, value: int) -> str:
     """Return what the facts say a value is; empty where nothing is said."""
     return program.facts[program.fact_of[value]].role if program.fact_of else ""
+
+
+def references(argument: Argument) -> Iterator[int]:
+    """Yield the numbers of the values that an argument names: its own, or those in a list of any depth."""
+    if isinstance(argument, Ref):
+        yield argument.index
+    elif isinstance(argument, Items):
+        for item in argument.items:
+            yield from references(item)
 
 
 def encode_program(program: Program) -> bytes:
