@@ -119,13 +119,9 @@ def _daemons(running: ExitStack, group: Group, protocol: Protocol, network: Netw
     endpoints = []
     for host in daemon_hosts(group.daemons):
         daemon = running.enter_context(running_daemon(TCP, protocol.device, partial(network.command, host)))
-        endpoints.append(_seen_from_elsewhere(daemon.endpoint, network.address(host)))
+        port = daemon.endpoint.rpartition(":")[2]
+        endpoints.append(f"tcp://{network.address(host)}:{port}")  # it listens on its loopback address
     return endpoints
-
-
-def _seen_from_elsewhere(endpoint: str, address: str) -> str:
-    """Return the endpoint at which other hosts reach a daemon that listens on its loopback address."""
-    return f"tcp://{address}:{endpoint.rpartition(':')[2]}"
 
 
 def pids_of(players: Sequence[Player], protocol: Protocol) -> list[int]:

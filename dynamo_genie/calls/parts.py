@@ -109,7 +109,8 @@ class ValueSlots:
         placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
         returned: Any = gm.graph.output_node().args[0]
         self._returned = [value.name if isinstance(value, Node) else "" for value in returned]
-        self._slots = {name: slot for slot, name in enumerate([*placeholders, *_made(gm), ""])}
+        made = [node.name for node in gm.graph.nodes if node.op not in ("placeholder", "output")]
+        self._slots = {name: slot for slot, name in enumerate([*placeholders, *made, ""])}
         self._kinds = {node.name: tensor_class(node, "activation") for node in gm.graph.nodes}
         self._kinds.update(zip(self._returned, plan.output_kinds, strict=True))
         self._kinds.update(zip(placeholders, plan.input_kinds, strict=True))
@@ -135,7 +136,3 @@ class ValueSlots:
         results = tuple(self._slots[name] for name in self._returned)
         n_made = len(self._slots) - len(self.inputs)
         return Placement(tuple(parts), results, n_made, (plan, topology), crossing)
-
-
-def _made(gm: GraphModule) -> list[str]:
-    return [node.name for node in gm.graph.nodes if node.op not in ("placeholder", "output")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,7 @@ def demo(
 ) -> None:
     """Generate text locally and through a daemon; exit code 1 when the tokens differ."""
     _check(cache, device, daemon)
-    from dynamo_genie.bench.report import make_console
+    from dynamo_genie.bench.report import make_console, write_json
 
     console = make_console()
     shape = {"layers": layers, "embd": embd, "heads": heads, "vocab": vocab}
@@ -47,7 +48,7 @@ def demo(
         found, facts = _run(shape, prompt, new_tokens, cache, options, console)
     _show(console, found, facts)
     if json is not None:
-        _write(json, found, facts)
+        write_json(json, "demo", {**facts, **asdict(found), "ratio": found.ratio})
     raise typer.Exit(0 if found.tokens_equal else 1)
 
 
@@ -124,14 +125,6 @@ def _bytes_table(by_direction: dict[str, dict[str, int]]) -> Table:
     for direction, found in by_direction.items():
         table.add_row(direction, *(f"{found[name]:,}" for name in names), f"{sum(found.values()):,}")
     return table
-
-
-def _write(path: Path, found: Comparison, facts: dict[str, Any]) -> None:
-    from dataclasses import asdict
-
-    from dynamo_genie.bench.report import write_json
-
-    write_json(path, "demo", {**facts, **asdict(found), "ratio": found.ratio})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -16,10 +17,11 @@ from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import OpOverload
+from dynamo_genie.torch_internals.pytree import tree_leaves
 
 # Marks in a structure key. Bytes, because no operator takes bytes, so no literal can look like a mark.
 _TENSOR, _INT, _FLOAT = b"T", b"I", b"F"
-_KINDS: tuple[tuple[bytes, p.ScalarKind], ...] = ((_INT, "int"), (_FLOAT, "float"))
+_KINDS: Mapping[bytes, p.ScalarKind] = MappingProxyType({_INT: "int", _FLOAT: "float"})
 _LITERALS = frozenset({bool, type(None), str, torch.dtype, torch.layout, torch.memory_format})
 
 StructureKey: TypeAlias = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
@@ -78,10 +80,14 @@ def lower_operator(func: OpOverload, structure: StructureKey, list_lengths: Sequ
         list_lengths: The length of each result that is a list of tensors, in order.
     """
     key = operator_key(func, None)
-    reader = _StructureReader(key, structure)
-    args = tuple(reader.lower(item) for item in structure[0])
-    kwargs = tuple((name, reader.lower(item)) for name, item in structure[1])
-    inputs = reader.inputs()
+    marks = [leaf for leaf in tree_leaves(structure) if type(leaf) is bytes]
+    tensors = (p.TensorInput(),) * marks.count(_TENSOR)
+    scalars = tuple(p.ScalarInput(_KINDS[mark]) for mark in marks if mark != _TENSOR)
+    inputs: tuple[p.TensorInput | p.ScalarInput, ...] = (*tensors, *scalars)
+    numbers = [p.Ref(number) for number in range(len(inputs))]
+    positional, named = rebuild_call(structure, numbers[: len(tensors)], numbers[len(tensors) :])
+    args = tuple(_lower(value, key) for value in positional)
+    kwargs = tuple((name, _lower(value, key)) for name, value in named.items())
     nodes = [p.Node(key, args, kwargs)]
     outputs, scalar_outputs = _outputs(func, nodes, len(inputs), iter(list_lengths))
     program = p.Program(
@@ -97,40 +103,10 @@ def lower_operator(func: OpOverload, structure: StructureKey, list_lengths: Sequ
     return finish(program, (None,) * len(nodes), scalar_outputs=scalar_outputs)
 
 
-class _StructureReader:
-    """Walks a structure in the order in which `flatten_call` wrote it, numbering tensors and then scalars."""
-
-    def __init__(self, key: str, structure: StructureKey) -> None:
-        self._key = key
-        marks = [mark for part in (structure[0], [item for _, item in structure[1]]) for mark in _marks(part)]
-        self._n_tensors = marks.count(_TENSOR)
-        self._kinds = [kind for mark in marks for name, kind in _KINDS if mark == name]
-        self._next_tensor = 0
-        self._next_scalar = self._n_tensors
-
-    def inputs(self) -> tuple[p.TensorInput | p.ScalarInput, ...]:
-        return (p.TensorInput(),) * self._n_tensors + tuple(p.ScalarInput(kind) for kind in self._kinds)
-
-    def lower(self, item: Any) -> p.Argument:
-        if type(item) is tuple:
-            if item and item[0] is complex:
-                return lower_leaf(complex(item[1]), self._key, None)
-            return p.Items(tuple(self.lower(element) for element in item))
-        if type(item) is not bytes:
-            return lower_leaf(item, self._key, None)
-        if item == _TENSOR:
-            self._next_tensor += 1
-            return p.Ref(self._next_tensor - 1)
-        self._next_scalar += 1
-        return p.Ref(self._next_scalar - 1)
-
-
-def _marks(structure: Any) -> Iterator[bytes]:
-    if type(structure) is bytes:
-        yield structure
-    elif type(structure) in (tuple, list):
-        for item in structure:
-            yield from _marks(item)
+def _lower(value: Any, key: str) -> p.Argument:
+    if isinstance(value, list):
+        return p.Items(tuple(_lower(item, key) for item in value))
+    return value if isinstance(value, p.Ref) else lower_leaf(value, key, None)
 
 
 def _outputs(
@@ -168,9 +144,9 @@ def _mutated_inputs(func: OpOverload, args: tuple[p.Argument, ...], kwargs: dict
 
 
 def rebuild_call(
-    structure: StructureKey, tensors: Sequence[torch.Tensor], scalars: Sequence[int | float]
+    structure: StructureKey, tensors: Sequence[Any], scalars: Sequence[Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments that `flatten_call` took apart, with other tensors in their places."""
+    """Return the arguments that `flatten_call` took apart, with other tensors and numbers, or what stands for them."""
     next_tensor, next_scalar = iter(tensors), iter(scalars)
 
     def build(item: Any) -> Any:

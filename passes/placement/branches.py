@@ -50,7 +50,10 @@ def schedule_branches(problem: Problem) -> Devices | None:
     for branch, inputs in enumerate(traffic):
         options = []
         for device in filter(lambda device: ledger.takes(units[branch], device), problem.devices):
-            arrivals = (ends[b] + _cross(problem, chosen[b], device, nbytes) for b, nbytes in inputs.items())
+            arrivals = (
+                ends[b] + (0.0 if chosen[b] == device else transfer_s(problem, chosen[b], device, nbytes))
+                for b, nbytes in inputs.items()
+            )
             options.append((max(free[device], *arrivals, 0.0) + work[device][branch], device))
         if not options:
             return None
@@ -76,10 +79,6 @@ def _work(problem: Problem, branches: Branches) -> list[list[float]]:
         for branch, seconds in zip(branches.of, unit_seconds(problem, device), strict=True):
             work[device][branch] += seconds
     return work
-
-
-def _cross(problem: Problem, source: int, target: int, nbytes: int) -> float:
-    return 0.0 if source == target else transfer_s(problem, source, target, nbytes)
 
 
 def _traffic(problem: Problem, branches: Branches) -> list[dict[int, int]]:

@@ -69,7 +69,7 @@ class WorkerSession:
             m.AdoptWeight: self._weights.adopt,
             m.PatchWeight: self._patch_weight,
             m.Describe: self._describe,
-            m.Sync: self._sync,
+            m.Sync: lambda command: m.Done(command.request_id),
             m.Inspect: self._inspect,
         }
         if state.host is not None:  # else there is nowhere to offload to, and uploads make room from another thread
@@ -184,9 +184,6 @@ class WorkerSession:
         return m.Described(
             command.request_id, tuple(spec_of(self.handles.detach_from_arena(h)) for h in command.handles)
         )
-
-    def _sync(self, command: m.Sync) -> m.Done:
-        return m.Done(command.request_id)
 
     def _inspect(self, command: m.Inspect) -> m.Inspection:
         state, traffic = self._state, self._peers.port.traffic

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dynamo_genie.bench.study.records import Row, Study
 
 
@@ -73,11 +75,7 @@ def _figures(row: Row, local: Row | None) -> Figures:
 
 def quantile(samples: Sequence[float], share: float) -> float:
     """Return a quantile by linear interpolation between the samples on both sides (type 7 of Hyndman and Fan, 1996)."""
-    ordered = sorted(samples)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return float(np.quantile(samples, share))
 
 
 def fairness(session_seconds: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from types import MappingProxyType
 
 from dynamo_genie.bench.study.records import Study
@@ -27,7 +28,8 @@ def colocation(study: Study) -> Table:
     )  # fmt: skip
     blind = [f for f in found if f.row.placement == "blind"]
     best = [f for f in found if f.row.placement == "semantic"]
-    rows = tuple(_against(one, other) for other in best for one in blind if _same(one, other))
+    where = attrgetter("row.network", "row.prompt", "row.model")
+    rows = tuple(_against(one, other) for other in best for one in blind if where(one) == where(other))
     note = (
         "Moved is what crosses any link: client and daemons, both ways, and daemon to daemon. Time that is added is "
         "the mean step less that of `local` in the same setting; where the co-located step is no slower than the local "
@@ -62,10 +64,6 @@ def _against(blind: Figures, best: Figures) -> tuple[str, ...]:
 
 def _met(value: float | None, wanted: float) -> str:
     return NOT_MEASURED if value is None else "met" if value >= wanted else "NOT met"
-
-
-def _same(one: Figures, other: Figures) -> bool:
-    return (one.row.network, one.row.prompt, one.row.model) == (other.row.network, other.row.prompt, other.row.model)
 
 
 def grid(study: Study) -> Table:
