@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any
 
@@ -19,7 +18,7 @@ import msgspec
 from dynamo_genie.bench.alternate import seconds_of
 from dynamo_genie.bench.machine import memory_kib, reset_peak_memory, use_one_thread
 from dynamo_genie.bench.network import KeepAlives, read_counters
-from dynamo_genie.bench.study.orders import Finish, MeasuredPhase, Order, Ready, Repeat, RepeatDone, Setup, Trouble
+from dynamo_genie.bench.study.orders import MeasuredPhase, Order, Ready, Repeat, RepeatDone, Setup, Trouble
 from dynamo_genie.errors import GenieError
 
 MINE = os.getpid()
@@ -31,10 +30,10 @@ def main() -> None:
     os.dup2(2, 1)
     use_one_thread()
     client: Client | None = None
-    for order in _orders(sys.stdin.buffer):
+    decoder = msgspec.json.Decoder(Order)
+    for line in sys.stdin.buffer:
         try:
-            if isinstance(order, Finish):
-                break
+            order = decoder.decode(line)
             if isinstance(order, Setup):
                 client = Client(order)
                 _say(answers, client.ready())
@@ -44,12 +43,6 @@ def main() -> None:
             _say(answers, Trouble(f"{type(error).__name__}: {error}"))
     if client is not None:
         client.close()
-
-
-def _orders(lines: IO[bytes]) -> Iterator[Order]:
-    decoder = msgspec.json.Decoder(Order)
-    for line in lines:
-        yield decoder.decode(line)
 
 
 def _say(answers: IO[bytes], answer: Ready | RepeatDone | Trouble) -> None:

@@ -47,11 +47,7 @@ class Repeat(msgspec.Struct, frozen=True, tag=True):
     lease_ports: tuple[int, ...] = ()
 
 
-class Finish(msgspec.Struct, frozen=True, tag=True):
-    """End."""
-
-
-Order: TypeAlias = Setup | Repeat | Finish
+Order: TypeAlias = Setup | Repeat
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dynamo_genie.bench.study.orders import ClientAnswer, Finish, Order, Ready, RepeatDone, Trouble
+from dynamo_genie.bench.study.orders import ClientAnswer, Order, Ready, RepeatDone, Trouble
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import GenieError
 
@@ -61,16 +62,15 @@ class ClientProcess:
         return self._answer(RepeatDone, REPEAT_LIMIT_S)
 
     def close(self) -> None:
-        """Let it end, then make it."""
-        if self._process.poll() is None:
-            try:
-                self.say(Finish())
-                self._process.wait(END_LIMIT_S)
-            except (GenieError, subprocess.TimeoutExpired):
-                self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        """Let it end with its input, then make it."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):  # an order that it did not take is still to be flushed
+            self._process.stdin.close()
+        try:
+            self._process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._process.stdout.close()
         self._process.wait(KILL_LIMIT_S)
         self._log.close()
 
