@@ -1,4 +1,4 @@
-"""Attention for devices that lack PyTorch's CPU kernel: the same results, out of plain portable operators.
+"""Attention for devices that lack PyTorch's CPU kernel: the same results, by other kernels or plain portable operators.
 
 Shapes: query [batch, heads, q_len, head_dim], key and value [batch, kv_heads, kv_len, head_dim]; output like query,
 logsumexp [batch, heads, q_len] in float32 (float64 for float64 inputs).
@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def attention(
@@ -30,6 +31,38 @@ def attention(
     output = weights @ _spread(value, query).to(weights.dtype)
     logsumexp = logsumexp.masked_fill(torch.isneginf(logsumexp), 0.0)  # as the CPU kernel has it for unseeing rows
     return torch.empty_like(query).copy_(output), _heads_inside(logsumexp)
+
+
+def attention_output(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, None]:
+    """Return the attention output alone, by the kernels that torch has for the device: they keep no scores."""
+    if is_causal and attn_mask is not None:  # no kernel takes both
+        return attention(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0], None
+    _refuse_dropout(dropout_p)
+    output = attend_by_torch(query, key, value, attn_mask, is_causal, scale)
+    if attn_mask is not None:
+        unseeing = ~attn_mask.any(-1, True) if attn_mask.dtype == torch.bool else attn_mask.isneginf().all(-1, True)
+        output = output.masked_fill(unseeing, 0.0)  # kernels differ there: NaN, a mean, or what the CPU kernel has
+    return (output if output.stride() == query.stride() else torch.empty_like(query).copy_(output)), None
+
+
+def attend_by_torch(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
+    """Return `scaled_dot_product_attention`, with heads repeated where no fast kernel takes groups and a mask."""
+    if mask is not None:
+        key, value = _spread(key, query), _spread(value, query)
+    return F.scaled_dot_product_attention(
+        query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=query.size(1) != key.size(1)
+    )
 
 
 def attention_backward(

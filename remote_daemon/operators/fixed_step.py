@@ -206,17 +206,11 @@ def _is_only_added(program: p.Program, uses: Iterable[_Use]) -> bool:
 def _uses_of(program: p.Program) -> _Uses:
     """Return where each value is read; what is inside a list has the list's position."""
     uses: defaultdict[int, list[_Use]] = defaultdict(list)
-
-    def note(argument: p.Argument, use: _Use) -> None:
-        if isinstance(argument, p.Ref):
-            uses[argument.index].append(use)
-        elif isinstance(argument, p.Items):
-            for item in argument.items:
-                note(item, use)
-
     for number, node in enumerate(program.nodes):
         for position, argument in enumerate((*node.args, *(item for _, item in node.kwargs))):
-            note(argument, _Use(number, position))
+            for index in p.references(argument):
+                uses[index].append(_Use(number, position))
     for position, output in enumerate(program.outputs):
-        note(output, _Use(-1, position))
+        for index in p.references(output):
+            uses[index].append(_Use(-1, position))
     return dict(uses)

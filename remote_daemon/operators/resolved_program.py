@@ -8,8 +8,8 @@ import torch
 
 from dynamo_genie.remote_daemon.operators.arena_plan import ArenaPlan, plan_arenas
 from dynamo_genie.remote_daemon.operators.program_check import check_program
-from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator
-from dynamo_genie.runtime.wire.program import Program
+from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator, without_logsumexp
+from dynamo_genie.runtime.wire.program import Program, Ref
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,20 @@ def resolve_program(program: Program, device: torch.device) -> ResolvedProgram:
         ProtocolError: A node does not fit its operator's schema.
     """
     found = {key: resolve_operator(key, device) for key in {node.op for node in program.nodes}}
-    operators = tuple(found[node.op] for node in program.nodes)
+    read = _logsumexps(program)
+    first = len(program.inputs) + len(program.constants)
+    operators = tuple(
+        found[node.op] if value in read else without_logsumexp(found[node.op])
+        for value, node in enumerate(program.nodes, first)
+    )
     check_program(program, operators)
     return ResolvedProgram(program, device, operators, plan_arenas(program))
+
+
+def _logsumexps(program: Program) -> set[int]:
+    """Return the values of several results of which another one than the first is read."""
+    return {
+        node.args[0].index
+        for node in program.nodes
+        if node.op == "getitem" and isinstance(node.args[0], Ref) and node.args[1] != 0
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, wraps
 from types import MappingProxyType
 from typing import Any
@@ -73,6 +73,11 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
     if overload is None:
         raise ProtocolError(f"operator {key} is in the table, but torch {torch.__version__} here does not have it")
     return _on_device(key, overload, device)
+
+
+def without_logsumexp(found: Operator) -> Operator:
+    """Return what runs an attention of whose results the first alone is read."""
+    return replace(found, run=attention.attention_output) if found.run is attention.attention else found
 
 
 def _on_device(key: str, overload: OpOverload, device: torch.device) -> Operator:

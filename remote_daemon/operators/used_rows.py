@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from dynamo_genie.remote_daemon.operators.attention import attention
+from dynamo_genie.remote_daemon.operators.attention import attend_by_torch
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, "float | None"], "tuple[Tensor, Tensor | None]"]
 """Returns what `genie.attention` returns of query, key, value, rows that count and scale."""
@@ -57,7 +57,8 @@ def attend_masked(
     """Attend to the rows that count and give the others no weight."""
     seen = torch.arange(key.size(ROWS), device=key.device) < used
     if query.device.type != "cpu":
-        return attention(query, key, value, attn_mask=seen.view(1, 1, 1, -1), scale=scale)
+        output = attend_by_torch(query, key, value, seen.view(1, 1, 1, -1), False, scale)
+        return (output if output.stride() == query.stride() else torch.empty_like(query).copy_(output)), None
     mask = torch.zeros(seen.shape, dtype=query.dtype).masked_fill(~seen, -math.inf)
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
     found: tuple[Tensor, Tensor] = kernel(query, key, value, attn_mask=mask.view(1, 1, 1, -1), scale=scale)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -224,11 +225,36 @@ def test_portable_attention_agrees_with_the_cpu_kernel(
     expected = kernel(query, key, value, 0.0, causal, **options)
     found = attention.attention(query, key, value, 0.0, causal, **options)
     torch.testing.assert_close(found, expected, **check)
+    alone, nothing = attention.attention_output(query, key, value, 0.0, causal, **options)
+    torch.testing.assert_close(alone, expected[0], **check)
+    assert nothing is None
 
     grad = torch.randn_like(query)
     expected_grads = backward(grad, query, key, value, *expected, 0.0, causal, **options)
     found_grads = attention.attention_backward(grad, query, key, value, *found, 0.0, causal, **options)
     torch.testing.assert_close(found_grads, expected_grads, **check)
+
+
+def test_causal_attention_with_a_mask_keeps_both() -> None:
+    query, key, value = torch.randn(3, 1, 2, 4, 8)
+    mask = torch.tensor([True, False, True, True]).expand(1, 1, 4, 4)
+    expected, _ = attention.attention(query, key, value, 0.0, True, attn_mask=mask)
+    found, _ = attention.attention_output(query, key, value, 0.0, True, attn_mask=mask)
+    assert torch.equal(found, expected)
+    unseeing = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    assert not attention.attention_output(query, key, value, attn_mask=unseeing)[0].any()
+
+
+@pytest.mark.parametrize(("read", "run"), [(0, attention.attention_output), (1, attention.attention)])
+def test_a_gpu_computes_the_logsumexp_only_where_it_is_read(read: int, run: Any) -> None:
+    nodes = (
+        p.Node("genie.attention", (p.Ref(0), p.Ref(1), p.Ref(2))),
+        p.Node("getitem", (p.Ref(3), 0)),
+        p.Node("getitem", (p.Ref(3), read)),
+    )
+    program = p.Program(p.PROGRAM_VERSION, (p.TensorInput("float32", 4),) * 3, (), nodes, (p.Ref(4), p.Ref(5)))
+    assert resolve_program(program, torch.device("cuda", 0)).operators[0].run is run
+    assert resolve_program(program, torch.device("cpu")).operators[0].overload is not None
 
 
 def test_portable_attention_has_no_dropout_and_says_so() -> None:
