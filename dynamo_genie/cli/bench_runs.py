@@ -107,14 +107,15 @@ def peers(given: SimpleNamespace) -> None:
 def modes(given: SimpleNamespace) -> None:
     """What understanding the graph is worth, mode against mode."""
     given, members = _quickly(given), _members(given)
-    _carry_out("modes", given, [Group(given.network, given.model, given.prompt, members)])
+    _carry_out("modes", given, [Group(given.network, given.model, given.prompt, members)], daemon=given.daemon)
 
 
 def kv_length(given: SimpleNamespace) -> None:
     """What the length of the KV cache costs in each mode."""
     given, members, lengths = _quickly(given), _members(given), _numbers("--prompts", given.prompts)
     lengths = lengths[:2] if given.quick else lengths
-    _carry_out("kv-length", given, [Group(given.network, given.model, length, members) for length in lengths])
+    groups = [Group(given.network, given.model, length, members) for length in lengths]
+    _carry_out("kv-length", given, groups, daemon=given.daemon)
 
 
 def colocation(given: SimpleNamespace) -> None:
@@ -147,7 +148,8 @@ def models(given: SimpleNamespace) -> None:
     given, members = _quickly(given), _members(given)
     names = ["tiny-gpt2", "bert-base"] if given.quick else _words(given.models)
     fitting, gaps = what_fits(names, len(_modes(given)), given.dtype, on_gpu=given.device != "cpu")
-    _carry_out("models", given, [Group(given.network, name, given.prompt, members) for name in fitting], gaps)
+    groups = [Group(given.network, name, given.prompt, members) for name in fitting]
+    _carry_out("models", given, groups, gaps, daemon=given.daemon)
 
 
 def concurrency(given: SimpleNamespace) -> None:
@@ -155,7 +157,7 @@ def concurrency(given: SimpleNamespace) -> None:
     given, members, counts = _quickly(given), _members(given), _numbers("--sessions", given.sessions)
     counts = counts[:2] if given.quick else counts
     groups = [Group(given.network, given.model, given.prompt, members, sessions=count) for count in counts]
-    _carry_out("concurrency", given, groups)
+    _carry_out("concurrency", given, groups, daemon=given.daemon)
 
 
 def report(given: SimpleNamespace) -> None:
@@ -197,7 +199,9 @@ def _show(name: str, title: str, measured: Measured, path: Path | None) -> None:
         write_json(path, name, measured.details, measured.figures)
 
 
-def _carry_out(experiment: str, given: SimpleNamespace, groups: Sequence[Group], gaps: Sequence[Gap] = ()) -> None:
+def _carry_out(
+    experiment: str, given: SimpleNamespace, groups: Sequence[Group], gaps: Sequence[Gap] = (), *, daemon: str = ""
+) -> None:
     """Run an experiment of the study; print its tables and write its document, tables and plots.
 
     A run that is ended by a signal leaves the document with what was measured so far.
@@ -207,7 +211,6 @@ def _carry_out(experiment: str, given: SimpleNamespace, groups: Sequence[Group],
     from dynamo_genie.bench.study.runner import Runner
 
     _end_on_signals()
-    daemon = getattr(given, "daemon", "")  # some experiments need daemons of their own
     protocol = Protocol(given.steps, given.repeats, given.warm_ups, given.seed, given.dtype, given.device, daemon)
     path = given.json or Path(f"{experiment}.json")
     runner = Runner(experiment, protocol, path, _say)
