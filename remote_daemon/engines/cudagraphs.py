@@ -67,7 +67,8 @@ class _Result:
     """How one result of a replay is given out: a view of an input, a copy, or a plain value.
 
     Attributes:
-        value: The recording's result: overwritten by each replay.
+        value: The recording's result, overwritten by each replay; of a view of an input one without memory, for a
+            recording must not hold the memory of its residents alive.
         input: The position of the input whose memory it shares, -1 for none.
         offset: Elements from that input's beginning to its own.
         storage: Its memory, by a number that results share that share memory; -1 for a view of an input.
@@ -79,7 +80,7 @@ class _Result:
     storage: int = -1
 
 
-class _Recording:
+class Recording:
     """One recorded graph, the addresses it is made for, and where the other inputs go."""
 
     def __init__(
@@ -139,16 +140,11 @@ class CudaGraphs:
         self._recorder = recorder
         self._resident = traits.resident
         self._mutated = traits.mutated
-        self._recordings: OrderedDict[Signature, _Recording] = OrderedDict()
+        self._recordings: OrderedDict[Signature, Recording] = OrderedDict()
         self._seen_once: set[Signature] = set()
         self._free: tuple[int, ...] | None = None
         self._divided: dict[Signature, tuple[int, ...]] = {}
         self._times_too_little = 0
-
-    @property
-    def resident(self) -> frozenset[int]:
-        """Positions of the inputs that are known to stay where they are."""
-        return self._resident
 
     @property
     def recordings(self) -> int:
@@ -161,7 +157,10 @@ class CudaGraphs:
         Raises:
             Unfit: Its calls differ too much, or it cannot be recorded.
         """
-        recording = self._last(inputs)
+        return self.run(inputs, self.recorded(inputs))
+
+    def run(self, inputs: list[Any], recording: Recording | None) -> tuple[Any, ...]:
+        """Run the program as a call does, with the recording that `recorded` found for it."""
         if recording is None:
             resident, copied = self._divide(inputs)
             if any(stands_for_others(inputs[i]) for i in resident):
@@ -181,17 +180,21 @@ class CudaGraphs:
         inputs.clear()
         return results
 
-    def _last(self, inputs: Sequence[Any]) -> _Recording | None:
+    def recorded(self, inputs: Sequence[Any]) -> Recording | None:
         """Return the recording of a call with the very same resident tensors, which most calls are."""
         shape = self._shape_of(inputs)
         resident = self._divided.get(shape)
         if resident is None:
             return None
         tensors = [inputs[i] for i in resident]
-        for key in reversed(self._recordings):
-            if key[:2] == (shape, resident) and self._recordings[key].is_for(tensors):
-                return self._recordings[key]
+        for key, recording in reversed(self._recordings.items()):
+            if key[:2] == (shape, resident) and recording.is_for(tensors):
+                return recording
         return None
+
+    def key_of(self, inputs: Sequence[Any]) -> Signature:
+        """Return what a recording of this call is found by: layouts, numbers, and where residents lie."""
+        return self._key(inputs, self._divide(inputs)[0])
 
     def _shape_of(self, inputs: Sequence[Any]) -> Signature:
         """Return what a call looks like apart from the tensors that are known to stay."""
@@ -230,13 +233,13 @@ class CudaGraphs:
         self._seen_once.add(key)
         return self._eager(inputs)
 
-    def _keep(self, key: Signature, recording: _Recording) -> None:
+    def _keep(self, key: Signature, recording: Recording) -> None:
         self._recordings[key] = recording
         self._seen_once.discard(key)
         if len(self._recordings) > MAX_RECORDINGS:
             self._recordings.popitem(last=False)
 
-    def _record(self, inputs: Sequence[Any], copied: tuple[int, ...], places: tuple[_Place, ...]) -> _Recording | None:
+    def _record(self, inputs: Sequence[Any], copied: tuple[int, ...], places: tuple[_Place, ...]) -> Recording | None:
         """Return a recording, None where there is no memory for one now."""
         try:
             slots = {i: _slot_for(inputs[i]) for i in copied}
@@ -250,7 +253,7 @@ class CudaGraphs:
                 return None
             cause = error.__cause__ or error
             raise Unfit(f"it cannot be recorded: {type(cause).__name__}: {str(cause).splitlines()[0]}") from error
-        return _Recording(replay, slots, _results_of(values, fixed), places)
+        return Recording(replay, slots, _results_of(values, fixed), places)
 
 
 def _place_of(tensor: torch.Tensor) -> _Place:
@@ -299,7 +302,8 @@ def _results_of(values: Sequence[Any], fixed: Sequence[Any]) -> list[_Result]:
         key = value.untyped_storage()._cdata
         position = inputs.get(key, -1)
         if position >= 0 and value.dtype == fixed[position].dtype:
-            results.append(_Result(value, position, value.storage_offset() - fixed[position].storage_offset()))
+            offset = value.storage_offset() - fixed[position].storage_offset()
+            results.append(_Result(torch.empty_strided(value.shape, value.stride(), device="meta"), position, offset))
         elif position >= 0:
             raise Unfit("a result views an input as another dtype")
         else:

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+import torch
 
 from dynamo_genie.remote_daemon.operators.arena_plan import ArenaPlan
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
@@ -101,10 +103,12 @@ def fixed_step(resolved: ResolvedProgram, attend: Attend) -> FixedStep:
             past, new = _joined(node)
             nodes[number] = p.Node(node.op, (past, new, _COUNTS, place[first + number]))
             operators[number] = Operator(node.op, append_rows, None)
-        elif node.op == _ADD and isinstance(node.args[1], p.Ref) and node.args[1].index in added:
-            nodes[number] = p.Node(node.op, (node.args[0], _COUNTS, place[node.args[1].index]))
+        elif node.op == _ADD and isinstance(other := _argument(node, 1), p.Ref) and other.index in added:
+            nodes[number] = p.Node(node.op, (node.args[0], _COUNTS, place[other.index]))
             operators[number] = Operator(node.op, add_count, None)
-        elif node.op == _ATTENTION and isinstance(key := node.args[_KEY], p.Ref) and key.index - first in caches:
+        elif number in resolved.arenas.reshapes:
+            operators[number] = replace(operators[number], run=torch.ops.aten.reshape.default._op)
+        elif node.op == _ATTENTION and isinstance(key := _argument(node, _KEY), p.Ref) and key.index - first in caches:
             _, new = _joined(program.nodes[key.index - first])
             value = node.args[_VALUE]
             assert isinstance(value, p.Ref)
@@ -159,7 +163,7 @@ def _cache(program: p.Program, uses: _Uses, appends: frozenset[int], number: int
     except (ValueError, IndexError):
         raise NotFixed("a cache is joined of more than what was there and what is new") from None
     item = program.inputs[past.index] if past.index < len(program.inputs) else None
-    if not isinstance(item, p.TensorInput) or item.rank is None or len(uses[past.index]) != 1:
+    if not isinstance(item, p.TensorInput) or not item.rank or len(uses[past.index]) != 1:
         raise NotFixed("a cache that grows is no input, or is read before it does")
     if not isinstance(axis, int) or axis % item.rank != item.rank + ROWS:
         raise NotFixed(f"a cache grows along dimension {axis} of {item.rank}, where attention has no keys")
@@ -168,7 +172,7 @@ def _cache(program: p.Program, uses: _Uses, appends: frozenset[int], number: int
     readers = [use for use in places if use.node >= 0]
     if len(returned) != 1:
         raise NotFixed("a cache that grows is not returned, or more than once")
-    if not all(use.position in (_KEY, _VALUE) and _attends(program, appends, use.node) for use in readers):
+    if not all(use.position in (_KEY, _VALUE) and _attends(program, uses, appends, use.node) for use in readers):
         raise NotFixed("a growing cache is read by something else than an attention that needs no mask")
     return GrowingCache(past.index, returned[0])
 
@@ -181,14 +185,17 @@ def _joined(node: p.Node) -> tuple[p.Ref, p.Ref]:
     raise ValueError
 
 
-def _attends(program: p.Program, appends: frozenset[int], number: int) -> bool:
-    """Whether a node is attention of all rows to all rows of two growing caches."""
+def _attends(program: p.Program, uses: _Uses, appends: frozenset[int], number: int) -> bool:
+    """Whether a node is attention of all rows to all rows of two growing caches, whose output alone is read."""
     node = program.nodes[number]
     if node.op != _ATTENTION or any(name != "scale" for name, _ in node.kwargs):
         return False
     first = len(program.inputs) + len(program.constants)
     both = all(isinstance(argument, p.Ref) and argument.index - first in appends for argument in node.args[1:3])
-    return both and all(given == right for given, right in zip(node.args[3:], _HARMLESS, strict=False))
+    plain = all(given == right for given, right in zip(node.args[3:], _HARMLESS, strict=False))
+    readers = [program.nodes[use.node] if use.node >= 0 else None for use in uses.get(first + number, ())]
+    output_alone = all(r is not None and r.op == "getitem" and r.args[1:] == (0,) for r in readers)
+    return both and plain and output_alone and len(node.args) > _VALUE
 
 
 def _is_only_added(program: p.Program, uses: Iterable[_Use]) -> bool:
@@ -197,10 +204,25 @@ def _is_only_added(program: p.Program, uses: Iterable[_Use]) -> bool:
         use.node >= 0
         and use.position == 1
         and program.nodes[use.node].op == _ADD
-        and isinstance(program.nodes[use.node].args[0], p.Ref)
+        and _is_tensor(program, program.nodes[use.node].args[0])
         and not program.nodes[use.node].kwargs
         for use in uses
     )
+
+
+def _is_tensor(program: p.Program, argument: p.Argument) -> bool:
+    """Whether an argument is a tensor, as far as the Program's text tells."""
+    if not isinstance(argument, p.Ref):
+        return False
+    if argument.index < len(program.inputs):
+        return isinstance(program.inputs[argument.index], p.TensorInput)
+    number = argument.index - len(program.inputs) - len(program.constants)
+    return number < 0 or program.nodes[number].op.startswith(("aten.", "genie.", "getitem"))
+
+
+def _argument(node: p.Node, position: int) -> p.Argument:
+    """Return an argument that is given by its position, None where none is."""
+    return node.args[position] if position < len(node.args) else None
 
 
 def _uses_of(program: p.Program) -> _Uses:

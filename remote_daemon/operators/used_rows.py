@@ -28,15 +28,23 @@ _FLASH_DTYPES = frozenset({torch.float16, torch.bfloat16})
 
 def append_rows(whole: Tensor, new: Tensor, counts: Tensor, index: int) -> Tensor:
     """Write `new` [batch, heads, rows, head_dim] behind the rows that count, and return `whole`."""
-    rows = counts[index] + torch.arange(new.size(ROWS), device=new.device)
-    return whole.index_copy_(ROWS, rows, new)
+    if not _rows_of(new):
+        return whole
+    rows = counts[index] + torch.arange(_rows_of(new), device=new.device)
+    return whole.index_copy_(ROWS, rows, new.to(whole.dtype))
+
+
+def _rows_of(new: Tensor) -> int:
+    """Return how many rows there are; `cat` skips an empty tensor of one dimension."""
+    return 0 if new.dim() == 1 else new.size(ROWS)
 
 
 def add_count(tensor: Tensor, counts: Tensor, index: int) -> Tensor:
     """Return what adding a Python number returns, with the number on the device."""
     count = counts[index]
-    if tensor.is_floating_point():  # a 0-dimensional operand is rounded to half precision, a number is not
-        return (tensor.double() + count).to(tensor.dtype)
+    if tensor.is_floating_point():  # a 0-dimensional operand is rounded to half precision first, a number is not
+        wide = torch.promote_types(tensor.dtype, torch.float32)
+        return (tensor.to(wide) + count.to(wide)).to(tensor.dtype)
     return tensor + (count if tensor.dtype == torch.bool else count.to(tensor.dtype))
 
 
@@ -46,7 +54,7 @@ def attend_with(attend: Attend) -> Callable[..., tuple[Tensor, Tensor | None]]:
     def run(
         query: Tensor, key: Tensor, value: Tensor, new: Tensor, counts: Tensor, index: int, scale: float | None
     ) -> tuple[Tensor, Tensor | None]:
-        return attend(query, key, value, counts[index] + new.size(ROWS), scale)
+        return attend(query, key, value, counts[index] + _rows_of(new), scale)
 
     return run
 

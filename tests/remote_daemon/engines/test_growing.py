@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import msgspec
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from dynamo_genie.engines import CUDAGRAPHS
-from dynamo_genie.remote_daemon.engines.cudagraphs import CudaGraphs
+from dynamo_genie.remote_daemon.engines.cudagraphs import MAX_ONCE_SEEN, CudaGraphs
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.remote_daemon.engines.growing import GrowingGraphs
@@ -16,8 +19,10 @@ from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.memory.kv_arena import MIN_ROOM, KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.operators.fixed_step import fixed_step
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram, resolve_program
 from dynamo_genie.remote_daemon.operators.used_rows import attend_masked
-from tests.remote_daemon.growing_steps import CPU, growing_step, rows
+from dynamo_genie.runtime.wire import program as p
+from tests.remote_daemon.growing_steps import CPU, STEP, growing_step, rows
 from tests.remote_daemon.recorded import TapeRecorder
 
 
@@ -57,14 +62,22 @@ class Decoder:
         self.right = [cache.index_select(0, order) for cache in self.right]
 
 
+class ForgetfulRecorder(TapeRecorder):
+    """Holds nothing but what it returns, as a CUDA graph holds no tensors; it does not replay."""
+
+    def record(self, run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+        _, results = super().record(run)
+        return (lambda: None), results
+
+
 class Engine:
     """The engine on a tape, and plain operators beside it."""
 
-    def __init__(self) -> None:
-        own = growing_step()
+    def __init__(self, own: ResolvedProgram | None = None, recorder: TapeRecorder | None = None) -> None:
+        own = own or growing_step()
         self.arenas = KVArenas(MemoryBudget(1 << 40), nan_memory)
         step = fixed_step(own, attend_masked)
-        self.recorder = TapeRecorder(CPU)
+        self.recorder = recorder or TapeRecorder(CPU)
         graphs = CudaGraphs(compile_program(step.resolved, ()), traits_of(step.resolved), self.recorder)
         eager = compile_program(own, (), self.arenas)
         growing = GrowingGraphs(eager, step, graphs, self.arenas, torch.tensor)
@@ -85,13 +98,13 @@ def inference() -> Iterator[None]:
 
 def test_steps_are_replayed_and_copy_what_is_new_only(engine: Engine) -> None:
     decoder = Decoder(engine)
-    for _ in range(3):  # into arenas, the fixed form once, recorded
+    for _ in range(3):  # into arenas, the own form, the fixed form
         decoder.step()
     before, address = engine.arenas.counts, decoder.caches[0].data_ptr()
     for _ in range(40):
         decoder.step()
     more = engine.arenas.counts.plus(before, -1)
-    assert (engine.recorder.recordings, engine.recorder.replays) == (1, 41)
+    assert (engine.recorder.recordings, engine.recorder.replays) == (1, 40)
     assert decoder.caches[0].data_ptr() == address
     assert (more.appends, more.moves) == (80, 0)
     assert more.appended_nbytes == 40 * 2 * rows(1).nbytes
@@ -185,3 +198,51 @@ def test_rows_of_a_step_that_failed_cannot_spoil_the_next(engine: Engine) -> Non
     decoder.caches = [cache[:, :, 1:] for cache in decoder.caches]
     for _ in range(4):
         decoder.step()
+
+
+def test_new_rows_that_are_known_to_stay_may_change_in_number() -> None:
+    """What stays is no part of what a call looks like; the number of rows to append must be, nevertheless."""
+    program = growing_step().program
+    engine = Engine(resolve_program(msgspec.structs.replace(program, fact_of=(1, 1, 1, *program.fact_of[3:])), CPU))
+    decoder = Decoder(engine)
+    for count in (2, 2, 2, 2, 2, 3, 3, 4, 2, 2, 50, 2, 2):
+        decoder.step(count)
+
+
+def test_recordings_hold_no_cache_alive() -> None:
+    engine = Engine(recorder=ForgetfulRecorder(CPU))
+    storages = []
+    for seed in range(20):
+        caches = [rows(3, seed=seed), rows(3, seed=seed + 1)]
+        for _ in range(5):
+            caches = list(engine.running([*caches, rows(1), 3, 3])[1:3])
+        storages += [StorageWeakRef(cache.untyped_storage()) for cache in caches]
+        del caches
+    assert engine.recorder.recordings > 1
+    assert [storage for storage in storages if not storage.expired()] == []
+
+
+@pytest.mark.parametrize("new", [rows(1).half(), torch.empty(0)], ids=["half", "empty"])
+def test_new_rows_that_cat_would_take(new: torch.Tensor) -> None:
+    nodes = (
+        *STEP[:2],
+        p.Node("aten.ones.default", (p.Items((1, 4, 1, 8)),)),  # 7: the query
+        p.Node("genie.attention", (p.Ref(7), p.Ref(5), p.Ref(6))),
+        p.Node("getitem", (p.Ref(8), 0)),
+    )
+    engine = Engine(growing_step(nodes, (p.Ref(9), p.Ref(5), p.Ref(6))))
+    decoder_caches = right = [rows(3), rows(3, seed=1)]
+    for given in (*[rows(1)] * 5, *[new] * 4, *[rows(1)] * 3):
+        found = engine.running([*decoder_caches, given, 0, 0])
+        expected = engine.plain([*right, given, 0, 0])
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+        decoder_caches, right = list(found[1:]), list(expected[1:])
+
+
+def test_a_program_whose_caches_never_lie_in_arenas_is_left_to_eager_and_says_so() -> None:
+    engine = Engine()
+    for seed in range(MAX_ONCE_SEEN + 1):
+        engine.running([rows(3), rows(3), rows(1, seed=seed), 3, 3])
+    assert engine.running.fell_back
+    assert "cannot be appended to" in engine.running.reason

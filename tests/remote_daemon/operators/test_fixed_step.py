@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,7 @@ def test_both_forms_compute_the_same(held: int, new: int, batch: int, number: in
         ),
         (growing_step(changed(2, p.Node("aten.clone.default", (p.Ref(KEYS),)))), "read before it does"),
         (growing_step(rank=None), "no input"),
+        (growing_step(changed(4, p.Node("getitem", (p.Ref(8), 1)))), "something else"),
         (growing_step(changed(0, p.Node("aten.cat.default", (p.Items((p.Ref(KEYS), p.Ref(NEW))), 1)))), "dimension 1"),
     ],
 )
@@ -92,6 +94,26 @@ def test_a_number_that_is_a_size_too_stays_what_it_is() -> None:
     nodes = changed(5, p.Node("aten.arange.default", (p.Ref(NUMBER),)))
     step = fixed_step(growing_step(nodes), attend_masked)
     assert (step.added, step.idle) == ((), {IDLE})
+
+
+def test_a_program_that_spells_its_arguments_by_name_is_no_fault() -> None:
+    nodes = changed(6, p.Node("aten.add.Tensor", (p.Ref(10),), (("other", p.Ref(NUMBER)),)))
+    step = fixed_step(growing_step(nodes), attend_masked)
+    assert (step.added, step.idle) == ((), {IDLE})
+    named = p.Node("genie.attention", (p.Ref(7),), (("key", p.Ref(7)), ("value", p.Ref(7))))
+    fixed_step(growing_step((*STEP, named)), attend_masked)
+
+
+def test_what_views_a_window_takes_any_strides_in_both_forms() -> None:
+    """A cache that is read, and lies in an arena of its own, is viewed as one dimension."""
+    view = p.Node("aten.view.default", (p.Ref(NEW), p.Items((-1,))))
+    own = growing_step((*STEP, view), (*OUTPUTS, p.Ref(12)))
+    own = replace(own, arenas=replace(own.arenas, reshapes=frozenset({7})))
+    window = rows(6)[:, :, :4]
+    found = compile_program(fixed_step(own, attend_masked).resolved, ())(
+        [whole(rows(3)), whole(rows(3)), window, 0, 0, torch.tensor([3, 3, 5])]
+    )
+    assert torch.equal(found[4], window.reshape(-1))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.bool, torch.float32, torch.bfloat16])
