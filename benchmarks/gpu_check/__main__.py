@@ -34,7 +34,7 @@ def gpu_check(
         bool, typer.Option("--rehearse", envvar=REHEARSE, help="The same on the CPU with tiny models")
     ] = False,
 ) -> None:
-    """Check this machine's GPU, most valuable first; exit code 1 when a stage that ran did not pass."""
+    """Check this machine's GPU, most valuable first; exit code 1 when a stage that ran did not pass, or none did."""
     known = rehearsed(STAGES) if rehearse else STAGES
     try:
         chosen = chosen_stages(stages, known)
@@ -48,7 +48,8 @@ def gpu_check(
     if results is None:
         results = Path(tempfile.mkdtemp(prefix="gpu-check-")) if rehearse else RESULTS
     files = VisitFiles(results.resolve())
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the latter where a connection breaks
+        signal.signal(number, _end)
     check = Check(
         known, chosen, budget_s, files, partial(command_of, rehearsal=rehearse), _say, rehearsal=rehearse
     )  # fmt: skip
@@ -57,6 +58,10 @@ def gpu_check(
     except KeyboardInterrupt:
         print(f"interrupted; what ended before is in {files.table}", file=sys.stderr)
         raise typer.Exit(130) from None
+    except OSError as error:
+        print(f"cannot write the results to {files.folder}: {error.strerror}; RESULTS names another folder",
+              file=sys.stderr)  # fmt: skip
+        raise typer.Exit(1) from None
     print(files.table.read_text(encoding="utf-8"), end="")
     print(f"{files.document}, .txt and .log have all of it")
     raise typer.Exit(1 if visit.failed else 0)

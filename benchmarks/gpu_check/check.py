@@ -97,7 +97,7 @@ class Check:
             later_s = sum(later.limit_s for later in self._chosen[i + 1 :])
             allowed = allowance(stage.limit_s, self.visit.budget_s, time.monotonic() - began, later_s)
             if allowed is None:
-                self._note(_not_run(stage, f"the budget of {self.visit.budget_s:g} s was used up"))
+                self._note(_not_run(stage, f"too little is left of the budget of {self.visit.budget_s:g} s"))
             else:
                 self._say(f"{stage.letter} {stage.name}: {stage.what} (at most {allowed.seconds:.0f} s)")
                 self._note(self._run_stage(stage, allowed))

@@ -79,8 +79,9 @@ class Visit(msgspec.Struct, frozen=True):
 
     @property
     def failed(self) -> bool:
-        """Whether a stage that ran did not pass."""
-        return any(stage.state in ("failed", "timed out") for stage in self.stages)
+        """Whether a stage that ran did not pass, or none passed: then nothing was shown."""
+        states = {stage.state for stage in self.stages}
+        return "passed" not in states or bool(states & {"failed", "timed out"})
 
 
 def read_report(path: Path) -> StageReport:

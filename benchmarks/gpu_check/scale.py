@@ -25,7 +25,7 @@ class Scale:
         judged: Whether times are held against their targets.
         small: The model whose tokens must be equal, in float32.
         new_tokens: How many it generates.
-        pairs: With which caches and engines; a Dynamic cache with cudagraphs runs eager, and the daemon must say so.
+        pairs: With which caches and engines.
         large: The models whose decode steps are timed, the most important one first.
         uploaded: The model that is sent to a daemon.
         dtype: Of those.

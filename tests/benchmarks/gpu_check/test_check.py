@@ -143,8 +143,11 @@ def test_a_budget_that_is_used_up_ends_the_stage_that_runs_and_names_those_that_
     check = check_of({"a": HANGS, "b": PASSES}, tmp_path, budget_s=WORTH_STARTING_S + 1, said=said)
     visit = check.run()
     assert (result(visit, "a").state, result(visit, "a").reason) == ("timed out", "the budget of 6 s was used up")
-    assert (result(visit, "b").state, result(visit, "b").reason) == ("skipped", "the budget of 6 s was used up")
-    assert "b stage-b: skipped in 0 s: the budget of 6 s was used up" in said
+    assert (result(visit, "b").state, result(visit, "b").reason) == (
+        "skipped",
+        "too little is left of the budget of 6 s",
+    )
+    assert "b stage-b: skipped in 0 s: too little is left of the budget of 6 s" in said
 
 
 SERVES = """
