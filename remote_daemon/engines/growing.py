@@ -84,7 +84,7 @@ class GrowingGraphs:
     def _own_form(self, inputs: list[Any]) -> tuple[Any, ...]:
         self._missed += 1
         if self._missed > MAX_ONCE_SEEN and not self._graphs.recordings:
-            raise Unfit(f"{MAX_ONCE_SEEN} calls came with caches that cannot be appended to where they lie")
+            raise Unfit(f"{MAX_ONCE_SEEN} calls differed, or had caches that cannot be appended to where they lie")
         return self._eager(inputs)
 
     def _first_time(self, key: Signature, inputs: list[Any]) -> tuple[Any, ...]:
