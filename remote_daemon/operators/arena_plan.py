@@ -17,6 +17,7 @@ from dynamo_genie.runtime.wire import program as p
 
 KV_CACHE = "kv_cache"
 _CAT = "aten.cat.default"
+_BMM = "aten.bmm.default"
 _SLICE = "aten.slice.Tensor"
 _TO_THE_END = (1 << 63) - 1
 
@@ -64,9 +65,13 @@ class ArenaPlan:
     read_otherwise: frozenset[int] = frozenset()
 
 
-def plan_arenas(program: p.Program) -> ArenaPlan:
-    """Return where caches may grow in place in `program`, whose nodes fit their operators' schemas."""
-    walk = _Walk(program)
+def plan_arenas(program: p.Program, unlike: frozenset[str] = frozenset()) -> ArenaPlan:
+    """Return where caches may grow in place in `program`, whose nodes fit their operators' schemas.
+
+    Args:
+        unlike: Dtypes in which products with a window have other bits than those with a contiguous tensor.
+    """
+    walk = _Walk(program, unlike)
     for number, node in enumerate(program.nodes):
         walk.follow(walk.first + number, node)
     walk.note_results()
@@ -108,8 +113,13 @@ class _Walk:
         reshaped: For each value of a reshaping node, the sources that it views.
     """
 
-    def __init__(self, program: p.Program) -> None:
+    def __init__(self, program: p.Program, unlike: frozenset[str]) -> None:
         self._program = program
+        self._unlike = unlike
+        self._unlike_sources = {
+            i for i, item in enumerate(program.inputs)
+            if isinstance(item, p.TensorInput) and (item.dtype is None or item.dtype in unlike)
+        }  # fmt: skip
         self.first = len(program.inputs) + len(program.constants)
         self.inputs = {i for i, item in enumerate(program.inputs) if isinstance(item, p.TensorInput)}
         self.read_otherwise = set(program.mutated_inputs)
@@ -125,6 +135,8 @@ class _Walk:
             self._view(value, node)
         elif node.op in READERS:
             self._note_reads_except(node, READERS[node.op])
+            if self._unlike and node.op == _BMM:
+                self.read_otherwise |= self._sources_of(node.args) & self._unlike_sources
             if node.op == _CAT:
                 self._join(value, node)
         else:
@@ -156,6 +168,9 @@ class _Walk:
         match node.args:
             case (p.Items(items=(p.Ref() as past, *_)), int() as axis):
                 rank = self._rank(past)
+                before = self._sources_of((past,))
+                if not before or before & self._unlike_sources:  # of no known dtype, or of one of those
+                    self._unlike_sources.add(value)
                 self._sources[value] = {value}
                 self._ends[value] = _End(value, _normal(axis, rank), rank)
                 if any(self._is_cache(source) for source in (past.index, *self._sources_of((past,)))):

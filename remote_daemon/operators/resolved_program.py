@@ -11,6 +11,8 @@ from dynamo_genie.remote_daemon.operators.program_check import check_program
 from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator, without_logsumexp
 from dynamo_genie.runtime.wire.program import Program, Ref
 
+_HALF = frozenset({"float16", "bfloat16"})
+
 
 @dataclass(frozen=True)
 class ResolvedProgram:
@@ -42,7 +44,15 @@ def resolve_program(program: Program, device: torch.device) -> ResolvedProgram:
         for value, node in enumerate(program.nodes, first)
     )
     check_program(program, operators)
-    return ResolvedProgram(program, device, operators, plan_arenas(program))
+    return ResolvedProgram(program, device, operators, plan_arenas(program, unlike_products(device)))
+
+
+def unlike_products(device: torch.device) -> frozenset[str]:
+    """Return the dtypes in which products with a window of an arena have other bits than with a contiguous tensor.
+
+    Measured (`tests/remote_daemon/memory/test_arena_bits.py`): in none up to torch 2.14, in half precision with 2.15.
+    """
+    return _HALF if device.type == "cpu" and torch.__version__ >= "2.15" else frozenset()
 
 
 def _logsumexps(program: Program) -> set[int]:

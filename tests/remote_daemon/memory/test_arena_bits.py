@@ -11,6 +11,7 @@ from torch import Tensor
 from dynamo_genie.remote_daemon.memory.kv_arena import ROW_ALIGNMENT_NBYTES, KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.operators.arena_plan import READERS
+from dynamo_genie.remote_daemon.operators.resolved_program import unlike_products
 
 aten = torch.ops.aten
 HEAD_DIMS = (4, 8, 12, 16, 20, 24, 32, 40, 48, 64, 72, 80, 96, 100, 112, 128, 160, 256)
@@ -46,7 +47,7 @@ def _read(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Iterator[t
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_readers_give_the_same_bits_for_a_window(dtype: torch.dtype) -> None:
-    seen = set()
+    seen, unlike = set(), unlike_products(torch.device("cpu"))
     for length in LENGTHS:
         for dim in (dim for dim in HEAD_DIMS if dim * dtype.itemsize % ROW_ALIGNMENT_NBYTES == 0):
             for q_len in (1, 2, 7):
@@ -55,7 +56,9 @@ def test_readers_give_the_same_bits_for_a_window(dtype: torch.dtype) -> None:
                 windows = _in_arena(key, 1), _in_arena(value, 3)
                 expected = _read(query, key, value, mask)
                 for (name, one), (_, other) in zip(expected, _read(query, *windows, mask), strict=True):
+                    seen.add(name.split()[0].rstrip(","))
+                    if name.startswith("aten.bmm") and str(dtype).removeprefix("torch.") in unlike:
+                        continue  # such products are never given a window
                     assert torch.equal(one, other), f"{name} of [2, 3, {length}, {dim}], {q_len} queries"
                     assert one.stride() == other.stride(), name
-                    seen.add(name.split()[0].rstrip(","))
     assert seen == set(READERS), "every operator that may read a window is tried"

@@ -76,6 +76,14 @@ COPIED: dict[str, p.Program] = {
 }  # fmt: skip
 
 
+def test_a_cache_stays_contiguous_where_products_with_a_window_round_otherwise() -> None:
+    what = GROWING["it is reshaped and read"]
+    assert plan_arenas(what, frozenset({"float16"})).appends == {0}
+    plan = plan_arenas(what, frozenset({"float32"}))
+    assert plan.appends == frozenset()
+    assert 0 not in plan.read_otherwise, "it is read by the concatenation alone"
+
+
 @pytest.mark.parametrize("what", GROWING.values(), ids=GROWING.keys())
 def test_a_cache_grows_in_place_where(what: p.Program) -> None:
     plan = plan_arenas(what)
