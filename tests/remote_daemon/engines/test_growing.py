@@ -218,7 +218,7 @@ def test_recordings_hold_no_cache_alive() -> None:
             caches = list(engine.running([*caches, rows(1), 3, 3])[1:3])
         storages += [StorageWeakRef(cache.untyped_storage()) for cache in caches]
         del caches
-    assert engine.recorder.recordings > 1
+    assert engine.recorder.recordings  # one or more: memory that is free again may be given out again
     assert [storage for storage in storages if not storage.expired()] == []
 
 
