@@ -50,19 +50,20 @@ def attention_output(
     output = attend_by_torch(query, key, value, attn_mask, is_causal, scale)
     if attn_mask is not None:
         unseeing = ~attn_mask.any(-1, True) if attn_mask.dtype == torch.bool else attn_mask.isneginf().all(-1, True)
-        output = output.masked_fill(unseeing, 0.0)  # kernels differ there: NaN, a mean, or what the CPU kernel has
-    return (output if output.stride() == query.stride() else torch.empty_like(query).copy_(output)), None
+        output.masked_fill_(unseeing, 0.0)  # kernels differ there: NaN, a mean, or what the CPU kernel has
+    return output, None
 
 
 def attend_by_torch(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Tensor:
-    """Return `scaled_dot_product_attention`, with heads repeated where no fast kernel takes groups and a mask."""
+    """Return `scaled_dot_product_attention`, laid out like the query; no fast kernel takes groups and a mask."""
     if mask is not None:
         key, value = _spread(key, query), _spread(value, query)
-    return F.scaled_dot_product_attention(
+    output = F.scaled_dot_product_attention(
         query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=query.size(1) != key.size(1)
     )
+    return output if output.stride() == query.stride() else torch.empty_like(query).copy_(output)
 
 
 def attention_backward(

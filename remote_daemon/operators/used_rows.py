@@ -65,8 +65,7 @@ def attend_masked(
     """Attend to the rows that count and give the others no weight."""
     seen = torch.arange(key.size(ROWS), device=key.device) < used
     if query.device.type != "cpu":
-        output = attend_by_torch(query, key, value, seen.view(1, 1, 1, -1), False, scale)
-        return (output if output.stride() == query.stride() else torch.empty_like(query).copy_(output)), None
+        return attend_by_torch(query, key, value, seen.view(1, 1, 1, -1), False, scale), None
     mask = torch.zeros(seen.shape, dtype=query.dtype).masked_fill(~seen, -math.inf)
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
     found: tuple[Tensor, Tensor] = kernel(query, key, value, attn_mask=mask.view(1, 1, 1, -1), scale=scale)

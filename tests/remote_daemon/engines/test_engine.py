@@ -245,6 +245,13 @@ def test_causal_attention_with_a_mask_keeps_both() -> None:
     assert not attention.attention_output(query, key, value, attn_mask=unseeing)[0].any()
 
 
+def test_the_output_is_laid_out_like_the_query_with_a_mask_too() -> None:
+    query, key = torch.randn(2, 5, 4, 8).transpose(1, 2), torch.randn(2, 4, 7, 8)
+    for mask in (None, torch.zeros(2, 1, 5, 7)):
+        output, _ = attention.attention_output(query, key, key, attn_mask=mask)
+        assert output.stride() == query.stride()
+
+
 @pytest.mark.parametrize(("read", "run"), [(0, attention.attention_output), (1, attention.attention)])
 def test_a_gpu_computes_the_logsumexp_only_where_it_is_read(read: int, run: Any) -> None:
     nodes = (
