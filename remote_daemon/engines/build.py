@@ -58,7 +58,7 @@ class Engines:
         choice = choose(wanted, traits, device.type, tensorrt_missing() if wanted == TENSORRT else "")
         fast: Executable | None = None
         if choice.engine == CUDAGRAPHS and step is not None:
-            form = compile_program(step.resolved, constants)
+            form = compile_program(step.resolved, constants, self._arenas)
             graphs = CudaGraphs(form, traits_of(step.resolved), self._recorder)
             fast = GrowingGraphs(eager, step, graphs, self._arenas, self._on_device)
         elif choice.engine == CUDAGRAPHS:

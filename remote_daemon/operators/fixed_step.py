@@ -17,10 +17,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
-
-import torch
 
 from dynamo_genie.remote_daemon.operators.arena_plan import ArenaPlan
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
@@ -106,8 +104,6 @@ def fixed_step(resolved: ResolvedProgram, attend: Attend) -> FixedStep:
         elif node.op == _ADD and isinstance(other := _argument(node, 1), p.Ref) and other.index in added:
             nodes[number] = p.Node(node.op, (node.args[0], _COUNTS, place[other.index]))
             operators[number] = Operator(node.op, add_count, None)
-        elif number in resolved.arenas.reshapes:
-            operators[number] = replace(operators[number], run=torch.ops.aten.reshape.default._op)
         elif node.op == _ATTENTION and isinstance(key := _argument(node, _KEY), p.Ref) and key.index - first in caches:
             _, new = _joined(program.nodes[key.index - first])
             value = node.args[_VALUE]
@@ -141,7 +137,7 @@ def fixed_step(resolved: ResolvedProgram, attend: Attend) -> FixedStep:
         (*program.fact_of[:n], len(program.facts), *program.fact_of[n:]) if program.fact_of else (),
     )
     return FixedStep(
-        ResolvedProgram(form, resolved.device, tuple(operators), ArenaPlan()),
+        ResolvedProgram(form, resolved.device, tuple(operators), ArenaPlan(reshapes=resolved.arenas.reshapes)),
         tuple(caches.values()),
         tuple(pairs),
         added,

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_genie.remote_daemon.engines.eager import compile_program
+from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.operators import used_rows
 from dynamo_genie.remote_daemon.operators.fixed_step import GrowingCache, NotFixed, fixed_step
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
@@ -110,7 +112,8 @@ def test_what_views_a_window_takes_any_strides_in_both_forms() -> None:
     own = growing_step((*STEP, view), (*OUTPUTS, p.Ref(12)))
     own = replace(own, arenas=replace(own.arenas, reshapes=frozenset({7})))
     window = rows(6)[:, :, :4]
-    found = compile_program(fixed_step(own, attend_masked).resolved, ())(
+    arenas = KVArenas(MemoryBudget(1 << 40))
+    found = compile_program(fixed_step(own, attend_masked).resolved, (), arenas)(
         [whole(rows(3)), whole(rows(3)), window, 0, 0, torch.tensor([3, 3, 5])]
     )
     assert torch.equal(found[4], window.reshape(-1))
