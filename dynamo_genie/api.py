@@ -71,8 +71,8 @@ def reset_stats() -> None:
 def refresh(model: torch.nn.Module) -> None:
     """Compare every parameter and buffer with the daemon's copy by content, and send what differs.
 
-    Only needed where the kernel cannot track written pages (see `docs/architecture.md`) and weights were changed
-    behind PyTorch's back, through `.data` or a NumPy alias.
+    Only needed with the option `untracked_weights="sample"`, where weights were changed behind PyTorch's back and the
+    kernel could not tell.
     """
     tensors = [*model.parameters(), *model.buffers()]
     for connection in CONNECTIONS.all():

@@ -53,6 +53,9 @@ class Options:
             None leaves it to the mode.
         placement_seed: The seed of "blind".
         links: Links whose speed is given instead of measured; see `LinkSpeed`.
+        untracked_weights: What happens before each call to weights of which the kernel cannot tell whether they were
+            written (in shared memory, in a file that somebody may be writing, all where it tracks no pages): "hash"
+            compares all their bytes; "sample" compares versions and a few bytes, and may miss a sparse write.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
     """
 
@@ -66,6 +69,7 @@ class Options:
     placement: Literal["semantic", "blind"] | None = None
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
+    untracked_weights: Literal["hash", "sample"] = "hash"
     debug_dir: str | None = None
 
     @property
@@ -211,6 +215,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "placement": _policy,
         "placement_seed": _integer,
         "links": _links,
+        "untracked_weights": partial(_one_of, ("hash", "sample")),
         "debug_dir": _path,
     }
 )

@@ -34,6 +34,7 @@ class BoundProgram:
         *,
         ask: bool = True,
         engine: str = AUTO,
+        sampled: bool = False,
     ) -> None:
         """Bind inputs.
 
@@ -45,6 +46,7 @@ class BoundProgram:
             args: The arguments of a call.
             ask: Whether the daemon is asked which of them it has, or all are sent that this process did not send.
             engine: What runs the program in the daemon.
+            sampled: Whether a sample will do of weights whose writes the kernel cannot tell.
         """
         self.session = connection.session
         self.lowered = lowered
@@ -57,7 +59,9 @@ class BoundProgram:
         self.free = tuple((position, slot) for position, slot in enumerate(slots) if slot not in resident)
         mutated = lowered.program.mutated_inputs
         self.written = tuple(index for index, position in enumerate(positions) if position in mutated)
-        self._binding = connection.weights.bind(self._tensors(args), mutated=frozenset(self.written), ask=ask)
+        self._binding = connection.weights.bind(
+            self._tensors(args), mutated=frozenset(self.written), ask=ask, sampled=sampled
+        )
         self._generation = -1
         self._post_binding()
 

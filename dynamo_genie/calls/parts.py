@@ -76,6 +76,7 @@ class Placement:
                 args,
                 ask=plan.mode.understood,
                 engine=plan.engine,
+                sampled=plan.sampled,
             )
             for part in self.parts
         )

@@ -33,6 +33,7 @@ class CallPlan:
     Attributes:
         mode: What may stay and what must travel.
         engine: What runs the program in the daemon.
+        sampled: Whether a sample of a weight's bytes will do where the kernel cannot tell whether it was written.
         resident: The parameters and buffers among the inputs.
         unread: Whole numbers among the inputs that the graph does not use: sizes and strides that come with tensors.
         input_kinds: The tensor class of each input, for the byte counters.
@@ -43,6 +44,7 @@ class CallPlan:
 
     mode: Mode
     engine: str
+    sampled: bool
     resident: frozenset[int]
     unread: frozenset[int]
     input_kinds: tuple[TensorClass, ...]
@@ -70,6 +72,8 @@ def plan_calls(
     resident: frozenset[int],
     n_results: int | None = None,
     gradients: frozenset[int] = frozenset(),
+    *,
+    sampled: bool = False,
 ) -> CallPlan:
     """Read a graph's call plan off its annotated nodes.
 
@@ -80,6 +84,7 @@ def plan_calls(
         resident: Positions of its parameters and buffers.
         n_results: How many of its outputs the user sees; the others are saved for backward. None: all.
         gradients: Outputs that the program wants here, where the graph makes them.
+        sampled: Whether a sample of a weight's bytes will do where the kernel cannot tell whether it was written.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     position = {node: i for i, node in enumerate(placeholders)}
@@ -90,6 +95,7 @@ def plan_calls(
     return CallPlan(
         mode=mode,
         engine=engine,
+        sampled=sampled,
         resident=resident,
         unread=frozenset(i for i, node in enumerate(placeholders) if not node.users and _is_size(node)),
         input_kinds=tuple(tensor_class(node, "input") for node in placeholders),

@@ -168,6 +168,17 @@ EXPERIMENTS = (
         ),
     ),
     Experiment(
+        "weights",
+        "What it costs to know that no weight was written.",
+        "Time to prove before a call that weights are unchanged, in private and in shared memory; the floor is xxh3.",
+        runs.weights,
+        (
+            BenchOption("mib", 512, "Size of the weights", least=4),
+            BenchOption("looks", 20, "Looks of each kind", least=1),
+            FIGURES,
+        ),
+    ),
+    Experiment(
         "modes",
         "What understanding is worth, mode against mode.",
         "Prefill and decode in each mode: latency, bytes by our count and the kernel's, utilisation, memory.",

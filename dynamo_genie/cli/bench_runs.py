@@ -77,6 +77,14 @@ def arenas(given: SimpleNamespace) -> None:
     _show("arenas", title, measured, given.json)
 
 
+def weights(given: SimpleNamespace) -> None:
+    """What a call pays to know that its weights are still those in the daemon."""
+    from dynamo_genie.bench.weights import measure_weights
+
+    measured = measure_weights(given.mib, given.looks)
+    _show("weights", f"Looking at {given.mib} MiB of unchanged weights (medians)", measured, given.json)
+
+
 def passes(given: SimpleNamespace) -> None:
     """What understanding a graph costs."""
     use_one_thread()

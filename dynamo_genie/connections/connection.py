@@ -20,3 +20,11 @@ class Connection:
     def alive(self) -> bool:
         """Whether compiled calls may go through it."""
         return self.session.alive
+
+    def close(self) -> None:
+        """End the session and stop watching its weights. Closing twice is fine."""
+        if self.session.attachment.liveness.inherited:
+            return
+        with self.session.lock:
+            self.weights.close()
+        self.session.close()

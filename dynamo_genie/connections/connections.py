@@ -54,7 +54,7 @@ class Connections:
             if known is not None and known.alive:
                 return known
             if known is not None:
-                known.session.close()
+                known.close()
             self._open[key] = self._connect(key[0] or self._start_embedded(options), options)
             return self._open[key]
 
@@ -91,7 +91,7 @@ class Connections:
         """Close every session and stop the embedded daemon."""
         with self._lock:
             for connection in self._open.values():
-                connection.session.close()
+                connection.close()
             self._open.clear()
             self._fleets.clear()
             if self._embedded is not None:

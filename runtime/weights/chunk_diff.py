@@ -5,33 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dynamo_genie.runtime.wire.content import DIGEST_NBYTES
+from dynamo_genie.runtime.wire.content import DIGEST_NBYTES, chunk_digests
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
 from dynamo_genie.runtime.writes.watch import ByteRange, merge_ranges
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """The digests of all chunks as they are now, and the bytes that must be sent again."""
+    """The digests of all chunks as they are now, and the bytes that must be sent again, with their offsets."""
 
     chunks: bytes
-    changed: list[ByteRange]
+    changed: list[tuple[int, memoryview]]
 
 
 @dataclass(frozen=True, slots=True)
 class Recheck:
-    """A tensor's memory, the chunk digests that the daemon has (None: unknown), and the runs of chunks to compare."""
+    """What of a tensor is to be compared with what the daemon has.
+
+    Attributes:
+        view: The tensor's memory.
+        known: The digests of the daemon's chunks; None: unknown.
+        runs: The runs of chunks to compare.
+        foreign: Others may be writing: what goes out is copied first, so that its digest is that of the bytes sent.
+    """
 
     view: memoryview
     known: bytes | None
     runs: list[ByteRange]
+    foreign: bool
 
     @classmethod
-    def of(cls, view: memoryview, known: bytes | None, written: Sequence[ByteRange] | None) -> Recheck:
+    def of(
+        cls, view: memoryview, known: bytes | None, written: Sequence[ByteRange] | None, *, foreign: bool = False
+    ) -> Recheck:
         """Compare the chunks that were written; all of them for None, or when nothing is known."""
         if written is None or known is None:
             written = [(0, view.nbytes)]
-        return cls(view, known, _whole_chunks(written, view.nbytes))
+        return cls(view, known, _whole_chunks(written, view.nbytes), foreign)
 
     def parts(self) -> list[memoryview]:
         """Return the memory of each run, to be hashed."""
@@ -48,7 +58,14 @@ class Recheck:
                 if self.known is None or chunks[place] != digest:
                     chunks[place] = digest
                     changed.append((offset, min(offset + CHUNK_NBYTES, high)))
-        return Diff(bytes(chunks), merge_ranges(changed))
+        parts = [(low, self.view[low:high]) for low, high in merge_ranges(changed)]
+        if self.foreign:
+            parts = [(low, memoryview(part.tobytes())) for low, part in parts]
+            for low, part in parts:
+                digests = chunk_digests(part)
+                start = low // CHUNK_NBYTES * DIGEST_NBYTES
+                chunks[start : start + len(digests)] = digests
+        return Diff(bytes(chunks), parts)
 
 
 def _each(digests: bytes) -> Iterator[bytes]:

@@ -162,11 +162,13 @@ class ResidentStore:
         sources = [(resident, tensor) for resident in residents if (tensor := resident.tensor()) is not None]
         digests = self._hasher.digest_tensors([tensor for _, tensor in sources])
         for (resident, _), content in zip(sources, digests, strict=True):
-            resident.content = content
+            resident.content = None if resident.watch.foreign else content  # by now it may be what another wrote
 
     def close(self) -> None:
         """Stop watching. The handles end with the session."""
-        self._tracker.unwatch([resident.watch for resident in self._residents.values()])
+        self._tracker.unwatch([*self._unwatched, *(resident.watch for resident in self._residents.values())])
+        self._unwatched.clear()
+        self.inbox.clear()
         self._residents.clear()
         self._owners.clear()
         self._hasher.close()
@@ -180,7 +182,8 @@ class ResidentStore:
         try:
             dense = [dense_for_wire(tensor) for tensor in fresh.values()]
             specs = [spec_of(tensor) for tensor in dense]
-            contents = self._settle(specs, [tensor_bytes(tensor) for tensor in dense], ask)
+            foreign = [watch.foreign for watch in watches]
+            contents = self._settle(specs, [tensor_bytes(tensor) for tensor in dense], foreign, ask)
         except BaseException:
             self._tracker.unwatch(watches)
             raise
@@ -189,26 +192,40 @@ class ResidentStore:
             self._channel.adopt(handle, content.digest, spec)
             self._residents[layout] = Resident(handle, layout, spec, watch, content, set())
 
-    def _settle(self, specs: list[TensorSpec], views: list[memoryview], ask: bool) -> list[TensorDigest]:
+    def _settle(
+        self, specs: list[TensorSpec], views: list[memoryview], foreign: list[bool], ask: bool
+    ) -> list[TensorDigest]:
         """See to it that the daemon has these contents: hash all, ask once, upload each missing one once."""
         contents = self._hasher.digest_views(specs, views)
-        distinct = {content.digest: index for index, content in enumerate(contents)}
-        missing = self._channel.missing(list(distinct) if ask else [])
-        lacking = [index for position, index in enumerate(distinct.values()) if position in missing or not ask]
-        following = iter(lacking)
-
-        def store(upload: int) -> None:
-            index = next(following)
-            self._channel.store(contents[index].digest, specs[index], upload)
-
+        digests = list(dict.fromkeys(content.digest for content in contents))
+        absent = self._channel.missing(digests if ask else [])
+        lacking = {digest for position, digest in enumerate(digests) if position in absent or not ask}
+        moving = [index for index, content in enumerate(contents) if foreign[index] and content.digest in lacking]
+        still = {content.digest: index for index, content in enumerate(contents) if not foreign[index]}
         try:
-            self._upload([views[index] for index in lacking], store)
+            self._store(specs, views, contents, [index for digest, index in still.items() if digest in lacking])
+            for index in moving:  # one by one: each is copied, so that its digest is that of the bytes sent
+                views[index] = memoryview(views[index].tobytes())
+                (contents[index],) = self._hasher.digest_views([specs[index]], [views[index]])
+                self._store(specs, views, contents, [index])
+                views[index] = memoryview(b"")
             if lacking:
                 self._channel.sync()  # a content for which there is no room is an error of this call, of nothing else
         except (QuotaExceeded, torch.OutOfMemoryError):
             self._channel.missing([])  # what did arrive is not held for us any longer
             raise
         return contents
+
+    def _store(
+        self, specs: list[TensorSpec], views: list[memoryview], contents: list[TensorDigest], indices: Sequence[int]
+    ) -> None:
+        following = iter(indices)
+
+        def store(upload: int) -> None:
+            index = next(following)
+            self._channel.store(contents[index].digest, specs[index], upload)
+
+        self._upload([views[index] for index in indices], store)
 
     def _upload(self, views: list[memoryview], arrived: Callable[[int], None]) -> None:
         nbytes = sum(view.nbytes for view in views)
@@ -222,13 +239,14 @@ class ResidentStore:
         digests = iter(self._hasher.digest_parts([part for recheck in rechecks.values() for part in recheck.parts()]))
         fresh = {resident: list(islice(digests, len(recheck.runs))) for resident, recheck in rechecks.items()}
         diffs = {resident: recheck.compare(fresh[resident]) for resident, recheck in rechecks.items()}
-        changed = [(resident, run) for resident, diff in diffs.items() for run in diff.changed]
+        changed = [(resident, *part) for resident, diff in diffs.items() for part in diff.changed]
         uploads: list[int] = []
-        self._upload([rechecks[resident].view[low:high] for resident, (low, high) in changed], uploads.append)
-        for (resident, (low, _)), upload in zip(changed, uploads, strict=True):
+        self._upload([part for _, _, part in changed], uploads.append)
+        for (resident, low, _), upload in zip(changed, uploads, strict=True):
             self._channel.patch(resident.handle, low, upload)
         for resident, diff in diffs.items():
-            resident.content = TensorDigest.of_chunks(resident.spec, diff.chunks)
+            if diff.changed:
+                resident.content = TensorDigest.of_chunks(resident.spec, diff.chunks)
         return bool(changed)
 
     def _attach(self, tensor: torch.Tensor, resident: Resident) -> None:
@@ -273,4 +291,5 @@ def _recheck(resident: Resident, everything: bool) -> Recheck | None:
         return None
     dense = dense_for_wire(tensor)
     known = None if resident.content is None else resident.content.chunks
-    return Recheck.of(tensor_bytes(dense), known, None if everything or dense is not tensor else written)
+    looked_at = None if everything or dense is not tensor else written
+    return Recheck.of(tensor_bytes(dense), known, looked_at, foreign=resident.watch.foreign)

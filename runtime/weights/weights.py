@@ -1,7 +1,9 @@
 """The static inputs of compiled functions, kept on the daemon and proven equal to the local ones before each use.
 
 A binding stands for the parameters and buffers of one compiled function. `sync` is what a call pays for them when
-nothing changed: three comparisons over the list and one look at the kernel's record of written pages.
+nothing changed: three comparisons over the list and one look at the kernel's record of written pages. Of weights for
+which that record cannot tell (shared memory, a kernel that keeps none), all bytes are hashed, unless a binding is
+content with a sample.
 """
 
 from __future__ import annotations
@@ -25,15 +27,21 @@ class ResidentWeights:
         self._store = ResidentStore(channel, tracker, progress=progress)
 
     def bind(
-        self, tensors: Sequence[torch.Tensor], mutated: frozenset[int] = frozenset(), *, ask: bool = True
+        self,
+        tensors: Sequence[torch.Tensor],
+        mutated: frozenset[int] = frozenset(),
+        *,
+        ask: bool = True,
+        sampled: bool = False,
     ) -> WeightBinding:
         """Make these CPU tensors resident and return their handles, in order.
 
         `mutated` names the positions that the program changes on the daemon. Contents are shared, handles are not:
         two positions have one handle only when they are the same memory. Without `ask`, contents are sent that the
-        daemon may have from another session: what a system does that does not know weights by their content.
+        daemon may have from another session: what a system does that does not know weights by their content. With
+        `sampled`, weights whose writes the kernel cannot tell are judged by their versions and a sample of their bytes.
         """
-        return WeightBinding(self._store, tensors, mutated, ask)
+        return WeightBinding(self._store, tensors, mutated, ask, sampled)
 
     def assume(self, tensors: Sequence[torch.Tensor], handles: Sequence[int]) -> None:
         """Take it that the daemon holds these CPU tensors already, under these handles of the session.
@@ -50,7 +58,7 @@ class ResidentWeights:
     def refresh(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Compare whole contents with the daemon's copies and send what differs; tensors not resident are skipped.
 
-        The sure way where no tracker is exact and weights are written behind PyTorch's back.
+        The sure way where a binding is content with a sample and weights are written behind PyTorch's back.
         """
         store = self._store
         store.sweep()
@@ -81,12 +89,18 @@ class WeightBinding:
     """The static inputs of one compiled function. `generation` rises whenever `handles` changes."""
 
     def __init__(
-        self, store: ResidentStore, tensors: Sequence[torch.Tensor], mutated: frozenset[int], ask: bool = True
+        self,
+        store: ResidentStore,
+        tensors: Sequence[torch.Tensor],
+        mutated: frozenset[int],
+        ask: bool,
+        sampled: bool,
     ) -> None:
         self.generation = 0
         self.mutated = mutated
         self._store = store
         self._ask = ask
+        self._sampled = sampled
         store.sweep()
         self._residents: list[Resident] = store.acquire(tensors, ask=ask)
         self._note(tensors)
@@ -136,19 +150,25 @@ class WeightBinding:
         self._note_inexact()
 
     def _note_inexact(self) -> None:
-        """Find the positions where a write may go unseen: their versions are compared as well."""
+        """Find the positions where a write may go unseen: they are looked at at every use."""
         self._inexact = [position for position, resident in enumerate(self._residents) if not resident.watch.exact]
 
     def _changed_contents(self, tensors: Sequence[torch.Tensor]) -> bool:
         store = self._store
         store.scan()
-        bumped = self._bumped(tensors) if self._inexact else frozenset()
-        if not bumped and store.inbox.isdisjoint(self._by_watch):
+        doubtful = self._doubtful(tensors) if self._inexact else frozenset()
+        if not doubtful and store.inbox.isdisjoint(self._by_watch):
             return False
         written = {self._by_watch[watch] for watch in store.inbox.intersection(self._by_watch)}
-        sent = store.refresh(written | bumped, everything=bumped)
+        sent = store.refresh(written | doubtful, everything=doubtful)
         self._note_inexact()
         return sent
+
+    def _doubtful(self, tensors: Sequence[torch.Tensor]) -> frozenset[Resident]:
+        """Return the residents that must be compared whole: they may have changed and left no trace."""
+        if self._sampled:
+            return self._bumped(tensors)
+        return frozenset(self._residents[position] for position in self._inexact)
 
     def _bumped(self, tensors: Sequence[torch.Tensor]) -> frozenset[Resident]:
         """Return the residents whose tensors have another version than when they were last compared."""

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
 
+from dynamo_genie.runtime.writes.mapped_file import MappedFile
 from dynamo_genie.runtime.writes.memory_map import MemoryMap
 from dynamo_genie.runtime.writes.page_edges import PageEdges
 from dynamo_genie.runtime.writes.page_scan import PAGE_NBYTES, PageScanner
@@ -21,7 +22,8 @@ from dynamo_genie.runtime.writes.watch import ByteRange, Watch
 logger = logging.getLogger(__name__)
 
 _GAP_NBYTES = 64 * PAGE_NBYTES  # scanning so many unwatched pages costs less than another system call
-FileState = tuple[int, int, int, int] | None
+FileName = tuple[str, int]
+"""The path of a mapped file and its inode, which tells it from another one that took its place."""
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class KernelWriteTracker:
     Exact for private memory, which is what tensors use. Two kinds need more than the record of this process's writes:
 
     * a private mapping of a file (safetensors) also shows what others write to the file, as long as a page was not
-      written here: the file's modification time is compared as well;
+      written here: the file is looked at as well, and its watches are `exact` as long as a write would be noticed;
     * shared memory is written by other processes: its watches are sampled as well, and are not `exact`.
 
     Memory that the kernel will not track (huge pages of hugetlbfs, memory tracked by somebody else) is sampled only,
@@ -76,8 +78,8 @@ class KernelWriteTracker:
         self._sampled = SampledFingerprint()
         self._watches: dict[Watch, PageEdges] = {}
         self._regions: list[_Region] = []
-        self._files: dict[str, FileState] = {}
-        self._file_watches: dict[str, list[Watch]] = {}
+        self._files: dict[FileName, MappedFile] = {}
+        self._file_watches: dict[FileName, list[Watch]] = {}
         self._layout_changed = False
 
     def watch(self, tensors: Sequence[torch.Tensor], inbox: set[Watch]) -> list[Watch]:
@@ -116,6 +118,7 @@ class KernelWriteTracker:
             self._sampled.close()
             self._watches.clear()
             self._regions.clear()
+            self._keep_files(())
 
     def _is_child(self) -> bool:
         return os.getpid() != self._pid
@@ -147,7 +150,8 @@ class KernelWriteTracker:
     def _registered(self, memory: MemoryMap) -> Iterator[_Region]:
         self._file_watches = {}
         trackable = [watch for watch in self._watches if watch.nbytes and self._classify(watch, memory)]
-        self._files = {path: self._files.get(path, _file_state(path)) for path in self._file_watches}
+        self._keep_files(self._file_watches)
+        self._note_exactness()
         for watches in _neighbours(trackable, memory):
             low = min(_pages_of(watch)[0] for watch in watches)
             high = max(_pages_of(watch)[1] for watch in watches)
@@ -171,27 +175,46 @@ class KernelWriteTracker:
     def _classify(self, watch: Watch, memory: MemoryMap) -> bool:
         """Decide what a watch needs besides the record of pages; False when its memory is not mapped."""
         mappings = memory.covering(*_pages_of(watch))
-        watch.exact = bool(mappings) and not any(mapping.shared for mapping in mappings)
+        watch.foreign = any(mapping.shared for mapping in mappings)
+        watch.exact = bool(mappings) and not watch.foreign
         if watch.exact:
             for mapping in mappings:
                 if mapping.path:
-                    self._file_watches.setdefault(mapping.path, []).append(watch)
+                    self._file_watches.setdefault((mapping.path, mapping.inode), []).append(watch)
         else:
             self._sampled.adopt([watch])
         return bool(mappings)
 
     def _give_up(self, watch: Watch) -> None:
         watch.exact = False
+        for watches in self._file_watches.values():
+            if watch in watches:
+                watches.remove(watch)
         watch.mark_all()
         self._sampled.adopt([watch])
 
+    def _keep_files(self, names: Collection[FileName]) -> None:
+        """Follow these files and let go of all others."""
+        for name in self._files.keys() - set(names):
+            self._files.pop(name).close()
+        for name in names:
+            if name not in self._files:
+                self._files[name] = MappedFile(*name)
+
     def _check_files(self) -> None:
-        for path, before in self._files.items():
-            now = _file_state(path)
-            if now != before:
-                self._files[path] = now
-                for watch in self._file_watches[path]:
+        """Mark what lies in a file that changed, or of which it can be told no longer, or again, whether it does."""
+        for name, file in self._files.items():
+            if file.last != file.look():
+                for watch in self._file_watches[name]:
                     watch.mark_all()
+        self._note_exactness()
+
+    def _note_exactness(self) -> None:
+        for quiet in (True, False):  # a watch of several files is exact if all of them are quiet
+            for name, file in self._files.items():
+                if file.last.quiet is quiet:
+                    for watch in self._file_watches[name]:
+                        watch.exact, watch.foreign = quiet, not quiet
 
 
 def _neighbours(watches: list[Watch], memory: MemoryMap) -> Iterator[list[Watch]]:
@@ -213,10 +236,3 @@ def _pages_of(watch: Watch) -> ByteRange:
     low = watch.address - watch.address % PAGE_NBYTES
     return low, -(-(watch.address + watch.nbytes) // PAGE_NBYTES) * PAGE_NBYTES
 
-
-def _file_state(path: str) -> FileState:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None  # deleted or replaced: the mapping keeps the old file, which nobody else can open by this name
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -27,7 +27,11 @@ class MemoryMap:
 
     @classmethod
     def of_this_process(cls) -> MemoryMap:
-        return cls(Path("/proc/self/maps").read_text(errors="surrogateescape"))
+        """Read the map; where the system keeps none, an empty one is returned, which covers nothing."""
+        try:
+            return cls(Path("/proc/self/maps").read_text(errors="surrogateescape"))
+        except OSError:
+            return cls("")
 
     def covering(self, start: int, end: int) -> list[Mapping]:
         """Return the mappings that cover a range without a gap; empty when a part is not mapped."""

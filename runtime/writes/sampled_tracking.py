@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 import xxhash
 
+from dynamo_genie.runtime.writes.memory_map import MemoryMap
 from dynamo_genie.runtime.writes.watch import Watch
 
 SAMPLE_WORDS = 256
@@ -24,8 +25,7 @@ class SampledFingerprint:
     Tensors up to 4 KiB are compared whole. Of a larger one, 256 words of 8 bytes spread evenly over it, and its last
     bytes, are compared. Anything that touches most elements is seen (an optimizer step, `mul_`, loading a state dict,
     merging an adapter, a change of dtype). A write to few elements, say one row or one element, is missed when no
-    sampled word lies in it, unless it bumps the tensor's version, which the consumer checks as well: what stays
-    invisible is a sparse write through `.data`, a numpy alias or another process.
+    sampled word lies in it. So its watches are not `exact`: who must know compares all their bytes.
     """
 
     def __init__(self) -> None:
@@ -34,6 +34,10 @@ class SampledFingerprint:
 
     def watch(self, tensors: Sequence[torch.Tensor], inbox: set[Watch]) -> list[Watch]:
         watches = [Watch(tensor, inbox) for tensor in tensors]
+        memory = MemoryMap.of_this_process()
+        for watch in watches:
+            mappings = memory.covering(watch.address, watch.address + watch.nbytes)
+            watch.foreign = not mappings or any(mapping.shared or mapping.path for mapping in mappings)
         self.adopt(watches)
         return watches
 

@@ -19,16 +19,21 @@ ByteRange: TypeAlias = tuple[int, int]
 
 
 class Watch:
-    """One watched tensor. Holds it weakly; `exact` says that no write to it can be missed."""
+    """One watched tensor. Holds it weakly.
 
-    __slots__ = ("__weakref__", "_written", "address", "exact", "inbox", "nbytes", "owner")
+    Attributes:
+        exact: No write to it can be missed.
+        foreign: Other processes may write it at any moment: shared memory, or a file that somebody may be writing.
+    """
+
+    __slots__ = ("__weakref__", "_written", "address", "exact", "foreign", "inbox", "nbytes", "owner")
 
     def __init__(self, tensor: torch.Tensor, inbox: set[Watch]) -> None:
         self.address = tensor.data_ptr()
         self.nbytes = span_numel(tensor.shape, tensor.stride()) * tensor.element_size()
         self.owner = weakref.ref(tensor)
         self.inbox = inbox
-        self.exact = False
+        self.exact = self.foreign = False
         self._written: list[ByteRange] = []
 
     def mark(self, low: int, high: int) -> None:

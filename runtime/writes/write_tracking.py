@@ -24,5 +24,9 @@ def make_write_tracker() -> WriteTracker:
     try:
         return KernelWriteTracker()
     except OSError as error:
-        logger.info("writes to weights are detected by sampling, the kernel cannot track them: %s", error)
+        logger.warning(
+            "the kernel cannot tell which weights were written (%s), so all their bytes are compared before each call;"
+            " options={'untracked_weights': 'sample'} compares a few, and may miss a change of a few elements",
+            error,
+        )
         return SampledFingerprint()

@@ -133,6 +133,17 @@ def test_a_summary_has_the_median_and_the_quartiles() -> None:
     assert found["low_quartile"] < found["median"] < found["high_quartile"]
 
 
+def test_bench_weights_times_each_kind_of_memory(tmp_path: Path) -> None:
+    path = tmp_path / "weights.json"
+    run("dynamo_genie.cli", "bench", "weights", "--mib", "4", "--looks", "2", "--json", str(path))
+    assert list(figures_of(path)) == [
+        "a look, private memory",
+        "a look, shared memory, hashed",
+        "a look, shared memory, sampled",
+        "bytes hashed",
+    ]
+
+
 def test_bench_arenas_times_and_counts_each_length(tmp_path: Path) -> None:
     path = tmp_path / "arenas.json"
     run(

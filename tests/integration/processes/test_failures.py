@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import dynamo_genie
 from dynamo_genie.backend import genie
+from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.errors import (
     AuthenticationError,
     DaemonUnavailable,
@@ -34,6 +35,7 @@ from dynamo_genie.errors import (
 )
 from dynamo_genie.runtime.connect import admission
 from dynamo_genie.runtime.session.failures import RemoteOutOfMemory
+from dynamo_genie.runtime.writes.write_tracking import KernelWriteTracker
 from tests.integration.real_daemon import LIMIT_S, REPOSITORY, RealDaemon, environment, eventually, run_python
 
 pytestmark = [
@@ -116,6 +118,12 @@ def start_heavy(daemon: RealDaemon, **options: object) -> Outcome:
     assert eventually(lambda: cpu_seconds(daemon.worker()) > before + 1.0), "the worker does not compute"
     assert outcome.error is None
     return outcome
+
+
+def watched_weights() -> int:
+    """Return how many pieces of memory this process looks at before each call."""
+    tracker: Any = CONNECTIONS._tracker
+    return len(tracker._watches if isinstance(tracker, KernelWriteTracker) else tracker._prints)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -226,6 +234,7 @@ def test_killed_worker_is_session_lost_and_the_next_call_works(daemon: RealDaemo
     call = compile_for(daemon, model)
     kept = call(x)
     running = start_heavy(daemon)
+    watched = watched_weights()
     os.kill(daemon.worker(), signal.SIGKILL)
     error = running.wait()
     assert isinstance(error, SessionLost), error
@@ -236,6 +245,7 @@ def test_killed_worker_is_session_lost_and_the_next_call_works(daemon: RealDaemo
     assert torch.equal(again + 0, model(x))
     sent = dynamo_genie.stats()["total"]["sent"]
     assert sent["weight"] >= 512 * 512 * 4
+    assert watched_weights() == watched == 1, "the lost session's weights are watched still"
     with pytest.raises((SessionLost, StaleHandleError)):
         kept.sum().item()
     with pytest.raises((SessionLost, StaleHandleError)):

@@ -6,6 +6,7 @@ Weights stay on the daemon between calls; nothing may be computed with a copy th
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 
 import torch
@@ -289,3 +290,30 @@ def test_writes_anywhere_are_seen_while_the_heap_around_the_weights_is_busy(comp
                         tensor.data.view(-1)[element] += 1.0
                         same(call(x), layer(x))
             del noise
+
+
+def test_writes_of_another_process_into_shared_weights_are_seen(compiled: Compile) -> None:
+    eager = nn.Sequential(nn.Linear(64, 700), nn.Tanh(), nn.Linear(700, 3)).share_memory()
+    call = compiled(eager)
+    x = torch.linspace(-1, 1, 64).view(1, 64)
+    first, bias = eager[0].weight.detach().numpy(), eager[2].bias.detach().numpy()
+    last = eager[2].weight.detach().numpy().reshape(-1)[-1:].view("uint8")
+    with torch.no_grad():
+        before = eager(x)
+        same(call(x), before)
+        for write in (
+            lambda: first.__setitem__((3, 5), 1),
+            lambda: first.__setitem__(4, 1),
+            lambda: last.__setitem__(-1, 0x40),
+            lambda: bias.__setitem__(1, 1),
+        ):
+            child = os.fork()
+            if child == 0:
+                write()
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            after = eager(x)
+            assert not torch.equal(after, before)
+            for _ in range(2):
+                same(call(x), after)
+            before = after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import mmap
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from dynamo_genie.runtime.writes import mapped_file
 from dynamo_genie.runtime.writes.memory_map import MemoryMap
 from dynamo_genie.runtime.writes.page_edges import PageEdges
 from dynamo_genie.runtime.writes.page_scan import PAGE_NBYTES
@@ -191,32 +193,94 @@ def test_pages_given_back_to_the_kernel_count_as_written(kernel: KernelWriteTrac
     assert written(kernel, inbox) == {watch}
 
 
-def test_a_file_mapped_privately_is_exact_for_own_writes_and_follows_the_file(
-    kernel: KernelWriteTracker, tmp_path: pathlib.Path
-) -> None:
+@pytest.fixture
+def model_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A file of 64 zero pages whose times are as good as old."""
+    monkeypatch.setattr(mapped_file, "_SETTLED_AFTER_S", 0)
     path = tmp_path / "model.bin"
     path.write_bytes(bytes(64 * PAGE_NBYTES))
+    with path.open("rb") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            pytest.skip(f"this file system gives no leases: {error}")
+    return path
+
+
+def map_privately(path: pathlib.Path) -> torch.Tensor:
+    return torch.from_file(str(path), shared=False, size=64 * PAGE_NBYTES, dtype=torch.uint8)
+
+
+def test_a_file_mapped_privately_is_exact_for_own_writes_and_follows_the_file(
+    kernel: KernelWriteTracker, model_file: pathlib.Path
+) -> None:
     inbox: set[Watch] = set()
-    tensor = torch.from_file(str(path), shared=False, size=64 * PAGE_NBYTES, dtype=torch.uint8)
+    tensor = map_privately(model_file)
     (watch,) = kernel.watch([tensor], inbox)
+    written(kernel, inbox)
     assert watch.exact
     assert written(kernel, inbox) == set()
     tensor.numpy()[12_345] = 1
     assert written(kernel, inbox) == {watch}
-    with path.open("r+b") as file:
+    with model_file.open("r+b") as file:
         file.write(b"x")
     assert tensor[0] == ord("x")
     assert written(kernel, inbox) == {watch}
-    path.unlink()
+    moved = model_file.rename(model_file.with_name("elsewhere.bin"))
+    written(kernel, inbox)
+    with moved.open("r+b") as file:
+        file.write(b"y")
+    assert written(kernel, inbox) == {watch}
+    moved.unlink()
     written(kernel, inbox)
     assert written(kernel, inbox) == set()
+    assert watch.exact
+
+
+def test_a_file_that_somebody_keeps_mapped_for_writing_is_not_trusted(
+    kernel: KernelWriteTracker, model_file: pathlib.Path
+) -> None:
+    inbox: set[Watch] = set()
+    tensor = map_privately(model_file)
+    (watch,) = kernel.watch([tensor], inbox)
+    written(kernel, inbox)
+    assert (watch.exact, watch.foreign) == (True, False)
+    with model_file.open("r+b") as file, mmap.mmap(file.fileno(), 0) as writer:
+        file.close()  # the mapping alone is enough to write
+        assert written(kernel, inbox) == {watch}
+        assert (watch.exact, watch.foreign) == (False, True)
+        writer[5] = 1
+        written(kernel, inbox)
+        writer[5] = 2  # leaves no trace: the page is dirty already
+        assert tensor[5] == 2
+        assert not watch.exact
+    assert written(kernel, inbox) == {watch}
+    assert (watch.exact, watch.foreign) == (True, False)
+    assert written(kernel, inbox) == set()
+
+
+def test_a_file_just_written_or_where_times_are_not_kept_is_not_trusted(
+    kernel: KernelWriteTracker, model_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = pathlib.Path("/dev/shm", f"genie-test-{os.getpid()}")
+    in_memory.write_bytes(bytes(64 * PAGE_NBYTES))
+    try:
+        kept = [map_privately(model_file), map_privately(in_memory)]
+        watches = kernel.watch(kept, set())
+        kernel.scan()
+        assert [watch.exact for watch in watches] == [True, False]
+        monkeypatch.setattr(mapped_file, "_SETTLED_AFTER_S", 3600)
+        kernel.scan()
+        assert [watch.exact for watch in watches] == [False, False]
+    finally:
+        in_memory.unlink()
 
 
 def test_shared_memory_is_seen_through_own_writes_and_sampled_for_those_of_others(kernel: KernelWriteTracker) -> None:
     inbox: set[Watch] = set()
     tensor = torch.zeros(100_000).share_memory_()
     (watch,) = kernel.watch([tensor], inbox)
-    assert not watch.exact
+    assert (watch.exact, watch.foreign) == (False, True)
     tensor.numpy()[54_321] = 1
     assert written(kernel, inbox) == {watch}
     child = os.fork()
@@ -271,7 +335,10 @@ def test_sampling_sees_dense_changes_and_any_change_of_a_small_tensor() -> None:
     inbox: set[Watch] = set()
     small, large = torch.zeros(1024), torch.zeros(1_000_003)
     watches = tracker.watch([small, large], inbox)
-    assert not any(watch.exact for watch in watches)
+    assert not any(watch.exact or watch.foreign for watch in watches)
+    (shared,) = tracker.watch([torch.zeros(1024).share_memory_()], inbox)
+    assert shared.foreign
+    tracker.unwatch([shared])
     small.data[777] = 1
     assert written(tracker, inbox) == {watches[0]}
     large.data[1_000_002] = 1
