@@ -235,4 +235,3 @@ def _neighbours(watches: list[Watch], memory: MemoryMap) -> Iterator[list[Watch]
 def _pages_of(watch: Watch) -> ByteRange:
     low = watch.address - watch.address % PAGE_NBYTES
     return low, -(-(watch.address + watch.nbytes) // PAGE_NBYTES) * PAGE_NBYTES
-
