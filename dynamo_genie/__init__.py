@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["connect", "refresh", "reset_stats", "shutdown", "stats"]
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__") and name.endswith("__"))])
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ import torch
 
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
+from dynamo_genie.errors import OptionError
 from dynamo_genie.options import resolve_options
 from dynamo_genie.runtime.session.counters import Counters
 
@@ -74,6 +75,8 @@ def refresh(model: torch.nn.Module) -> None:
     Only needed with the option `untracked_weights="sample"`, where weights were changed behind PyTorch's back and the
     kernel could not tell.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise OptionError(f"refresh() takes the model whose weights changed, a torch.nn.Module, not {model!r:.100}")
     tensors = [*model.parameters(), *model.buffers()]
     for connection in CONNECTIONS.all():
         with connection.session.lock:

@@ -17,9 +17,9 @@ class DaemonUnavailable(GenieError, ConnectionError):
 
 
 class SessionLost(DaemonUnavailable):
-    """The worker or the lease behind a session is gone, and every remote tensor of it with them.
+    """The worker or the lease behind a session went away while something waited for it; the message says how.
 
-    Compiled functions connect again at their next call; tensors that lived there cannot be read any more.
+    Compiled functions connect again at their next call; tensors that lived there raise `StaleHandleError` from then on.
     """
 
 
@@ -48,7 +48,10 @@ class UnsupportedOperator(GenieError, NotImplementedError):
 
 
 class StaleHandleError(GenieError, RuntimeError):
-    """A remote tensor was used after its session ended, in another process, or where a call would write into a copy."""
+    """A remote tensor was used after its session ended, in another process, or where a call would write into a copy.
+
+    The message says what ended the session (daemon restarted, worker died, lease ran out); compute the tensor again.
+    """
 
 
 class RemoteError(GenieError, RuntimeError):

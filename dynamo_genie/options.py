@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ ENVIRONMENT_PREFIX = "GENIE_"
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
+
+_PORT = re.compile(r"tcp://.*:(\d+)(?:#(?:\d+|\*))?")
 
 ALL_DEVICES = "#*"
 """Behind an endpoint: all devices of that daemon."""
@@ -80,7 +83,9 @@ class Options:
 
 def resolve_options(given: Mapping[str, object] | None, environ: Mapping[str, str]) -> Options:
     """Merge options, environment and defaults, in this order of precedence; bad ones raise `OptionError`."""
-    given = given or {}
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise OptionError(f"options must be a dict such as {{'daemons': ['tcp://HOST:PORT']}}, not {given!r}")
     _refuse_unknown(given)
     values: dict[str, object] = {}
     for name, convert in _CONVERTERS.items():
@@ -115,6 +120,9 @@ def _endpoints(source: str, value: object) -> tuple[str, ...]:
                 f"{source} names {endpoint!r}; write tcp://HOST:PORT or ipc:///PATH, with #N behind it for the "
                 "daemon's device N, or #* for all of them"
             )
+        port = _PORT.fullmatch(endpoint)
+        if port and not 0 < int(port[1]) < 65_536:
+            raise OptionError(f"{source} names {endpoint!r}, whose port {port[1]} does not exist; ports are 1 to 65535")
     found = [endpoint.removesuffix("#0") for endpoint in found]
     if len(set(found)) < len(found):
         raise OptionError(f"{source} names a daemon twice: {', '.join(found)}")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from dynamo_genie.cli.daemon import daemon
 from dynamo_genie.cli.keygen import keygen
 from dynamo_genie.cli.status import status
 from dynamo_genie.errors import GenieError
-
-PASS_ON = MappingProxyType({"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 
 LAZY = MappingProxyType(
     {
@@ -27,14 +28,40 @@ LAZY = MappingProxyType(
 
 app = typer.Typer(
     name="genie",
-    help="Run PyTorch models on an accelerator elsewhere.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"genie {version('dynamo_genie')}")
+        except PackageNotFoundError:
+            print("genie, from a checkout that is not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def genie(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Run PyTorch models on an accelerator elsewhere."""
+
+
 for command in (daemon, status, keygen):
     app.command()(command)
+
+
+class _PassedOn(TyperCommand):
+    """A command that leaves all its arguments, `--` among them, to the one that it stands for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.args = args
+        return args
 
 
 def _lazily(module: str) -> Callable[[typer.Context], None]:
@@ -47,7 +74,7 @@ def _lazily(module: str) -> Callable[[typer.Context], None]:
 
 
 for name, summary in LAZY.items():
-    app.command(name, help=summary, context_settings=dict(PASS_ON))(_lazily(f"dynamo_genie.cli.{name}"))
+    app.command(name, help=summary, cls=_PassedOn)(_lazily(f"dynamo_genie.cli.{name}"))
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from dynamo_genie.explain.terminal import render
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(context_settings={"allow_interspersed_args": False})  # what stands after the script belongs to the script
+@app.command(context_settings={"ignore_unknown_options": True})  # those belong to the script
 def explain(
     script: Annotated[Path, typer.Argument(help="A Python script that compiles with backend='genie'")],
     arguments: Annotated[list[str] | None, typer.Argument(help="What the script finds in sys.argv")] = None,
@@ -30,7 +30,10 @@ def explain(
     out: Annotated[Path | None, typer.Option(help="Keep the dumps, report.html among them, in this folder")] = None,
     html: Annotated[Path | None, typer.Option(help="Another name for --out")] = None,
 ) -> None:
-    """Run a script and print what became of its graphs; exits as the script does."""
+    """Run a script and print what became of its graphs; exits as the script does.
+
+    The options below may stand before or after the script; all others are the script's, and so is all behind `--`.
+    """
     if not script.is_file():
         raise OptionError(f"there is no script {str(script)!r}")
     kept = out or html

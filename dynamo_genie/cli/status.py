@@ -23,6 +23,7 @@ from dynamo_genie.runtime.wire import messages as m
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:7777"
 TIMEOUT_S = 5.0
+PIPED_COLUMNS = 160
 
 
 def status(
@@ -31,13 +32,17 @@ def status(
     key_file: Annotated[str, typer.Option(help="The client's key file; GENIE_KEY_FILE by default")] = "",
     interval_s: Annotated[float, typer.Option(help="Seconds between two looks", min=0.1)] = 1.0,
 ) -> None:
-    """Show what a daemon's workers hold and for whom, until Ctrl-C; with --json once."""
+    """Show what a daemon's workers hold and for whom, until Ctrl-C; once with --json, or where no terminal shows it."""
     given = {name: value for name, value in (("daemons", endpoint), ("key_file", key_file)) if value}
     options = resolve_options(given, os.environ)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(as_plain(_ask(options))), indent=2).decode())
         return
-    with Live(console=Console(), auto_refresh=False) as live:
+    console = Console()
+    if not console.is_terminal:
+        Console(width=PIPED_COLUMNS).print(render(_ask(options)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
                 live.update(render(_ask(options)), refresh=True)
@@ -76,20 +81,23 @@ def render(report: m.DaemonStatus) -> Group:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # ten columns in 80
+    """Return a table whose words are broken where the terminal is narrow, and never cut off."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _workers(report: m.DaemonStatus) -> Table:
-    table = _table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls", "sessions")
+    table = _table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls")
     for w in report.workers:
         sizes = (nbytes_text(n) for n in (w.resident_nbytes, w.weight_nbytes, w.memory_limit))
-        counts = (str(n) for n in (w.programs, w.calls, len(w.sessions)))
-        table.add_row(w.tenant, str(w.pid), w.state, w.device, *sizes, *counts)
+        table.add_row(w.tenant, str(w.pid), w.state, w.device, *sizes, str(w.programs), str(w.calls))
     return table
 
 
 def _sessions(report: m.DaemonStatus) -> Table:
-    table = _table("tenant", "session", "client", "age", "calls", "handles", "resident", "in host memory")
+    table = _table("tenant", "session", "client", "age", "calls", "handles", "resident", "on host")
     for w in report.workers:
         for s in w.sessions:
             sizes = (nbytes_text(n) for n in (s.resident_nbytes, s.spilled_nbytes))

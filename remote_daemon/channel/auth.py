@@ -7,7 +7,6 @@ tenant.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Collection
@@ -15,7 +14,7 @@ from collections.abc import Callable, Collection
 import zmq
 from zmq.utils import z85
 
-logger = logging.getLogger(__name__)
+from dynamo_genie.remote_daemon.channel.refusals import RefusalLog
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"genie"
@@ -55,6 +54,7 @@ class Authenticator:
     ) -> None:
         self._admitted = admitted
         self._peers = peers
+        self._refusals = RefusalLog()
         self._socket = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(ZAP_ENDPOINT)
@@ -80,7 +80,8 @@ class Authenticator:
     def _answer(self, request: list[bytes]) -> None:
         code, text, user = verdict(request, self._admitted, self._peers)
         if code != b"200":
-            logger.warning("refused a connection from %s: %s", request[3:4], text.decode())
+            address = b"".join(request[3:4]).decode(errors="replace")
+            self._refusals.note(address, text.decode(), _key_of(request))
         self._socket.send_multipart([ZAP_VERSION, request[1] if len(request) > 1 else b"", code, text, user, b""])
 
     def close(self) -> None:
@@ -92,6 +93,12 @@ class Authenticator:
         os.close(self._stop_read)
         os.close(self._stop_write)
         self._stop_write = -1
+
+
+def _key_of(request: list[bytes]) -> str:
+    """Return the start of the key that a request shows, for people."""
+    key = request[6] if len(request) == 7 else b""
+    return f" ({z85.encode(key).decode()[:8]}...)" if len(key) == 32 else ""
 
 
 def verified_user(frame: zmq.Frame) -> str:

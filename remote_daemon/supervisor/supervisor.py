@@ -16,6 +16,7 @@ from dynamo_genie.errors import AuthenticationError, ProtocolError
 from dynamo_genie.remote_daemon.channel.auth import Authenticator, verified_user
 from dynamo_genie.remote_daemon.channel.parent import ProcessWatch
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
+from dynamo_genie.remote_daemon.channel.refusals import HandshakeMonitor, RefusalLog, address_of
 from dynamo_genie.remote_daemon.channel.sockets import Socket, bind_router
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.supervisor.events import (
@@ -48,6 +49,7 @@ MAX_WAIT_S = 1.0
 POLL_WITHOUT_PIDFD_S = 0.1
 MAX_MESSAGES_PER_TURN = 256
 LAST_WORDS_MS = 500
+MAX_ADDRESSES = 1024
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ class Supervisor:
             closing.callback(self._auth.close)
         self._router, self.endpoint = self._bind(context)
         closing.callback(self._close_router)
+        self._refusals = RefusalLog()
+        self._addresses: dict[bytes, str] = {}
+        self._handshakes = HandshakeMonitor(self._router, self._refusals)
+        closing.callback(self._handshakes.close)
         self._machine = SupervisorStateMachine(self._rules(), time.monotonic())
 
     def _bind(self, context: zmq.Context[Socket]) -> tuple[Socket, str]:
@@ -142,6 +148,8 @@ class Supervisor:
         self._check_guards()
         for worker in tuple(self._workers):
             self._hear_worker(worker)
+        if self._handshakes.socket in ready:
+            self._handshakes.read()
         if self._router in ready:
             self._hear_clients()
         self._happened(Tick())
@@ -150,6 +158,7 @@ class Supervisor:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(self._handshakes.socket, zmq.POLLIN)
         if self._parent is not None and self._parent.fileno() >= 0:
             poller.register(self._parent.fileno(), zmq.POLLIN)
         for process in self._workers.values():
@@ -208,6 +217,7 @@ class Supervisor:
 
     def _hear_client(self, frames: list[zmq.Frame]) -> None:
         peer = frames[0].bytes
+        self._note_address(peer, frames[-1])
         try:
             if len(frames) != 2:
                 raise ProtocolError(f"a message of {len(frames) - 1} frames where one is expected")
@@ -216,6 +226,13 @@ class Supervisor:
             self._tell_client(peer, m.Refused(0, "ProtocolError", str(error)[:1000]))
             return
         self._happened(ClientSaid(peer, self._tenant_of(frames[1]), message))
+
+    def _note_address(self, peer: bytes, frame: zmq.Frame) -> None:
+        """Remember where the last clients spoke from: the log names a client that is refused, perhaps later."""
+        self._addresses.pop(peer, None)
+        self._addresses[peer] = address_of(frame)
+        if len(self._addresses) > MAX_ADDRESSES:
+            del self._addresses[next(iter(self._addresses))]
 
     def _tenant_of(self, frame: zmq.Frame) -> str:
         if self._config.keys is None:
@@ -244,6 +261,8 @@ class Supervisor:
                     self._exit = action
 
     def _tell_client(self, peer: bytes, message: m.SupervisorToClient) -> None:
+        if isinstance(message, m.Refused):
+            self._refusals.note(self._addresses.get(peer, ""), message.code, f": {message.message}")
         try:
             self._router.send_multipart([peer, codec.encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:

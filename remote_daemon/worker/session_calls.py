@@ -86,6 +86,7 @@ class SessionCalls:
         """Run a program and name its results."""
         launch = self.prepare(call)
         self.count += 1
+        self._state.served.calls += 1
         started = time.time_ns()
         if launch.program.random:
             reply: m.WorkerToClient | None = self._draw(launch, call)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynamo_genie.remote_daemon.engines.build import Engines
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
@@ -20,6 +20,13 @@ HOST_SHARE = 0.5
 """The part of the machine's memory that its GPUs' workers use by default, for uploads and for what is offloaded."""
 
 
+@dataclass
+class Served:
+    """What a worker has done for all its sessions, those that ended too."""
+
+    calls: int = 0
+
+
 @dataclass(frozen=True)
 class WorkerState:
     """The state that all sessions of a worker share.
@@ -29,6 +36,7 @@ class WorkerState:
         host_budget: Of memory for bytes on their way; the same one where the device's memory is the host's.
         allocate: Returns host memory for what is on its way in.
         host: Where idle sessions' tensors are offloaded to when memory is short, None where there is no such place.
+        served: Counts what was done.
     """
 
     buffers: BufferStore
@@ -40,6 +48,7 @@ class WorkerState:
     offloader: Offloader
     allocate: Allocate
     host: HostPool | None
+    served: Served = field(default_factory=Served)
 
 
 def open_state(

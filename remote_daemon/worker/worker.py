@@ -164,7 +164,7 @@ class Worker:
             resident_nbytes=state.budget.used,
             weight_nbytes=state.weights.nbytes,
             programs=len(state.programs),
-            calls=sum(session.calls for session in sessions),
+            calls=state.served.calls,
             sessions=tuple(sessions),
             peer_sent=self._mailboxes.traffic.sent,
             peer_received=self._mailboxes.traffic.received,

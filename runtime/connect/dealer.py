@@ -24,6 +24,8 @@ def check_endpoint(endpoint: str) -> str:
     """Return `endpoint` if a client can connect to it, or raise `OptionError` with the forms there are."""
     if not _ENDPOINT.fullmatch(endpoint):
         raise OptionError(f"{endpoint!r} is no endpoint; write tcp://HOST:PORT or ipc:///PATH")
+    if endpoint.startswith("tcp://") and not 0 < int(endpoint.rpartition(":")[2]) <= 65_535:
+        raise OptionError(f"{endpoint!r} names a port that does not exist; ports are 1 to 65535")
     return endpoint
 
 

@@ -110,5 +110,5 @@ class LeaseKeeper:
             return None
         return DaemonUnavailable(
             f"the daemon at {self._connection.endpoint} has not answered for {silence_s:.1f} s; "
-            "it ended, or the network between is down"
+            "it ended or was restarted, or the network between is down"
         )

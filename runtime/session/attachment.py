@@ -35,5 +35,7 @@ class Attachment:
         """End the attachment; again, or in a forked child, does nothing."""
         if self.liveness.inherited:
             return
-        self.liveness.end(SessionLost("the session was closed"))
+        self.liveness.end(
+            SessionLost("this process closed it: dynamo_genie.shutdown(), or a new session took its place")
+        )
         self.release()

@@ -25,6 +25,11 @@ class Liveness:
         """Whether this is a forked child, and the attachment its parent's."""
         return self._pid != os.getpid()
 
+    @property
+    def reason(self) -> GenieError | None:
+        """What ended the attachment first, if anything did."""
+        return self._reasons[0] if self._reasons else None
+
     def end(self, reason: GenieError) -> None:
         """Note what ended the attachment."""
         self._reasons.append(reason)
@@ -35,5 +40,5 @@ class Liveness:
             return
         if self.inherited:
             raise StaleHandleError("this tensor belongs to the parent process; a forked child has a session of its own")
-        reason = self._reasons[0]
-        raise type(reason)(str(reason))
+        assert self.reason is not None
+        raise type(self.reason)(str(self.reason))

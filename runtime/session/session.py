@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from dynamo_genie.engines import AUTO
-from dynamo_genie.errors import ProtocolError, SessionLost
+from dynamo_genie.errors import ProtocolError, SessionLost, StaleHandleError
 from dynamo_genie.runtime.session.attachment import Attachment
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.command_queue import CommandQueue
@@ -79,8 +79,15 @@ class Session:
         return self.attachment.liveness.alive
 
     def check(self) -> None:
-        """Raise what ended the session, if anything did."""
-        self.attachment.liveness.check()
+        """Raise `StaleHandleError` if the session is over: what its handles name is gone."""
+        liveness = self.attachment.liveness
+        if liveness.inherited:
+            liveness.check()
+        if (reason := liveness.reason) is not None:
+            raise StaleHandleError(
+                f"this tensor lived in a session that is over ({str(reason).splitlines()[0]}); compute it again: "
+                "a compiled function opens a new session at its next call"
+            ) from reason
 
     def attach(self, timeout_s: float) -> None:
         """Say on both connections which session this is; the worker lets nothing else through before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 
@@ -19,11 +20,10 @@ class Mapping:
 
 
 class MemoryMap:
-    """A snapshot of the process's mappings."""
+    """A snapshot of the process's mappings. Of its hundreds of lines, those are read that are asked for."""
 
     def __init__(self, text: str) -> None:
-        self._mappings = [_parse(line) for line in text.splitlines()]
-        self._starts = [mapping.start for mapping in self._mappings]
+        self._lines = text.splitlines()
 
     @classmethod
     def of_this_process(cls) -> MemoryMap:
@@ -36,13 +36,17 @@ class MemoryMap:
     def covering(self, start: int, end: int) -> list[Mapping]:
         """Return the mappings that cover a range without a gap; empty when a part is not mapped."""
         found: list[Mapping] = []
-        index = max(bisect_right(self._starts, start) - 1, 0)
-        for mapping in self._mappings[index:]:
+        index = max(bisect_right(self._lines, start, key=_start_of) - 1, 0)
+        for mapping in map(_parse, islice(self._lines, index, None)):
             if mapping.start > start or start >= end:
                 break
             found.append(mapping)
             start = max(start, mapping.end)
         return found if start >= end else []
+
+
+def _start_of(line: str) -> int:
+    return int(line[: line.index("-")], 16)
 
 
 def _parse(line: str) -> Mapping:

@@ -35,18 +35,29 @@ class RealDaemon:
     def __init__(
         self, *, device: str = "cpu", memory_limit: str = "0", keys: Path | None = None, lease_s: float = 15.0
     ) -> None:
-        command = [sys.executable, *self.program, "daemon", "--listen", "tcp://127.0.0.1:*"]
+        self._command = command = [sys.executable, *self.program, "daemon", "--listen", "tcp://127.0.0.1:*"]
         command += ["--device", device, "--memory-limit", memory_limit, "--lease-s", str(lease_s)]
         command += ["--keys", str(keys)] if keys is not None else []
+        self._start()
+
+    def _start(self) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the daemon
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, env=environment()
+            self._command, stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL, env=environment()
         )
         try:
             self.endpoint = self._wait_ready()
         except BaseException:
             self.stop()
             raise
+
+    def restart(self) -> None:
+        """Kill it and start another one at the same endpoint."""
+        self.process.kill()
+        self.process.wait(20)
+        self.stop()
+        self._command[self._command.index("--listen") + 1] = self.endpoint
+        self._start()
 
     def _wait_ready(self) -> str:
         assert self.process.stdout is not None

@@ -42,6 +42,8 @@ def test_the_daemon_says_one_line_serves_and_ends_with_0() -> None:
     report = json.loads(genie(["status", "--json"], GENIE_DAEMONS=endpoint).stdout)
     assert (report["pid"], report["endpoint"], report["workers"][0]["tenant"]) == (daemon.pid, endpoint, "default")
     assert report["workers"][0]["memory_limit"] == 1 << 30
+    piped = genie(["status"], GENIE_DAEMONS=endpoint)
+    assert (piped.returncode, piped.stdout.startswith(f"{endpoint}  pid {daemon.pid}  serving")) == (0, True)
     daemon.send_signal(signal.SIGTERM)
     rest, _ = daemon.communicate(timeout=LIMIT_S)
     assert (daemon.returncode, rest) == (0, "")
@@ -69,6 +71,44 @@ def test_keygen_then_daemon_then_status_with_the_key(tmp_path: Path) -> None:
         assert "key_file" in refused.stderr
     finally:
         daemon.stop()
+
+
+def test_keygen_on_a_folder_with_keys_says_what_is_there_and_keeps_it(tmp_path: Path) -> None:
+    assert genie(["keygen", str(tmp_path), "--client", "alice"]).returncode == 0
+    before = (tmp_path / "server.key").read_bytes()
+    again = genie(["keygen", str(tmp_path)])
+    assert again.returncode == 0
+    assert "has a daemon's keys already; they stay. Clients admitted: alice" in again.stdout
+    assert "nothing to make; admit another client with: genie keygen" in again.stdout
+    assert genie(["keygen", str(tmp_path), "--client", "bob"]).stdout.count("key file for") == 1
+    assert (tmp_path / "server.key").read_bytes() == before
+
+
+def test_keygen_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("/proc/keys-of-mine", str(tmp_path / "file")):
+        done = genie(["keygen", place])
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"genie: cannot keep keys in {place}: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_port_that_does_not_exist_is_said_at_once() -> None:
+    for arguments in (["status", "--endpoint", "tcp://h:99999"], ["daemon", "--listen", "tcp://127.0.0.1:99999"]):
+        done = genie(arguments)
+        assert done.returncode == 1
+        assert "99999" in done.stderr
+        assert "65535" in done.stderr
+
+
+def test_the_version_and_the_module_are_the_same_command() -> None:
+    shown = genie(["--version"])
+    assert (shown.returncode, shown.stdout.split()[0].rstrip(",")) == (0, "genie")
+    command = [sys.executable, "-m", "dynamo_genie", "--version"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=LIMIT_S, check=True, env=child_environment(os.environ)
+    )
+    assert done.stdout == shown.stdout
 
 
 def test_status_without_a_daemon_says_so() -> None:
@@ -113,6 +153,33 @@ def test_a_status_is_laid_out_for_people() -> None:
         "3.0 KiB",
     ):
         assert part in text
+
+
+def test_no_heading_and_no_figure_of_a_status_is_cut_off_in_80_columns() -> None:
+    from rich.console import Console
+
+    session = m.SessionStatus("1f25bebb7c38", "gpu-box:123456 python 3.11.7", 3e5, 123_456, 1234, 999 << 30)
+    worker = m.WorkerStatus(
+        "a-long-client-name:abcdefgh", 1_234_567, "draining", "cuda:0 NVIDIA H200", 139 << 30, 1023 << 30, 999 << 30,
+        1234, 1_234_567, (session,), (("activation", 3072),), (), (m.EngineStatus("cudagraphs", "fast", 9, 1_234_567),),
+    )  # fmt: skip
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(render(m.DaemonStatus("tcp://h:1", 3, 3700.0, 1, False, (worker,))))
+    text = console.export_text()
+    assert "…" not in text
+    for heading in (
+        "tenant",
+        "state",
+        "device",
+        "resident",
+        "weights",
+        "limit",
+        "programs",
+        "calls",
+        "session",
+        "client",
+    ):
+        assert heading in text
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,18 @@ def explain(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_arguments_go_to_the_script_and_its_exit_code_comes_back(script: Path) -> None:
-    done = explain(script, 7, "--json", "--out")
+    done = explain(script, "--", 7, "--json", "--out")
     assert done.returncode == 7, done.stderr
     assert "['7', '--json', '--out']" in done.stdout
     assert "0_0_inference" in done.stdout
+
+
+def test_options_may_stand_behind_the_script_and_unknown_ones_are_the_scripts(script: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    done = explain(script, 0, "--width", "8", "-x", "--out", kept, "--name=a")
+    assert done.returncode == 0, done.stderr
+    assert "['0', '--width', '8', '-x', '--name=a']" in done.stdout
+    assert (kept / "0_0_inference" / "report.html").is_file()
 
 
 def test_json_is_all_that_stdout_holds_and_the_reports_are_kept(script: Path, tmp_path: Path) -> None:

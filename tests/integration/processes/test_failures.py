@@ -239,17 +239,29 @@ def test_killed_worker_is_session_lost_and_the_next_call_works(daemon: RealDaemo
     error = running.wait()
     assert isinstance(error, SessionLost), error
     assert "SIGKILL" in str(error)
-    with pytest.raises((SessionLost, StaleHandleError)):
+    with pytest.raises(StaleHandleError, match=r"session at tcp://.* ended: .*SIGKILL.*; compute it again"):
         kept.sum().item()
     again = call(x)
     assert torch.equal(again + 0, model(x))
     sent = dynamo_genie.stats()["total"]["sent"]
     assert sent["weight"] >= 512 * 512 * 4
     assert watched_weights() == watched == 1, "the lost session's weights are watched still"
-    with pytest.raises((SessionLost, StaleHandleError)):
+    with pytest.raises(StaleHandleError, match="SIGKILL"):
         kept.sum().item()
-    with pytest.raises((SessionLost, StaleHandleError)):
+    with pytest.raises(StaleHandleError, match="SIGKILL"):
         (kept + again).sum().item()
+
+
+def test_a_tensor_kept_across_a_restart_says_so_and_the_next_call_works(daemon: RealDaemon) -> None:
+    call = compile_for(daemon, torch.sin)
+    kept = call(torch.ones(2))
+    kept.sum().item()
+    daemon.restart()
+    assert eventually(lambda: not CONNECTIONS.all()[-1].alive)
+    for use in (lambda: kept.tolist(), lambda: (kept + 1).tolist(), lambda: kept.sum().item(), lambda: call(kept)):
+        with pytest.raises(StaleHandleError, match=r"restarted, or .*; compute it again"):
+            use()
+    assert call(torch.ones(2)).tolist() == torch.ones(2).sin().tolist()
 
 
 def test_killed_daemon_is_daemon_unavailable(daemon: RealDaemon) -> None:
@@ -290,13 +302,13 @@ def test_client_that_was_stopped_for_a_while_loses_its_session_at_most_and_goes_
     code = """if True:
         import sys, torch
         from dynamo_genie.backend import genie
-        from dynamo_genie.errors import SessionLost
+        from dynamo_genie.errors import SessionLost, StaleHandleError
         call = torch.compile(torch.sin, backend=genie, options={"daemons": [sys.argv[1]], "request_timeout_s": 60})
         kept, expected = call(torch.ones(3)), torch.ones(3).sin()
         for line in sys.stdin:
             try:
                 print(torch.equal(kept + 0, expected), flush=True)
-            except SessionLost:
+            except (SessionLost, StaleHandleError):
                 kept = call(torch.ones(3))
                 print("lost", torch.equal(kept + 0, expected), flush=True)
     """
