@@ -18,7 +18,14 @@ import torch
 import zmq
 from torch import Tensor
 
-from dynamo_genie.errors import DaemonUnavailable, GenieError, OptionError, RequestTimeout, SessionLost
+from dynamo_genie.errors import (
+    DaemonUnavailable,
+    GenieError,
+    OptionError,
+    RequestTimeout,
+    SessionLost,
+    StaleHandleError,
+)
 from dynamo_genie.runtime.connect.keys import load_client_keys
 from dynamo_genie.runtime.connect.open_session import open_session
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh, fresh_keys, require_reachable
@@ -400,7 +407,7 @@ def test_a_worker_that_is_killed_is_an_error_and_the_other_goes_on(
             fetch(missing)
         survivor, daemon = target, daemons.first
     else:
-        with pytest.raises(SessionLost):
+        with pytest.raises((SessionLost, StaleHandleError)):
             fetch(missing)
         survivor, daemon = source, daemons.second
     assert survivor.alive
