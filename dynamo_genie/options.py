@@ -53,6 +53,8 @@ class Options:
             None leaves it to the mode.
         placement_seed: The seed of "blind".
         links: Links whose speed is given instead of measured; see `LinkSpeed`.
+        results: Whether results stay in the daemon until they are read ("lazy"), or all but caches come here with the
+            call that makes them, as plain tensors ("local"): for programs that are full of native code.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
     """
 
@@ -66,6 +68,7 @@ class Options:
     placement: Literal["semantic", "blind"] | None = None
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
+    results: Literal["lazy", "local"] = "lazy"
     debug_dir: str | None = None
 
     @property
@@ -211,6 +214,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "placement": _policy,
         "placement_seed": _integer,
         "links": _links,
+        "results": partial(_one_of, ("lazy", "local")),
         "debug_dir": _path,
     }
 )

@@ -34,6 +34,9 @@ class Liveness:
         if self.alive:
             return
         if self.inherited:
-            raise StaleHandleError("this tensor belongs to the parent process; a forked child has a session of its own")
+            raise StaleHandleError(
+                "this tensor belongs to the parent process; a forked child has a session of its own. Bring the tensor "
+                "here before the fork, with dynamo_genie.to_local(tensor)"
+            )
         reason = self._reasons[0]
         raise type(reason)(str(reason))
