@@ -14,6 +14,9 @@ from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.errors import OptionError
 from dynamo_genie.options import resolve_options
 from dynamo_genie.runtime.session.counters import Counters
+from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.tensor.to_local import ToLocal
+from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
 
 def connect(daemons: str | list[str] | None = None, **options: object) -> dict[str, Any]:
@@ -81,6 +84,20 @@ def refresh(model: torch.nn.Module) -> None:
     for connection in CONNECTIONS.all():
         with connection.session.lock:
             connection.weights.refresh(tensors)
+
+
+def to_local(tree: Any) -> Any:
+    """Return a copy of nested containers in which every result that lives in a daemon is a plain tensor.
+
+    All values come in one round trip a daemon. Gradients flow through to the results; memory that two of them share
+    is not shared by their copies.
+
+    Args:
+        tree: A tensor, or lists, tuples, dictionaries and other containers that `torch.utils._pytree` knows.
+    """
+    results = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, RemoteTensor)]
+    local = iter(ToLocal.apply(*results) if results else ())  # type: ignore[no-untyped-call]
+    return tree_map_only(RemoteTensor, lambda _: next(local), tree)
 
 
 def shutdown() -> None:

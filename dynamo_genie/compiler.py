@@ -27,7 +27,7 @@ from dynamo_genie.options import Options
 from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.pipeline import Pass, run_passes
 from dynamo_genie.passes.understanding.analysis import analyse
-from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.tensor.remote_tensor import IN_OUR_CALL, RemoteTensor
 from dynamo_genie.torch_internals.capture import capture_aten, forward_metadata
 
 
@@ -49,7 +49,22 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
         inference=capture.inference,
         decompositions=decomposition_table(),
     )
-    return _safe_with_aliases(gm, compiled) if capture.mutates else compiled
+    if not options.mode.remote:
+        return compiled
+    return _called(_safe_with_aliases(gm, compiled) if capture.mutates else compiled)
+
+
+def _called(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Let remote tensors know that it is we who ask for their carriers."""
+
+    def run(*args: Any) -> Any:
+        token = IN_OUR_CALL.set(True)
+        try:
+            return compiled(*args)
+        finally:
+            IN_OUR_CALL.reset(token)
+
+    return run
 
 
 def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,9 +75,8 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
     """
 
     def run(*args: Any) -> Any:
-        handles = [arg.handle for arg in args if isinstance(arg, RemoteTensor) and arg.handle is not None]
-        roots = [(handle.session, handle.root) for handle in handles]
-        return gm(*args) if len(set(roots)) < len(roots) else compiled(*args)
+        memories = [id(arg.memory) for arg in args if isinstance(arg, RemoteTensor)]
+        return gm(*args) if len(set(memories)) < len(memories) else compiled(*args)
 
     return run
 
@@ -119,8 +133,17 @@ class _Capture:
             gm = _rewrite(gm, LAYOUT_REWRITES, observer)
         lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
-        sampled = self._options.untracked_weights == "sample"
-        plan = plan_calls(gm, mode, self._options.engine, resident, n_results, gradients, sampled=sampled)
+        options = self._options
+        plan = plan_calls(
+            gm,
+            mode,
+            options.engine,
+            resident,
+            n_results,
+            gradients,
+            sampled=options.untracked_weights == "sample",
+            plain=options.results == "local",
+        )
         shapes = shapes_of(gm)
         place: Place = (
             OnSeveralDaemons(gm, plan, self._options)

@@ -54,6 +54,10 @@ class StaleHandleError(GenieError, RuntimeError):
     """
 
 
+class NoMemoryHere(GenieError, RuntimeError):
+    """Code would have touched the memory of a result that lives in a daemon; bring it here with `to_local` first."""
+
+
 class RemoteError(GenieError, RuntimeError):
     """The daemon failed in a way that eager PyTorch has no class for; carries the remote traceback."""
 

@@ -59,6 +59,8 @@ class Options:
         untracked_weights: What happens before each call to weights of which the kernel cannot tell whether they were
             written (in shared memory, in a file that somebody may be writing, all where it tracks no pages): "hash"
             compares all their bytes; "sample" compares versions and a few bytes, and may miss a sparse write.
+        results: Whether results stay in the daemon until they are read ("lazy"), or all but caches come here with the
+            call that makes them, as plain tensors ("local"): for programs that are full of native code.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
     """
 
@@ -73,6 +75,7 @@ class Options:
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
     untracked_weights: Literal["hash", "sample"] = "hash"
+    results: Literal["lazy", "local"] = "lazy"
     debug_dir: str | None = None
 
     @property
@@ -224,6 +227,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "placement_seed": _integer,
         "links": _links,
         "untracked_weights": partial(_one_of, ("hash", "sample")),
+        "results": partial(_one_of, ("lazy", "local")),
         "debug_dir": _path,
     }
 )

@@ -15,6 +15,7 @@ from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session.read_back import ReadBack
 from dynamo_genie.runtime.session.session import Handle, Session
+from dynamo_genie.tensor.memory_here import bring_here
 from dynamo_genie.tensor.program_call import ProgramCall, refuse_to_move
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of
 
@@ -40,6 +41,7 @@ class GraphCall:
         self.values: list[Any] = [*args, *[None] * placement.n_made]
         self._asks = shapes.depends_on_data
         self._results = placement.results
+        self._shared = plan.shared
         self._fetched = plan.fetched
         self._held = held
         self._mesh = mesh
@@ -72,10 +74,28 @@ class GraphCall:
         """Return the graph's results, remote but for those the program must have here."""
         fetched: dict[int, torch.Tensor] = {}
         self.read(fetched).fetch()
-        return [
+        results = [
             fetched[i] if i in fetched else wrap_result(output, self.values[slot])
             for i, (output, slot) in enumerate(zip(self.metadata, self._results, strict=True))
         ]
+        for group in self._shared:
+            self._share(results, group)
+        return results
+
+    def _share(self, results: list[Any], group: tuple[int, ...]) -> None:
+        """Let results know that they live in one memory, and bring it here if one of them must be here."""
+        remote = [(i, results[i]) for i in group if isinstance(results[i], RemoteTensor)]
+        homes: dict[Session, list[RemoteTensor]] = {}
+        for _, tensor in remote:
+            homes.setdefault(tensor.named().session, []).append(tensor)
+        for tensors in homes.values():
+            memory, nbytes = tensors[0].memory, max(tensor.memory_nbytes for tensor in tensors)
+            for tensor in tensors:
+                tensor.named().memory = memory
+            memory.nbytes = nbytes
+        for i, tensor in remote:
+            if i in self._fetched:
+                results[i] = bring_here(tensor)
 
     def read(self, into: dict[int, torch.Tensor]) -> ReadBack:
         """Have the daemons begin; return what is to be fetched, of which results come `into`, by position."""
@@ -84,7 +104,7 @@ class GraphCall:
             self._flush()
         if self._asks:
             self._ask()
-        for i in sorted(self._fetched):
+        for i in sorted(self._fetched.difference(*self._shared)):
             handle = self.values[self._results[i]]
             if isinstance(handle, Handle):
                 self._wanted.want_handle(handle, handle.kind, partial(_deliver, into, i, self.metadata[i]))

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from dynamo_genie.modes import Mode
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
+from dynamo_genie.passes.graphs.shared_memory import results_in_one_memory
 from dynamo_genie.runtime.wire.tensor_class import TensorClass
 from dynamo_genie.tensor.remote_tensor import handle_of
 
@@ -39,7 +40,9 @@ class CallPlan:
         input_kinds: The tensor class of each input, for the byte counters.
         output_kinds: The tensor class of each output.
         passed_through: For each output, the position of the input it is, or -1.
-        fetched: Outputs that come here with the call: gradients of local parameters, or all where no result stays.
+        fetched: Outputs that come here with the call: gradients of local parameters; all where no result stays, or all
+            that are no caches where the program wants plain tensors.
+        shared: Outputs that live in one memory, group by group; what is `fetched` of them comes with that memory.
     """
 
     mode: Mode
@@ -51,6 +54,7 @@ class CallPlan:
     output_kinds: tuple[TensorClass, ...]
     passed_through: tuple[int, ...]
     fetched: frozenset[int]
+    shared: tuple[tuple[int, ...], ...] = ()
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Return the positions of the local parameters and buffers of a call: those that are bound, not sent."""
@@ -74,6 +78,7 @@ def plan_calls(
     gradients: frozenset[int] = frozenset(),
     *,
     sampled: bool = False,
+    plain: bool = False,
 ) -> CallPlan:
     """Read a graph's call plan off its annotated nodes.
 
@@ -85,6 +90,7 @@ def plan_calls(
         n_results: How many of its outputs the user sees; the others are saved for backward. None: all.
         gradients: Outputs that the program wants here, where the graph makes them.
         sampled: Whether a sample of a weight's bytes will do where the kernel cannot tell whether it was written.
+        plain: Whether the program wants plain tensors for all results that it sees, but for caches.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     position = {node: i for i, node in enumerate(placeholders)}
@@ -92,6 +98,14 @@ def plan_calls(
     outputs = list(returned)
     gradients = frozenset(i for i in gradients if i < len(outputs) and isinstance(outputs[i], Node))
     made = frozenset(i for i, output in enumerate(outputs) if isinstance(output, Node))
+    output_kinds: tuple[TensorClass, ...] = tuple(
+        "activation"
+        if n_results is not None and i >= n_results
+        else tensor_class(output, "gradient" if i in gradients else "output")
+        for i, output in enumerate(outputs)
+    )
+    if mode.results_stay and plain:
+        made = frozenset(i for i in made if output_kinds[i] not in ("kv_cache", "activation"))
     return CallPlan(
         mode=mode,
         engine=engine,
@@ -99,14 +113,10 @@ def plan_calls(
         resident=resident,
         unread=frozenset(i for i, node in enumerate(placeholders) if not node.users and _is_size(node)),
         input_kinds=tuple(tensor_class(node, "input") for node in placeholders),
-        output_kinds=tuple(
-            "activation"
-            if n_results is not None and i >= n_results
-            else tensor_class(output, "gradient" if i in gradients else "output")
-            for i, output in enumerate(outputs)
-        ),
+        output_kinds=output_kinds,
         passed_through=tuple(position.get(output, -1) for output in outputs),
-        fetched=gradients if mode.results_stay else made,
+        fetched=gradients if mode.results_stay and not plain else made,
+        shared=results_in_one_memory(gm),
     )
 
 

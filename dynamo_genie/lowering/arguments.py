@@ -44,6 +44,11 @@ def operator_key(target: Any, line: str | None) -> str:
     return key
 
 
+def is_in_table(target: OpOverload) -> bool:
+    """Say whether a daemon may be asked to run an operator."""
+    return (PORTABLE_KEYS.get(PORTABLE_REPLACEMENTS.get(target, target)) or _name(target)) in OPERATORS
+
+
 def _name(target: Any) -> str:
     if isinstance(target, (OpOverload, HigherOrderOperator)):
         return str(target)

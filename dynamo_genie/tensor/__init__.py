@@ -1,8 +1,13 @@
 """Remote tensors, and the eager operators applied to them."""
 
+from multiprocessing.reduction import ForkingPickler
+
 import torch
 
-from dynamo_genie.tensor.eager import run_operator
+from dynamo_genie.tensor.eager import run_operator, send_operator
+from dynamo_genie.tensor.native_access import reduce_for_process
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 
 RemoteTensor.run_operator = staticmethod(torch.compiler.disable(run_operator))
+RemoteTensor.send_operator = staticmethod(send_operator)
+ForkingPickler.register(RemoteTensor, reduce_for_process)

@@ -1,15 +1,15 @@
 """Eager operators on remote tensors: one-node Programs, sent without waiting.
 
 Shapes of results come from fake tensors, remembered by structure, so a loop that repeats its operators neither
-traces nor waits. An operator that writes into a local tensor, or that no daemon runs, reads its remote arguments
-and runs here; the second case is logged and counted.
+traces nor waits. Operators that PyTorch composes of others are taken apart, as autograd does, wherever they arrive
+whole. What must run on the client is in `run_here`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from enum import Enum, auto
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -18,19 +18,27 @@ import torch
 from dynamo_genie.engines import EAGER
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.lowering.graph import LoweredProgram
-from dynamo_genie.runtime.session.read_back import ReadBack
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.schemas import OperatorSchema, read_schema
 from dynamo_genie.tensor.bring_together import gather
+from dynamo_genie.tensor.memory_here import read_number
 from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator
 from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results
 from dynamo_genie.tensor.program_call import ProgramCall
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
+from dynamo_genie.tensor.run_here import (
+    Way,
+    reshape_in_place,
+    run_here,
+    run_on_memory_here,
+    run_unsupported,
+    way_of,
+    writes_here,
+)
 from dynamo_genie.tensors import TORCH_DTYPES
 from dynamo_genie.torch_internals.operators import OpOverload
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
-log = logging.getLogger(__name__)
 aten = torch.ops.aten
 
 Args = tuple[Any, ...]
@@ -39,17 +47,27 @@ Kwargs = dict[str, Any]
 
 def run_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Run one operator, at least one of whose arguments is a remote tensor; returns what eager returns."""
-    if type(func) is not OpOverload or _is_tracing(args, kwargs):
+    where = _where(args, kwargs)
+    if where is _Where.TRACED or not isinstance(func, OpOverload):
         return _trace(func, args, kwargs)
+    if where is _Where.HERE:
+        return run_on_memory_here(func, args, kwargs)
     special = _SPECIAL.get(func)
-    return _send(func, args, kwargs) if special is None else special(func, args, kwargs)
+    return send_operator(func, args, kwargs) if special is None else special(func, args, kwargs)
 
 
-def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
+def send_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Run an operator in the daemon, unless what it writes or returns belongs here."""
     schema = read_schema(func)
-    if _must_run_here(schema, args, kwargs):
-        return _run_here(func, args, kwargs)
+    way = way_of(func)
+    if way is Way.TAKEN_APART:
+        return func.decompose(*args, **kwargs)
+    if way is Way.RESHAPES:
+        return reshape_in_place(func, args, kwargs)
+    if way is Way.NEEDS_MEMORY or writes_here(schema, args, kwargs):
+        return run_here(func, schema, args, kwargs)
+    if way is Way.UNKNOWN:
+        return run_unsupported(func, schema, args, kwargs)
     generator = kwargs.get("generator")
     if generator is not None:
         kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
@@ -59,23 +77,13 @@ def _send(func: Any, args: Args, kwargs: Kwargs) -> Any:
     results = infer_results(func, structure, tuple(scalars), metas, default)
     lowered = _lower(func, structure, results.list_lengths, default)
     if lowered is None:
-        return _run_unsupported(func, schema, args, kwargs)
+        return run_unsupported(func, schema, args, kwargs)
     kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
+    if schema.writes:
+        _require_tracked(tensors)
     session, tensors = _together(schema, tensors, args, kwargs)
     new = _call(session, lowered, results, tensors, scalars, generator)
     return _wrap(kind, schema, args, kwargs, new, results.layout)
-
-
-def read_together(tensors: list[RemoteTensor]) -> list[torch.Tensor]:
-    """Fetch several remote tensors, in one round trip for each daemon that has some."""
-    local: dict[int, torch.Tensor] = {}
-    wanted = ReadBack()
-    for position, tensor in enumerate(tensors):
-        handle = tensor.handle
-        assert handle is not None
-        wanted.want_handle(handle, handle.kind, partial(local.__setitem__, position))
-    wanted.fetch()
-    return [local[position] for position in range(len(tensors))]
 
 
 @lru_cache(maxsize=4096)
@@ -88,16 +96,27 @@ def _lower(
         return None
 
 
-def _is_tracing(args: Args, kwargs: Kwargs) -> bool:
-    """Whether a remote tensor without a handle is among the arguments: Dynamo or AOTAutograd traces."""
+class _Where(Enum):
+    """Where the remote arguments of an operator are."""
+
+    REMOTE = auto()
+    HERE = auto()
+    """The memory of one of them, at least, was brought here."""
+
+    TRACED = auto()
+    """Nowhere: Dynamo or AOTAutograd traces."""
+
+
+def _where(args: Args, kwargs: Kwargs) -> _Where:
+    found = _Where.REMOTE
     for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, RemoteTensor):
-            return value.handle is None
-        if type(value) in (list, tuple):
-            for item in value:
-                if isinstance(item, RemoteTensor):
-                    return item.handle is None
-    return False
+        for item in value if type(value) in (list, tuple) else (value,):
+            if isinstance(item, RemoteTensor):
+                if item.traced:
+                    return _Where.TRACED
+                if item.memory.local is not None:
+                    found = _Where.HERE
+    return found
 
 
 def _together(
@@ -107,12 +126,27 @@ def _together(
     session: Session | None = None
     for tensor in tensors:
         if isinstance(tensor, RemoteTensor):
-            assert tensor.handle is not None
-            if session is not None and session is not tensor.handle.session:
+            handle = tensor.named()
+            if session is not None and session is not handle.session:
                 return gather(tensors, _staying(schema, args, kwargs))
-            session = tensor.handle.session
+            session = handle.session
     assert session is not None
     return session, tensors
+
+
+def _require_tracked(tensors: list[torch.Tensor]) -> None:
+    """Refuse a write whose gradient the tensor that is viewed would never hear of.
+
+    Raises:
+        UnsupportedOperator: It goes into an element that was taken out while its tensor wanted no gradient.
+    """
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+        return
+    if any(isinstance(tensor, RemoteTensor) and not tensor.tracked for tensor in tensors):
+        raise UnsupportedOperator(
+            "a value with a gradient is written into an element of a result that was read before; take the element "
+            "out with result.select(...), or write result[...] = value"
+        )
 
 
 def _staying(schema: OperatorSchema, args: Args, kwargs: Kwargs) -> list[RemoteTensor]:
@@ -182,56 +216,11 @@ def _wrap(
 
 
 def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, base: RemoteTensor | None) -> RemoteTensor:
-    if base is not None and base.handle is not None:
-        handle.root = base.handle.root
-        handle.root_nbytes = base.memory_nbytes
+    if base is not None:
+        memory = base.memory
+        memory.nbytes = base.memory_nbytes
+        handle.memory = memory
     return kind(meta[0], meta[1], meta[2], handle, None, meta[3])
-
-
-# --- operators that read ---------------------------------------------------------------------------------
-
-
-def _must_run_here(schema: OperatorSchema, args: Args, kwargs: Kwargs) -> bool:
-    """Whether the operator writes into a local tensor, or answers with a plain number."""
-    if any(result.form == "scalar" for result in schema.results):
-        return True
-    for which in schema.writes:
-        for written in tree_leaves(schema.argument(which, args, kwargs)):
-            if isinstance(written, torch.Tensor) and not isinstance(written, RemoteTensor):
-                return True
-    return False
-
-
-def _run_here(func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Read the remote arguments, in one round trip, and run the operator on the client."""
-    remote = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor)]
-    local = iter(read_together(remote))
-    args, kwargs = tree_map_only(RemoteTensor, lambda _: next(local), (args, kwargs))
-    return func(*args, **kwargs)
-
-
-def _run_out(func: Any, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:
-    """Run the form of an `out=` operator that returns new tensors, and copy them where the caller wants them."""
-    wanted = [kwargs[str(which)] for which in schema.writes]
-    rest = {name: value for name, value in kwargs.items() if name not in schema.writes}
-    made = func.overloadpacket(*args, **rest)
-    for out, value in zip(wanted, made if isinstance(made, tuple) else (made,), strict=True):
-        if out.shape != value.shape:
-            raise UnsupportedOperator(f"{func} would resize a remote out= tensor from {out.shape} to {value.shape}")
-        out.copy_(value)
-    return wanted[0] if len(wanted) == 1 else tuple(wanted)
-
-
-def _run_unsupported(func: Any, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:
-    if schema.writes and all(isinstance(which, str) for which in schema.writes):
-        return _run_out(func, schema, args, kwargs)
-    if schema.writes:
-        raise UnsupportedOperator(f"{func} writes into a remote tensor and is not in the table of operators")
-    remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
-    assert remote.handle is not None
-    remote.handle.session.counters.events["local_reads"] += 1
-    log.warning("%s is not in the table of operators; its remote arguments are read and it runs on the client", func)
-    return _run_here(func, args, kwargs)
 
 
 # --- operators with a shorter way ------------------------------------------------------------------------
@@ -240,12 +229,13 @@ def _run_unsupported(func: Any, schema: OperatorSchema, args: Args, kwargs: Kwar
 def _same_tensor(func: Any, args: Args, kwargs: Kwargs) -> RemoteTensor:
     """`detach` and `alias`: another tensor object for the same remote tensor; nothing is sent."""
     source = args[0]
-    return type(source)(source.shape, source.stride(), source.dtype, source.handle, None, source.storage_offset())  # type: ignore[no-any-return]
+    same = type(source)(source.shape, source.stride(), source.dtype, source.handle, None, source.storage_offset())
+    same.base = source.base
+    return same  # type: ignore[no-any-return]
 
 
 def _to_number(func: Any, args: Args, kwargs: Kwargs) -> Any:
-    [local] = read_together([args[0]])
-    return local.item()
+    return read_number(args[0])
 
 
 def _equal(func: Any, args: Args, kwargs: Kwargs) -> bool:
@@ -258,8 +248,13 @@ def _equal(func: Any, args: Args, kwargs: Kwargs) -> bool:
 def _to_copy(func: Any, args: Args, kwargs: Kwargs) -> Any:
     device = kwargs.get("device")
     if device is not None and torch.device(device).type != "cpu":
-        return _run_here(func, args, kwargs)
-    return _send(func, args, kwargs)
+        return run_here(func, read_schema(func), args, kwargs)
+    return send_operator(func, args, kwargs)
+
+
+def _reinterpret(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    args[0].memory.reinterpreted = True
+    return send_operator(func, args, kwargs)
 
 
 _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingProxyType(
@@ -267,7 +262,11 @@ _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingPro
         aten.detach.default: _same_tensor,
         aten.alias.default: _same_tensor,
         aten._local_scalar_dense.default: _to_number,
+        aten.detach_.default: lambda func, args, kwargs: args[0],
+        aten.is_pinned.default: lambda func, args, kwargs: False,
         aten.equal.default: _equal,
+        aten._conj.default: _reinterpret,
+        aten._neg_view.default: _reinterpret,
         aten._to_copy.default: _to_copy,
     }
 )

@@ -14,6 +14,7 @@ from dynamo_genie.errors import ProtocolError, StaleHandleError
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.program import Program
+from dynamo_genie.tensor.memory_here import bring_here
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of, is_expanded
 
 Move = Callable[[Handle, Session, str], Handle]
@@ -71,11 +72,13 @@ class ProgramCall:
                 return
             handle = handle_of(value)
         if handle is None:
-            self._add_local(position, value, kind)
+            self._add_local(position, bring_here(value) if isinstance(value, RemoteTensor) else value, kind)
             return
         if handle.session is not self.session:
             self._refuse_to_write_a_copy(position)
             handle = self._move(handle, self.session, kind)
+        elif position in self._program.mutated_inputs:
+            handle.memory.written()
         self._kept.append(handle)
         self.inputs.append(handle.id)
 

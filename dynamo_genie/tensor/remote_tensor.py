@@ -2,24 +2,28 @@
 
 It claims the device that the program believes in (the CPU) and knows shape, strides and dtype; the elements come
 when something reads them. Eager operators on it run where it lives. Dynamo and AOTAutograd see through it to its
-*carrier*, a plain tensor of the same shape without memory, which brings the handle into compiled calls; the code
-here is none of theirs to trace, hence `disable`.
+*carrier*, a plain tensor of the same shape without memory, which brings the handle into calls that this backend
+compiled; the code here is none of theirs to trace, hence `disable`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+import sys
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 
 from dynamo_genie.runtime.session.session import Handle
-from dynamo_genie.tensors import span_numel
-from dynamo_genie.torch_internals.tensors import no_torch_function, wrapper_tensor
+from dynamo_genie.tensor.memory_here import bring_here
+from dynamo_genie.tensor.native_access import NativeAccess
+from dynamo_genie.tensor.reading import Reading, subscript
+from dynamo_genie.torch_internals.capture import wants_elements
+from dynamo_genie.torch_internals.fake import unset_fake_temporarily
+from dynamo_genie.torch_internals.subscript import indexed_by
 
-Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-
-_CPU = torch.device("cpu")
+IN_OUR_CALL: ContextVar[bool] = ContextVar("IN_OUR_CALL", default=False)
+"""Whether a function that this backend compiled is being called: no other knows what to do with a carrier."""
 
 
 def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
@@ -33,36 +37,9 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     return carrier
 
 
-class RemoteTensor(torch.Tensor):
-    """A tensor that lives in a daemon.
-
-    `handle` is None only while a graph is traced, when the carrier is a fake tensor.
-
-    Attributes:
-        run_operator: Runs an operator where its remote arguments live; the room sets it when it is imported.
-    """
-
-    run_operator: ClassVar[Dispatch]
-    handle: Handle | None
-    _carrier: torch.Tensor | None
-
-    @staticmethod
-    def __new__(
-        cls: type[RemoteTensor],
-        shape: Any,
-        stride: Any,
-        dtype: torch.dtype,
-        handle: Handle | None,
-        carrier: torch.Tensor | None = None,
-        offset: Any = 0,
-    ) -> RemoteTensor:
-        """Wrap a handle; `shape` and `stride` may be symbolic while a graph is traced."""
-        self = wrapper_tensor(cls, shape, stride, offset, dtype)
-        self.handle = handle
-        self._carrier = carrier
-        return self
-
-    __torch_function__ = no_torch_function  # type: ignore[assignment]
+@indexed_by(subscript)
+class RemoteTensor(Reading, NativeAccess):
+    """A tensor that lives in a daemon, or did until its memory was touched."""
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch types its own as a C function, not as a class method
@@ -73,10 +50,16 @@ class RemoteTensor(torch.Tensor):
 
     @property
     def carrier(self) -> torch.Tensor:
-        """The plain tensor that stands for this one in compiled calls."""
+        """The plain tensor that stands for this one in compiled calls, with its elements where those expect some."""
+        if self.traced:
+            assert self._carrier is not None
+            return self._carrier
+        if self.memory.local is not None or (not IN_OUR_CALL.get() and wants_elements(sys._getframe(1))):
+            return _elements(self)
         if self._carrier is None:
+            handle = self.named()
             self._carrier = make_carrier(self)
-            self._carrier.genie_handle = self.handle  # type: ignore[attr-defined]
+            self._carrier.genie_handle = handle  # type: ignore[attr-defined]
         return self._carrier
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
@@ -94,66 +77,9 @@ class RemoteTensor(torch.Tensor):
         """Go into a backward graph that was traced with a plain tensor."""
         if expected_type is not torch.Tensor:
             return None
-        return Tangent(self.shape, self.stride(), self.dtype, self.handle, offset=self.storage_offset())
-
-    # --- reading -------------------------------------------------------------------------------------------
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def materialize(self) -> torch.Tensor:
-        """Return a plain local copy, detached."""
-        assert self.handle is not None
-        [local] = self.handle.session.fetch([self.handle.id], [self.handle.kind])
-        return local
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __repr__(self, *, tensor_contents: object = None) -> str:
-        """Print like the tensor it stands for."""
-        if self.handle is None:
-            return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
-        local = self.materialize()
-        return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __format__(self, format_spec: str) -> str:
-        """Format a number as a number, anything else like `repr`."""
-        if self.dim() == 0 and self.handle is not None:
-            return format(self.item(), format_spec)
-        return object.__format__(self, format_spec)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def numpy(self, *, force: bool = False) -> Any:
-        """Return the values as a read-only array: writing to it could not reach the daemon."""
-        if self.requires_grad and not force:
-            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
-        array = self.materialize().numpy(force=force)
-        array.flags.writeable = False
-        return array
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        """Let NumPy read the values."""
-        array = self.materialize().numpy()
-        return array if dtype is None else array.astype(dtype)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def tolist(self) -> Any:
-        """Return the values as nested lists."""
-        return self.materialize().tolist()
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle (and `torch.save`) as the plain tensor it stands for."""
-        local = self.materialize()
-        return local.requires_grad_(self.requires_grad).__reduce_ex__(protocol)
-
-    @property
-    def memory_nbytes(self) -> int:
-        """The size of the memory that this tensor, or the one it views, lives in."""
-        assert self.handle is not None
-        if self.handle.root_nbytes:
-            return self.handle.root_nbytes
-        span = span_numel(self.shape, self.stride())
-        return int(self.storage_offset() + span) * self.itemsize if span else 0
+        if self.memory.local is not None:
+            return bring_here(self)
+        return Tangent(self.shape, self.stride(), self.dtype, self.named(), offset=self.storage_offset())
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
@@ -164,9 +90,8 @@ class RemoteTensor(torch.Tensor):
             raise RuntimeError(
                 "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment"
             )
-        assert self.handle is not None
         with torch.no_grad():
-            place = (RemoteTensor, self.handle.session, self.handle.root, self.dtype)
+            place = (RemoteTensor, id(self.memory), self.dtype)  # the copy in `memo` keeps the memory alive
             if place not in memo:
                 numel = self.memory_nbytes // self.itemsize
                 memo[place] = self.detach().as_strided((numel,), (1,), 0).clone()
@@ -176,7 +101,7 @@ class RemoteTensor(torch.Tensor):
 
     def _is_view(self) -> bool:
         """Let Dynamo take a view for a tensor of its own, since the graph gets a handle of its own for it."""
-        return self.handle is None and super()._is_view()
+        return self.traced and super()._is_view()
 
 
 class Tangent(RemoteTensor):
@@ -192,10 +117,17 @@ class Tangent(RemoteTensor):
         raise AttributeError("__tensor_flatten__")
 
 
+def _elements(tensor: RemoteTensor) -> torch.Tensor:
+    plain: list[torch.Tensor] = []
+    with unset_fake_temporarily():  # AOTAutograd asks while it makes its inputs fake
+        plain.append(bring_here(tensor))
+    return plain[0]
+
+
 def handle_of(value: Any) -> Handle | None:
     """Return the handle behind a remote tensor or a carrier, None for anything local."""
     if isinstance(value, RemoteTensor):
-        return value.handle
+        return None if value.traced or value.memory.local is not None else value.named()
     return getattr(value, "genie_handle", None) if isinstance(value, torch.Tensor) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
@@ -74,6 +75,20 @@ def forward_metadata() -> ForwardMetadata | None:
     return ForwardMetadata(metadata.num_forward_returns, frozenset(metadata.static_input_indices or ()))
 
 
+def is_tracing() -> bool:
+    """Say whether Dynamo or AOTAutograd traces a graph on this thread. Relies on `TracingContext.try_get`."""
+    return TracingContext.try_get() is not None
+
+
+def wants_elements(frame: FrameType) -> bool:
+    """Say whether the code that asks for the inner tensor of a subclass is about to run a compiled graph on it.
+
+    Relies on AOTAutograd taking subclasses apart in its own files, or in code that it generates and names after them.
+    Guards ask too, from C++, and while a graph is traced only layouts matter.
+    """
+    return "_functorch" in frame.f_code.co_filename and not is_tracing()
+
+
 def core_decompositions() -> dict[OperatorBase, Callable[..., Any]]:
     """Return PyTorch's decompositions into its core operators, by operator."""
     return dict(core_aten_decompositions())
@@ -106,6 +121,7 @@ def capture_samples() -> dict[str, Sample]:
 
     def compiler(kind: str) -> GraphCompiler:
         def compile_graph(gm: GraphModule, example_inputs: Sequence[Any]) -> _Boxed:
+            require(is_tracing(), "a graph is traced while it is compiled")
             samples[kind] = Sample(tuple(gm.graph.find_nodes(op="placeholder")), forward_metadata())
             return _Boxed(gm)
 
@@ -134,6 +150,7 @@ def _check_metadata() -> None:
     require(metadata is not None and metadata.n_returns >= 1, "a forward graph returns at least its result")
     require(metadata is not None and len(metadata.static_inputs) >= 4, "weights and biases are static inputs")
     require(forward_metadata() is None, "there is no metadata outside of a capture")
+    require(not is_tracing(), "nothing is traced outside of a capture")
 
 
 def _check_decompositions() -> None:

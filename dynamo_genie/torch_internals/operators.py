@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import torch
 from torch._C import FunctionSchema, parse_schema
+from torch._C import _dispatch_has_kernel_for_dispatch_key as has_kernel
 from torch._ops import HigherOrderOperator, OperatorBase, OpOverload
 
 from dynamo_genie.torch_internals.probe import Probe, require
@@ -14,6 +15,18 @@ __all__ = ["FunctionSchema", "HigherOrderOperator", "JitType", "OpOverload", "Op
 
 JitType: TypeAlias = "torch._C.JitType"
 """The type of an argument in a schema; only its text is read. Torch's stubs alone know it by this name."""
+
+
+def composes_others(operator: OpOverload) -> bool:
+    """Say whether PyTorch has the operator as a composition of others, which `operator.decompose` runs."""
+    return has_kernel(operator.name(), "CompositeImplicitAutograd")
+
+
+def _check_composed() -> None:
+    require(composes_others(torch.ops.aten.flatten.using_ints), "flatten is composed of others")
+    require(not composes_others(torch.ops.aten.view.default), "view is not")
+    flat = torch.ops.aten.flatten.using_ints.decompose(torch.ones(2, 3), 0, 1)
+    require(flat.shape == (6,), "an operator that is composed of others runs as these")
 
 
 def _check_overload() -> None:
@@ -50,6 +63,11 @@ PROBES = (
         "torch._ops.HigherOrderOperator",
         "names operators that no daemon runs",
         lambda: issubclass(HigherOrderOperator, OperatorBase),
+    ),
+    Probe(
+        "torch._C._dispatch_has_kernel_for_dispatch_key",
+        "takes operators apart that arrive whole in inference mode",
+        _check_composed,
     ),
     Probe("torch._C.FunctionSchema", "tells what an operator reads, writes and returns", _check_schema),
     Probe("torch._C.parse_schema", "gives operators of our own a schema", _check_parsed),

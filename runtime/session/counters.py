@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from dynamo_genie.runtime.wire.tensor_class import COUNTED
 
+EVENTS = ("calls", "eager_calls", "fetches", "round_trips", "local_reads", "brought_here")
+
 
 @dataclass
 class Counters:
@@ -32,7 +34,7 @@ class Counters:
             "received_total": sum(self.received.values()),
             "sent_framing": self.sent_framing,
             "received_framing": self.received_framing,
-            **{name: self.events[name] for name in ("calls", "eager_calls", "fetches", "round_trips", "local_reads")},
+            **{name: self.events[name] for name in EVENTS},
         }
 
     def reset(self) -> None:

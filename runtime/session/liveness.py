@@ -39,6 +39,9 @@ class Liveness:
         if self.alive:
             return
         if self.inherited:
-            raise StaleHandleError("this tensor belongs to the parent process; a forked child has a session of its own")
+            raise StaleHandleError(
+                "this tensor belongs to the parent process; a forked child has a session of its own. Bring the tensor "
+                "here before the fork, with dynamo_genie.to_local(tensor)"
+            )
         assert self.reason is not None
         raise type(self.reason)(str(self.reason))

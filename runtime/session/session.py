@@ -22,6 +22,7 @@ from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.inline import inline_tensor
 from dynamo_genie.runtime.session.liveness import Liveness
 from dynamo_genie.runtime.session.measured_link import MeasuredLink, measure_client_link
+from dynamo_genie.runtime.session.memory import Memory
 from dynamo_genie.runtime.session.session_links import SessionLinks
 from dynamo_genie.runtime.session.transport import BulkTransport, Transport
 from dynamo_genie.runtime.session.uploads import Uploads
@@ -134,6 +135,10 @@ class Session:
     def new_handle(self) -> Handle:
         """Return a fresh handle; its last reference frees what it names."""
         return Handle(self._ids.mint_handle(), self, self._ids.dead)
+
+    def unnamed_handle(self) -> Handle:
+        """Return a handle that names nothing, for a tensor of this session whose memory came here."""
+        return Handle(0, self, deque())
 
     def register(self, digest: bytes, encoded: bytes, lines: tuple[str | None, ...], engine: str = AUTO) -> int:
         """Return this session's number of a program that `engine` shall run, sending it when it is new."""
@@ -260,16 +265,15 @@ class Handle:
     died (an atomic operation); the next message carries it.
 
     Attributes:
-        root: The id of the handle whose memory this one views; its own id when it views none.
-        root_nbytes: The size of that memory; 0 when this handle views none.
+        memory: The memory in which the tensor lives; that of its base where it is a view.
         kind: The tensor class under which its bytes are counted when they are fetched.
     """
 
-    __slots__ = ("__weakref__", "_dead", "id", "kind", "root", "root_nbytes", "session")
+    __slots__ = ("__weakref__", "_dead", "id", "kind", "memory", "session")
 
     def __init__(self, handle_id: int, session: Session, dead: deque[int]) -> None:
-        self.id = self.root = handle_id
-        self.root_nbytes = 0
+        self.id = handle_id
+        self.memory = Memory()
         self.kind = "output"
         self.session = session
         self._dead = dead

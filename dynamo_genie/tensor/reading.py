@@ -1,0 +1,115 @@
+"""How a program reads the values of a remote tensor: as a plain tensor, numbers, lists or text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from dynamo_genie.tensor.in_daemon import InDaemon
+from dynamo_genie.tensor.memory_here import read, read_number
+from dynamo_genie.torch_internals.guarded_memory import answers_in_python
+
+aten = torch.ops.aten
+
+
+class Reading(InDaemon):
+    """The methods of a tensor that fetch its values and leave it where it is.
+
+    C++ functions such as `torch.tensor([a, b])` call them with dispatch to Python turned off, so nothing here may rely
+    on operators on the tensor itself.
+    """
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def materialize(self) -> torch.Tensor:
+        """Return a plain local copy, detached."""
+        return read(self)
+
+    def item(self) -> Any:
+        """Return the one element as a plain number."""
+        return super().item() if self.traced else read_number(self)
+
+    def __float__(self) -> float:
+        """Return the one element."""
+        return super().__float__() if self.traced else float(read_number(self))
+
+    def __int__(self) -> int:
+        """Return the one element, cut to a whole number."""
+        return super().__int__() if self.traced else int(read_number(self))
+
+    def __complex__(self) -> complex:
+        """Return the one element."""
+        return super().__complex__() if self.traced else complex(read_number(self))
+
+    def __bool__(self) -> bool:
+        """Return whether the one element is not zero."""
+        return super().__bool__() if self.traced else bool(read(self))
+
+    def __index__(self) -> int:
+        """Return the one element, if it is a whole number."""
+        return super().__index__() if self.traced else read(self).__index__()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give the parts along the first dimension."""
+        if self.traced or answers_in_python():
+            return super().__iter__()  # type: ignore[no-any-return, no-untyped-call]
+        return iter(read(self))
+
+    def resolve_conj(self) -> Any:
+        """Return the values with conjugation carried out, where a view of this memory conjugates."""
+        if self.traced or not self.memory.reinterpreted or not self.is_complex():
+            return self
+        return aten._conj_physical.default(aten._conj.default(self))
+
+    def resolve_neg(self) -> Any:
+        """Return the values with negation carried out, where a view of this memory negates."""
+        if self.traced or not self.memory.reinterpreted:
+            return self
+        return aten.neg.default(aten._neg_view.default(self))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def tolist(self) -> Any:
+        """Return the values as nested lists."""
+        return read(self).tolist()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        """Print like the tensor it stands for."""
+        if self.traced:
+            return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
+        local = read(self)
+        return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __format__(self, format_spec: str) -> str:
+        """Format a number as a number, anything else like `repr`."""
+        if self.dim() == 0 and not self.traced:
+            return format(self.item(), format_spec)
+        return object.__format__(self, format_spec)
+
+
+def subscript(tensor: Reading, index: Any) -> Any:
+    """Return `tensor[index]`; an element of memory whose contents are known is not even named in the daemon."""
+    if not tensor.traced and tensor.memory.contents is not None and answers_in_python():
+        view = _element(tensor, index if type(index) is tuple else (index,))
+        if view is not None:
+            return view
+    return torch.Tensor.__getitem__(tensor, index)
+
+
+def _element(tensor: Reading, index: tuple[Any, ...]) -> Any:
+    """Return the element, or the row, at whole numbers; None where that is not what is asked for."""
+    shape, stride, offset, count = tensor.shape, tensor.stride(), tensor.storage_offset(), len(index)
+    if count > len(stride) or (tensor.requires_grad and torch.is_grad_enabled()):
+        return None
+    for at, size, step in zip(index, shape, stride, strict=False):
+        if type(at) is not int or not -size <= at < size:
+            return None
+        offset += (at + size if at < 0 else at) * step
+    whole = count == len(stride)
+    view = type(tensor)(
+        () if whole else shape[count:], () if whole else stride[count:], tensor.dtype, None, None, offset
+    )
+    view.base, view.tracked = tensor.handle or tensor.base, False
+    return view

@@ -1,0 +1,148 @@
+"""Operators on remote tensors that run on the client: on memory that was brought here, or on values that are read.
+
+What an operator writes, or returns a view of, is brought here for good, so nothing that it does is lost; of what it
+only reads, the values come and the tensor stays where it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum, auto
+from functools import cache
+from typing import Any
+
+import torch
+
+from dynamo_genie.lowering.arguments import is_in_table
+from dynamo_genie.schemas import OperatorSchema
+from dynamo_genie.tensor.memory_here import bring_here, read_together
+from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.torch_internals.operators import OpOverload, composes_others
+from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
+
+log = logging.getLogger(__name__)
+aten = torch.ops.aten
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Way(Enum):
+    """How an operator on remote tensors is run."""
+
+    SENT = auto()
+    """As a Program."""
+
+    UNKNOWN = auto()
+    """Here: no daemon runs it."""
+
+    TAKEN_APART = auto()
+    """As the operators that PyTorch composes it of: without autograd, as in inference mode, it arrives whole."""
+
+    RESHAPES = auto()
+    """As the operator that returns a view, which the argument becomes."""
+
+    NEEDS_MEMORY = auto()
+    """Here, on memory that comes here: it changes what a tensor's memory is, or does not say what it writes."""
+
+
+_STORAGE = frozenset({"set_", "resize_", "resize_as_", "resize_as_sparse_", "set_data"})
+"""Operators that change what memory a tensor has."""
+
+
+@cache
+def way_of(func: OpOverload) -> Way:
+    """Return how an operator is run."""
+    name = func._schema.name.removeprefix("aten::")
+    if func.namespace == "aten":
+        if name in _STORAGE:
+            return Way.NEEDS_MEMORY
+        if torch.Tag.inplace_view in func.tags:
+            return Way.RESHAPES
+    elif func.namespace == "c10d":
+        return Way.NEEDS_MEMORY  # collectives write without saying so
+    if is_in_table(func):
+        return Way.SENT
+    return Way.TAKEN_APART if composes_others(func) else Way.UNKNOWN
+
+
+def reshape_in_place(func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
+    """Run `unsqueeze_` and its like: the tensor becomes the view that the other form returns."""
+    tensor, *rest = args
+    view = getattr(aten, func._schema.name.removeprefix("aten::").removesuffix("_"))(tensor, *rest, **kwargs)
+    tensor.become(view)
+    return tensor
+
+
+def run_on_memory_here(func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
+    """Run an operator some of whose remote arguments have their memory here, with plain tensors in their place."""
+    return _with_plain(func, args, kwargs, lambda tensor: tensor.memory.local is not None)
+
+
+def run_here(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:
+    """Run an operator on the client; what it only reads comes in one round trip for each daemon."""
+    places = range(len(schema.names)) if way_of(func) is Way.NEEDS_MEMORY else schema.shares
+    shared = {id(leaf) for place in places for leaf in tree_leaves(schema.argument(place, args, kwargs))}
+    remote = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor)]
+    only_read = [tensor for tensor in remote if id(tensor) not in shared]
+    values = {id(tensor): value for tensor, value in zip(only_read, read_together(only_read), strict=True)}
+    args, kwargs = tree_map_only(RemoteTensor, lambda tensor: values.get(id(tensor), tensor), (args, kwargs))
+    return _with_plain(func, args, kwargs, lambda tensor: True)
+
+
+def run_unsupported(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:
+    """Run an operator that no daemon runs."""
+    if schema.writes and all(isinstance(which, str) for which in schema.writes):
+        return _run_out(func, schema, args, kwargs)
+    remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
+    remote.named().session.counters.events["local_reads"] += 1
+    log.warning("%s is not in the table of operators; its remote arguments are read and it runs on the client", func)
+    return run_here(func, schema, args, kwargs)
+
+
+def writes_here(schema: OperatorSchema, args: Args, kwargs: Kwargs) -> bool:
+    """Say whether an operator writes into a local tensor, or answers with a plain number."""
+    if any(result.form == "scalar" for result in schema.results):
+        return True
+    for which in schema.writes:
+        for written in tree_leaves(schema.argument(which, args, kwargs)):
+            if isinstance(written, torch.Tensor) and not isinstance(written, RemoteTensor):
+                return True
+    return False
+
+
+def _with_plain(func: OpOverload, args: Args, kwargs: Kwargs, which: Any) -> Any:
+    """Run an operator with plain tensors on the same memory in the place of remote ones that `which` picks."""
+    taken: dict[int, tuple[RemoteTensor, torch.Tensor]] = {}
+
+    def plain(tensor: RemoteTensor) -> Any:
+        if not which(tensor):
+            return tensor
+        if id(tensor) not in taken:
+            taken[id(tensor)] = tensor, bring_here(tensor)
+        return taken[id(tensor)][1]
+
+    args, kwargs = tree_map_only(RemoteTensor, plain, (args, kwargs))
+    before = {key: _layout(value) for key, (_, value) in taken.items()}
+    result = func(*args, **kwargs)
+    for key, (tensor, value) in taken.items():
+        if _layout(value) != before[key]:
+            tensor.data = value
+    given = {id(value): tensor for tensor, value in taken.values()}
+    return tree_map_only(torch.Tensor, lambda value: given.get(id(value), value), result)
+
+
+def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.untyped_storage()._cdata, tensor.dtype
+
+
+def _run_out(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:
+    """Run the form of an `out=` operator that returns new tensors, and copy them where the caller wants them."""
+    wanted = [kwargs[str(which)] for which in schema.writes]
+    rest = {name: value for name, value in kwargs.items() if name not in schema.writes}
+    made = func.overloadpacket(*args, **rest)
+    for out, value in zip(wanted, made if isinstance(made, tuple) else (made,), strict=True):
+        if out.shape != value.shape:
+            out.resize_(value.shape)
+        out.copy_(value)
+    return wanted[0] if len(wanted) == 1 else tuple(wanted)
