@@ -54,6 +54,8 @@ class Options:
         placement_seed: The seed of "blind".
         links: Links whose speed is given instead of measured; see `LinkSpeed`.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
+        unsupported: What becomes of an operator that no daemon runs: "client" runs it here and the rest of its graph
+            remotely, "error" refuses it.
     """
 
     daemons: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class Options:
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
     debug_dir: str | None = None
+    unsupported: Literal["client", "error"] = "client"
 
     @property
     def several(self) -> bool:
@@ -212,5 +215,6 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "placement_seed": _integer,
         "links": _links,
         "debug_dir": _path,
+        "unsupported": partial(_one_of, ("client", "error")),
     }
 )
