@@ -19,10 +19,11 @@ from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.errors import OptionError
 from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.lowering.decompositions import decomposition_table
-from dynamo_genie.lowering.graph import find_unrunnable, lower
+from dynamo_genie.lowering.graph import lower
 from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
 from dynamo_genie.lowering.output_shapes import shapes_of
 from dynamo_genie.lowering.rewrites import LAYOUT_REWRITES, REWRITES
+from dynamo_genie.lowering.unrunnable import find_unrunnable
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.options import Options
 from dynamo_genie.passes.graphs.origins import Origins

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.lowering.arguments import (
     HANDLED_BY_WORKER,
     dtype_name,
@@ -19,14 +18,12 @@ from dynamo_genie.lowering.arguments import (
     source_line,
     unsupported,
 )
-from dynamo_genie.passes.cutting.borders import NUMBERS
-from dynamo_genie.passes.graphs.graph_view import is_getitem, nodes_in
+from dynamo_genie.passes.graphs.graph_view import nodes_in
 from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.limits import MAX_INLINE_NBYTES
 from dynamo_genie.schemas import read_schema
-from dynamo_genie.tensors import WIRE_DTYPES
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
 from dynamo_genie.torch_internals.operators import OpOverload
 
@@ -59,15 +56,6 @@ def lower(gm: GraphModule, *, facts: bool = True) -> LoweredProgram:
         return _GraphLowering(gm, facts).run()
 
 
-def find_unrunnable(gm: GraphModule) -> dict[Node, UnsupportedOperator] | None:
-    """Return the calls that no daemon runs, with the reasons; None where all of `gm` can be one Program.
-
-    What reads or makes a value that cannot be sent is such a call too.
-    """
-    with unset_fake_temporarily():
-        return _GraphLowering(gm, facts=False).unrunnable()
-
-
 def finish(program: p.Program, lines: tuple[str | None, ...], **extra: Any) -> LoweredProgram:
     """Validate, encode and name a program."""
     p.validate_program(program)
@@ -85,34 +73,6 @@ class _GraphLowering:
         self._roots: dict[Node, frozenset[int]] = {}
         self._mutated: set[int] = set()
         self._random = False
-
-    def unrunnable(self) -> dict[Node, UnsupportedOperator] | None:
-        """Return the calls that cannot be lowered, None where nothing stands against a Program."""
-        nodes = [node for node in self._gm.graph.nodes if node.op != "output"]
-        self._index = {node: number for number, node in enumerate(nodes)}
-        stays = {node for node in nodes if not self._travels(node)}
-        calls = {node: error for node in nodes if (error := self._refusal(node, stays)) is not None}
-        return calls if calls or stays else None
-
-    def _refusal(self, node: Node, stays: set[Node]) -> UnsupportedOperator | None:
-        if node.op in ("placeholder", "get_attr") or is_getitem(node):
-            return None
-        try:
-            self._lower_call(node)
-        except UnsupportedOperator as error:
-            return error
-        odd = next((value for value in (*node.all_input_nodes, node) if value in stays), None)
-        if odd is None:
-            return None
-        line = source_line(node.stack_trace)
-        return unsupported(f"operator {operator_key(node.target, line)} on a value that cannot be sent ({odd})", line)
-
-    def _travels(self, node: Node) -> bool:
-        """Whether a value, or each of several, may pass between client and daemon."""
-        value = attrgetter(str(node.target))(self._gm) if node.op == "get_attr" else node.meta.get("val")
-        if isinstance(value, torch.Tensor):
-            return value.dtype in WIRE_DTYPES and value.layout is torch.strided and not value.is_quantized
-        return value is None or isinstance(value, (*NUMBERS, list, tuple, dict, torch.nn.Module))
 
     def run(self) -> LoweredProgram:
         graph = self._gm.graph

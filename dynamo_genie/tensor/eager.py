@@ -7,7 +7,6 @@ and runs here; the second case is logged and counted.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -22,6 +21,7 @@ from dynamo_genie.runtime.session.read_back import ReadBack
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.schemas import OperatorSchema, read_schema
 from dynamo_genie.tensor.bring_together import gather
+from dynamo_genie.tensor.client_operators import announce_eager
 from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator
 from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results
 from dynamo_genie.tensor.program_call import ProgramCall
@@ -30,7 +30,6 @@ from dynamo_genie.tensors import TORCH_DTYPES
 from dynamo_genie.torch_internals.operators import OpOverload
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
-log = logging.getLogger(__name__)
 aten = torch.ops.aten
 
 Args = tuple[Any, ...]
@@ -230,7 +229,7 @@ def _run_unsupported(func: Any, schema: OperatorSchema, args: Args, kwargs: Kwar
     remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
     assert remote.handle is not None
     remote.handle.session.counters.events["local_reads"] += 1
-    log.warning("%s is not in the table of operators; its remote arguments are read and it runs on the client", func)
+    announce_eager(func)
     return _run_here(func, args, kwargs)
 
 

@@ -19,26 +19,14 @@ def client_calls(gm: GraphModule, unrunnable: Collection[Node], borders: Borders
     calls = [node for node in gm.graph.nodes if node.op == "call_function"]
     client = set(unrunnable)
     for node in calls:
-        if node not in client and _goes_along(node, client, borders):
+        if is_getitem(node) and node.args[0] in client:  # one of several results
             client.add(node)
     client.update(_little_work_between(calls, client, borders))
     return frozenset(client)
 
 
-def _goes_along(node: Node, client: set[Node], borders: Borders) -> bool:
-    """Whether a call takes one of several results of the client, or writes one into a tensor of the client."""
-    if is_getitem(node):
-        return node.args[0] in client
-    written = [borders.base(target) for target in written_by(node)]
-    return bool(written) and all(target in borders.local for target in written) and _reads_from(node, client, borders)
-
-
-def _reads_from(node: Node, client: set[Node], borders: Borders) -> bool:
-    return not client.isdisjoint(borders.needs([node], client)[1])
-
-
 def _little_work_between(calls: list[Node], client: set[Node], borders: Borders) -> set[Node]:
-    """Return the calls that read only what the client has and are read by it alone: that saves a way back and forth."""
+    """Return the calls that read what the client has and are read there alone, or write there: none waits for them."""
     wanted = {node for node in reversed(calls) if _is_little_work(node, client, borders)}
     for node in reversed(calls):
         if node in wanted and any(u not in client and u not in wanted for u in _readers(node, client, borders)):
@@ -73,5 +61,6 @@ def _is_little_work(node: Node, client: set[Node], borders: Borders) -> bool:
         return False
     if borders.is_made_by_readers(node, client) or borders.is_told(node):
         return False
-    schema = read_schema(target)
-    return not schema.writes and flops_of(node) == 0 and (bool(node.users) or not schema.results)
+    if any(borders.base(written) not in borders.local for written in written_by(node)):
+        return False
+    return flops_of(node) == 0 and bool(node.users or read_schema(target).writes or not read_schema(target).results)
