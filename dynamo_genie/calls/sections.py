@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.options import Options
 from dynamo_genie.passes.cutting.crossings import find_crossings
+from dynamo_genie.passes.graphs.semantics import nbytes_of
 from dynamo_genie.passes.placement.placement import place
 from dynamo_genie.passes.placement.plan import DeviceLoad, Partition, PlacementPlan
 from dynamo_genie.passes.placement.topology import CLIENT, Topology
@@ -99,8 +100,10 @@ class Sections:
         seed = self._options.placement_seed
         plan = place(gm, topology, homes=homes, policy=self._policy, seed=seed)
         for load in plan.loads:
-            self._taken[load.device] += max(0, load.weight_nbytes + load.cache_nbytes - held[load.device])
+            self._taken[load.device] += max(0, load.weight_nbytes - held[load.device])
+        made = {node.name: nbytes_of(node) or 0 for node in gm.graph.nodes}
         for partition in plan.partitions:
+            self._taken[partition.device] += sum(made[name] for name in partition.outputs)
             for name in partition.inputs:
                 if name in self._nbytes:  # a weight, say, that a later turn finds where this one has put it
                     self._homes.setdefault(name, frozenset({partition.device}))

@@ -42,8 +42,8 @@ def _refusal(gm: GraphModule, node: Node, stays: Collection[Node]) -> Unsupporte
     except UnsupportedOperator as error:
         return error
     for inner in _graphs_of(gm, node):
-        for error in (find_unrunnable(inner) or {}).values():
-            return error
+        for reason in (find_unrunnable(inner) or {}).values():
+            return reason
     odd = next((value for value in (*node.all_input_nodes, node) if value in stays), None)
     return None if odd is None else unsupported(f"operator {key} on a value that cannot be sent ({odd})", line)
 

@@ -54,35 +54,32 @@ def _stranded(client: frozenset[Node], phases: dict[Node, int], borders: Borders
 
 
 def _partitions(
-    gm: GraphModule, client: frozenset[Node], phases: dict[Node, int], borders: Borders
+    gm: GraphModule, client: frozenset[Node], phases: Mapping[Node, int], borders: Borders
 ) -> tuple[Partition, ...]:
-    place = {node: position for position, node in enumerate(gm.graph.nodes)}
     turns = sorted(set(phases.values()))
     own: dict[int, dict[Node, None]] = {turn: {} for turn in turns}
     for node, turn in phases.items():
         own[turn][node] = None
-    results = _makers_of_results(gm, client, phases, borders)
+    sides = {turn: CLIENT if any(node in client for node in own[turn]) else DAEMONS for turn in turns}
+    results = _makers_of_results(gm, client, phases, borders, own)
     for node, turn in results.items():
         own[turn][node] = None
-    made, given = {}, {}
+    needs = {turn: borders.needs(own[turn], client) for turn in turns}
     wanted: dict[int, set[Node]] = defaultdict(set)
-    for turn in turns:
-        also, inputs = borders.needs(own[turn], client)
-        made[turn] = {**own[turn], **also}
-        given[turn] = [node for node in inputs if node not in own[turn]]
-        for node in given[turn]:
-            if node in phases:
-                wanted[phases[node]].add(node)
     for node, turn in results.items():
         wanted[turn].add(node)
-    sides = {turn: CLIENT if any(node in client for node in own[turn]) else DAEMONS for turn in turns}
+    for turn in turns:
+        for node in needs[turn][1]:
+            if node in phases and phases[node] != turn:
+                wanted[phases[node]].add(node)
+    place = {node: position for position, node in enumerate(gm.graph.nodes)}
     return tuple(
         Partition(
             index=index,
             device=sides[turn],
             stage=index,
-            nodes=_names(place, (node for node in made[turn] if node.op == "call_function")),
-            inputs=_names(place, given[turn]),
+            nodes=_names(place, (node for node in {**own[turn], **needs[turn][0]} if node.op == "call_function")),
+            inputs=_names(place, (node for node in needs[turn][1] if node not in own[turn])),
             outputs=_names(place, wanted[turn]),
         )
         for index, turn in enumerate(turns)
@@ -90,16 +87,26 @@ def _partitions(
 
 
 def _makers_of_results(
-    gm: GraphModule, client: frozenset[Node], phases: dict[Node, int], borders: Borders
+    gm: GraphModule,
+    client: frozenset[Node],
+    phases: Mapping[Node, int],
+    borders: Borders,
+    own: Mapping[int, Collection[Node]],
 ) -> dict[Node, int]:
-    """Return the turn in which each result is made that is neither an input nor known from a call's arguments."""
-    first = min((turn for node, turn in phases.items() if node not in client), default=min(phases.values()))
+    """Return the turn in which each result is made that is neither an input nor known from a call's arguments.
+
+    A view is made where its memory is; one of an input, or a constant, where it is made anyway: it may be a weight's.
+    """
+    needs = {turn: borders.needs(nodes, client) for turn, nodes in own.items()}
+    turns = sorted(own, key=lambda turn: any(node in client for node in own[turn]))  # daemons first
     found: dict[Node, int] = {}
     for node in result_nodes(gm):
         if node.op == "placeholder" or borders.is_told(node) or (is_number(node) and node not in client):
             continue
-        base = borders.base(node)  # a view is made where its memory is
-        found[node] = phases[node] if node in phases else phases.get(base, first)
+        base = borders.base(node)
+        known = phases.get(node, phases.get(base))
+        having = (turn for turn in turns if node in needs[turn][0] or base in needs[turn][1])
+        found[node] = next(having, turns[0]) if known is None else known
     return found
 
 

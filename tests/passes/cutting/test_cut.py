@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -17,6 +21,7 @@ from dynamo_genie.passes.placement.plan import Partition
 from dynamo_genie.passes.placement.split import split
 from dynamo_genie.passes.placement.topology import CLIENT
 from tests.captured import capture
+from tests.random_graphs import graphs
 
 aten = torch.ops.aten
 
@@ -28,7 +33,7 @@ def own(x: Tensor) -> Tensor:
 
 own.register_fake(torch.empty_like)
 
-SQUARE = torch.ones(4, 4)
+SQUARE, OTHER = torch.ones(4, 4), torch.ones(4, 4)
 
 
 def graph_of(function: Callable[..., Any], *args: Any, dynamic: bool = False) -> GraphModule:
@@ -83,7 +88,7 @@ def test_turns_are_as_few_as_data_allows(function: Callable[..., Any], turns: li
 
 
 def test_what_only_the_client_needs_of_its_own_tensors_it_makes_itself() -> None:
-    gm = graph_of(lambda x, w: own(x.t() * 2) @ w + own(w.t()), SQUARE, SQUARE)
+    gm = graph_of(lambda x, w: own(x.t() * 2) @ w + own(w.t()), SQUARE, OTHER)
     client, daemons = cut_up(gm)
     assert (client.device, daemons.device) == (CLIENT, DAEMONS)
     assert sorted(client.inputs) == sorted(node.name for node in gm.graph.find_nodes(op="placeholder"))
@@ -133,7 +138,7 @@ def test_a_write_waits_for_those_who_read_what_was_there() -> None:
         w.copy_(own(x @ x))
         return before
 
-    gm = graph_of(write, SQUARE, SQUARE)
+    gm = graph_of(write, SQUARE, OTHER)
     [copy] = gm.graph.find_nodes(op="call_function", target=aten.copy_.default)
     partitions = cut_up(gm)
     assert [p.device for p in partitions] == [DAEMONS, CLIENT]
@@ -144,10 +149,20 @@ def test_a_write_waits_for_those_who_read_what_was_there() -> None:
 
 
 def test_what_nobody_needs_early_is_made_late() -> None:
-    gm = graph_of(lambda x, w: own(x @ x) @ (w.double().float() @ w), SQUARE, SQUARE)
+    gm = graph_of(lambda x, w: own(x @ x) @ (w.double().float() @ w), SQUARE, OTHER)
     first, _, last = cut_up(gm)
     assert operators(gm, first) == ["aten.mm.default"]
     assert operators(gm, last).count("aten._to_copy.default") == 2
+
+
+def test_a_view_of_a_weight_is_a_result_of_the_turn_that_reads_the_weight() -> None:
+    gm = graph_of(lambda x, w: own(x @ x) @ w.t(), SQUARE, OTHER)
+    [view] = gm.graph.find_nodes(op="call_function", target=aten.t.default)
+    output = gm.graph.output_node()
+    output.args = ((*output.args[0], view),)  # as a forward does that saves it for its backward
+    first, _, last = cut_up(gm)
+    assert len(first.inputs) == 1
+    assert set(last.outputs) == {node.name for node in output.args[0]}
 
 
 def test_a_number_that_the_client_needs_is_read_by_the_client() -> None:
@@ -157,6 +172,24 @@ def test_a_number_that_the_client_needs_is_read_by_the_client() -> None:
     readers = [p for p in partitions if "aten._local_scalar_dense.default" in operators(gm, p)]
     assert all(p.device == CLIENT for p in readers if p is not partitions[-1])
     assert torch.equal(run(gm, partitions, SQUARE)[0], gm(SQUARE)[0])
+
+
+@given(gm=graphs(), draw=st.data())
+def test_any_cut_computes_draws_and_writes_what_the_whole_does(gm: GraphModule, draw: st.DataObject) -> None:
+    calls = [node for node in gm.graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
+    unrunnable = draw.draw(st.lists(st.sampled_from(calls), unique=True))
+    inputs = gm.graph.find_nodes(op="placeholder")
+    partitions = cut(gm, unrunnable, draw.draw(st.lists(st.sampled_from(inputs), unique=True)))
+    devices = [partition.device for partition in partitions]
+    assert all(one != other for one, other in pairwise(devices))
+    assert {n.name for n in unrunnable} <= {name for p in partitions if p.device == CLIENT for name in p.nodes}
+    outcomes = []
+    for way in (gm, lambda *args: tuple(run(gm, partitions, *args))):
+        torch.manual_seed(0)
+        args = [torch.rand(node.meta["val"].shape) for node in inputs]
+        results = way(*args)
+        outcomes.append([*results, *args, torch.get_rng_state()])
+    assert all(torch.equal(one, other) for one, other in zip(*outcomes, strict=True))
 
 
 def test_the_cost_of_a_cut_is_told_in_bytes() -> None:
@@ -179,7 +212,7 @@ def test_values_that_cannot_be_sent_keep_their_readers_on_the_client() -> None:
 
 
 def test_an_input_that_cannot_be_sent_is_no_ones_input_but_the_clients() -> None:
-    gm = graph_of(lambda x, y: (y.float() @ x, y), SQUARE, SQUARE.to(torch.float8_e8m0fnu))
+    gm = graph_of(lambda x, y: (y.float() @ x, y), SQUARE, OTHER.to(torch.float8_e8m0fnu))
     [y] = [n.name for n in gm.graph.find_nodes(op="placeholder") if n.meta["val"].dtype != torch.float32]
     client, daemons = cut_up(gm)
     assert (client.device, client.inputs) == (CLIENT, (y,))
