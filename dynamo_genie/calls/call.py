@@ -17,7 +17,7 @@ from dynamo_genie.runtime.session.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session.read_back import ReadBack
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.tensor.program_call import ProgramCall, refuse_to_move
-from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of
+from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of, is_expanded
 
 
 class GraphCall:
@@ -58,11 +58,12 @@ class GraphCall:
         """Send one part; everything that it reads has been sent before."""
         values, kinds = self.values, part.input_kinds
         call = ProgramCall(session, part.lowered.program, self._move)
+        written = part.lowered.program.mutated_inputs
         for position, slot in bound.free:
-            sent = self._there.get((slot, session)) if position not in part.lowered.program.mutated_inputs else None
-            handle = call.add(position, values[slot] if sent is None else sent, kinds[position])
-            if handle is not None and slot in self._reread:
-                self._there[slot, session] = handle
+            if slot in self._reread and position not in written:
+                call.add(position, self._there_once(slot, session, kinds[position]), kinds[position])
+            else:
+                call.add(position, values[slot], kinds[position])
         for result in part.results:
             if result is None:
                 call.drop_result()
@@ -142,6 +143,16 @@ class GraphCall:
         if key not in self._moved:
             self._moved[key] = self._mesh.move(handle, target, kind)
         return self._moved[key]
+
+    def _there_once(self, slot: int, session: Session, kind: str) -> Any:
+        """Return a value that several programs of a session read; a local tensor is put there for all of them."""
+        value = self.values[slot]
+        if not isinstance(value, torch.Tensor) or handle_of(value) is not None or is_expanded(value):
+            return value
+        key = slot, session
+        if key not in self._there:
+            self._there[key] = session.put(value.detach(), kind)
+        return self._there[key]
 
     def _flush(self) -> None:
         for session in self._sessions:

@@ -58,11 +58,8 @@ class ProgramCall:
         self._outputs: list[int] = []
         self._kept: list[Handle] = []
 
-    def add(self, position: int, value: Any, kind: str = "input") -> Handle | None:
+    def add(self, position: int, value: Any, kind: str = "input") -> None:
         """Send the program's input at `position`; `kind` is the tensor class under which its bytes are counted.
-
-        Returns:
-            What names a local tensor that was sent beside the call, and not written into; None for anything else.
 
         Raises:
             StaleHandleError: The program writes into it, and it lives on another daemon.
@@ -71,16 +68,16 @@ class ProgramCall:
         if handle is None:
             if not isinstance(value, torch.Tensor):
                 self.inputs.append(0 if value is None else value)  # an input nobody reads may be None
-                return None
+                return
             handle = handle_of(value)
         if handle is None:
-            return self._add_local(position, value, kind)
+            self._add_local(position, value, kind)
+            return
         if handle.session is not self.session:
             self._refuse_to_write_a_copy(position)
             handle = self._move(handle, self.session, kind)
         self._kept.append(handle)
         self.inputs.append(handle.id)
-        return None
 
     def name_result(self, kind: str = "output") -> Handle:
         """Return the handle of the program's next result."""
@@ -134,20 +131,19 @@ class ProgramCall:
                 "name both in daemons=[...], or copy the tensor first"
             )
 
-    def _add_local(self, position: int, value: torch.Tensor, kind: str) -> Handle | None:
+    def _add_local(self, position: int, value: torch.Tensor, kind: str) -> None:
         written = position in self._program.mutated_inputs
         if not written:
             inline = None if is_expanded(value) else self.session.inline(value, kind)
             if inline is not None:
                 self.inputs.append(inline)
-                return None
+                return
         handle = self._put(value.detach(), kind)
         if written:
             handle.kind = written_kind(kind)
             self.written.append((value, handle))
         self._kept.append(handle)
         self.inputs.append(handle.id)
-        return None if written else handle
 
     def _put(self, value: torch.Tensor, kind: str) -> Handle:
         """Send a local tensor; of an expanded one, what is repeated goes once and is expanded there."""

@@ -388,6 +388,8 @@ def test_the_plan_shows_the_cut_and_foretells_its_bytes(tmp_path: Path) -> None:
     assert "operator genie_client.scale.default cannot run in a daemon and runs on" in placement.reasons[0]
     assert placement.measured is not None
     assert placement.measured.last.predicted == placement.measured.last.measured
+    sent = placement.measured.last.measured.sent
+    assert (sent["input"], sent["activation"]) == (2 * 360_000, 360_000)  # `w` is read on both sides of the cut
     assert [use.partition for use in placement.measured.engines] == [0, 2]
     assert "the line to name" in (folder / "plan.txt").read_text()
     assert "the line to name" in (folder / "report.html").read_text()
