@@ -9,11 +9,11 @@ from setuptools import setup
 
 SUBPACKAGES = (
     "bench", "bench.device", "bench.gpu_check", "bench.network", "bench.peers", "bench.study", "bench.study.report",
-    "calls", "cli", "connections", "explain", "lowering", "passes", "passes.graphs", "passes.placement",
-    "passes.rewrites", "passes.understanding", "remote_daemon", "remote_daemon.channel", "remote_daemon.engines",
-    "remote_daemon.memory", "remote_daemon.operators", "remote_daemon.supervisor", "remote_daemon.transfer",
-    "remote_daemon.worker", "runtime", "runtime.connect", "runtime.session", "runtime.weights", "runtime.wire",
-    "runtime.writes", "tensor", "torch_internals",
+    "calls", "cli", "connections", "explain", "lowering", "passes", "passes.cutting", "passes.graphs",
+    "passes.placement", "passes.rewrites", "passes.understanding", "remote_daemon", "remote_daemon.channel",
+    "remote_daemon.engines", "remote_daemon.memory", "remote_daemon.operators", "remote_daemon.supervisor",
+    "remote_daemon.transfer", "remote_daemon.worker", "runtime", "runtime.connect", "runtime.session",
+    "runtime.weights", "runtime.wire", "runtime.writes", "tensor", "torch_internals",
 )  # fmt: skip
 AT_THE_ROOT = {"bench": "benchmarks", "passes": "passes", "runtime": "runtime", "remote_daemon": "remote_daemon"}
 """Subpackages whose folder stands at the root of the repository, and that folder's name."""

@@ -60,14 +60,19 @@ def stats() -> dict[str, Any]:
 
     Counts what this process handed to its sockets since the start or `reset_stats()`, without ZeroMQ's framing,
     which is counted apart, and without the network's. `live_handles` counts remote tensors that are still named.
+    "client_operators" tells how often each operator ran on the client because no daemon has it, by its name and line,
+    and `client_calls` how often that was together.
     """
     daemons = {connection.endpoint: _stats_of(connection) for connection in CONNECTIONS.all()}
     nothing = {**Counters().snapshot(), "live_handles": 0}  # every figure is there before anything is connected
-    return {"total": _total([nothing, *daemons.values()]), "daemons": daemons}
+    here = CONNECTIONS.client_work.runs()
+    total = {**_total([nothing, *daemons.values()]), "client_calls": sum(here.values())}
+    return {"total": total, "daemons": daemons, "client_operators": here}
 
 
 def reset_stats() -> None:
     """Start counting from zero."""
+    CONNECTIONS.client_work.reset()
     for connection in CONNECTIONS.all():
         connection.session.counters.reset()
 

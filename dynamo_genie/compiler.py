@@ -10,8 +10,9 @@ import torch
 from torch.fx import GraphModule
 
 from dynamo_genie.calls.graph import CompiledGraph, Place
+from dynamo_genie.calls.in_parts import InParts
 from dynamo_genie.calls.local import LocalGraph
-from dynamo_genie.calls.placing import OnOneDaemon, OnSeveralDaemons
+from dynamo_genie.calls.placing import OnOneDaemon
 from dynamo_genie.calls.plan import plan_calls
 from dynamo_genie.calls.watched import Watched
 from dynamo_genie.connections.connections import CONNECTIONS
@@ -22,10 +23,12 @@ from dynamo_genie.lowering.graph import lower
 from dynamo_genie.lowering.input_origins import find_model_inputs, origins_of
 from dynamo_genie.lowering.output_shapes import shapes_of
 from dynamo_genie.lowering.rewrites import LAYOUT_REWRITES, REWRITES
+from dynamo_genie.lowering.unrunnable import find_unrunnable
 from dynamo_genie.observe import GraphObserver
 from dynamo_genie.options import Options
 from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.pipeline import Pass, run_passes
+from dynamo_genie.passes.placement.ordering import writes_inputs
 from dynamo_genie.passes.understanding.analysis import analyse
 from dynamo_genie.tensor.remote_tensor import IN_OUR_CALL, RemoteTensor
 from dynamo_genie.torch_internals.capture import capture_aten, forward_metadata
@@ -128,12 +131,13 @@ class _Capture:
         mode = self._options.mode
         if not mode.remote:
             return LocalGraph(gm)
-        several = self._options.several
-        if not several:  # the parts of a spread graph get their layout once they are apart
-            gm = _rewrite(gm, LAYOUT_REWRITES, observer)
-        lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs
-        self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
         options = self._options
+        unrunnable = find_unrunnable(gm)
+        if unrunnable and options.unsupported == "error":
+            raise next(iter(unrunnable.values()))
+        in_parts = options.several or unrunnable is not None
+        if not in_parts:  # parts get their layout once they are apart
+            gm = _rewrite(gm, LAYOUT_REWRITES, observer)
         plan = plan_calls(
             gm,
             mode,
@@ -145,11 +149,14 @@ class _Capture:
             plain=options.results == "local",
         )
         shapes = shapes_of(gm)
-        place: Place = (
-            OnSeveralDaemons(gm, plan, self._options)
-            if several
-            else OnOneDaemon(lowered, plan, shapes, partial(CONNECTIONS.get, self._options))
-        )
+        place: Place
+        if in_parts:
+            self.mutates = self.mutates or writes_inputs(gm)
+            place = InParts(gm, plan, options, unrunnable)
+        else:
+            lowered = lower(gm, facts=mode.understood)
+            self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
+            place = OnOneDaemon(lowered, plan, shapes, partial(CONNECTIONS.get, options))
         graph = CompiledGraph(shapes, plan, place)
         return graph if observer is None else Watched(graph, gm, observer)
 

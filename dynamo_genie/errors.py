@@ -44,7 +44,15 @@ class QuotaExceeded(GenieError):
 
 
 class UnsupportedOperator(GenieError, NotImplementedError):
-    """A graph holds an operator that is not in the table of allowed ones; the message names it."""
+    """A graph holds an operator that is not in the table of allowed ones; the message names it.
+
+    Attributes:
+        what: What it is that no daemon runs, in a few words.
+    """
+
+    def __init__(self, message: str = "", what: str = "") -> None:
+        super().__init__(message)
+        self.what = what or message
 
 
 class StaleHandleError(GenieError, RuntimeError):
@@ -64,3 +72,7 @@ class RemoteError(GenieError, RuntimeError):
 
 class EngineWarning(UserWarning):
     """A program runs eager in the daemon, though another engine was wanted; results are the same, time is not."""
+
+
+class ClientOperatorWarning(UserWarning):
+    """An operator that no daemon runs runs on the client, between parts that stay remote; results are the same."""

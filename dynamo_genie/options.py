@@ -62,6 +62,8 @@ class Options:
         results: Whether results stay in the daemon until they are read ("lazy"), or all but caches come here with the
             call that makes them, as plain tensors ("local"): for programs that are full of native code.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
+        unsupported: What becomes of an operator that no daemon runs: "client" runs it here and the rest of its graph
+            remotely, "error" refuses it.
     """
 
     daemons: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class Options:
     untracked_weights: Literal["hash", "sample"] = "hash"
     results: Literal["lazy", "local"] = "lazy"
     debug_dir: str | None = None
+    unsupported: Literal["client", "error"] = "client"
 
     @property
     def several(self) -> bool:
@@ -229,5 +232,6 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "untracked_weights": partial(_one_of, ("hash", "sample")),
         "results": partial(_one_of, ("lazy", "local")),
         "debug_dir": _path,
+        "unsupported": partial(_one_of, ("client", "error")),
     }
 )

@@ -72,7 +72,7 @@ def run_in_partitions(gm: GraphModule, plan: PlacementPlan, seed: int = 0) -> Ca
 
     Partitions of one stage run in an order drawn by `seed`, for they may not depend on one another.
     """
-    parts = dict(zip(plan.partitions, split(gm, plan), strict=True))
+    parts = dict(zip(plan.partitions, split(gm, plan.partitions), strict=True))
     placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
     results = gm.graph.output_node().args[0]
     draw = random.Random(seed)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dynamo_genie.calls.bound_program import BoundProgram
+from dynamo_genie.calls.client_part import ClientPart
 from dynamo_genie.calls.parts import Part, Placement
 from dynamo_genie.calls.plan import CallPlan
 from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
@@ -17,7 +18,7 @@ from dynamo_genie.runtime.session.read_back import ReadBack
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.tensor.memory_here import bring_here
 from dynamo_genie.tensor.program_call import ProgramCall, refuse_to_move
-from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of
+from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of, is_expanded
 
 
 class GraphCall:
@@ -39,6 +40,12 @@ class GraphCall:
     ) -> None:
         self.metadata = shapes.evaluate(args)
         self.values: list[Any] = [*args, *[None] * placement.n_made]
+        for slot, size in placement.told:
+            self.values[slot] = size.evaluate(args)[0].value
+        self._args = args
+        self._reread = placement.reread
+        self._here: dict[int, torch.Tensor | None] = {}
+        self._there: dict[tuple[int, Session], Handle] = {}
         self._asks = shapes.depends_on_data
         self._results = placement.results
         self._shared = plan.shared
@@ -53,8 +60,12 @@ class GraphCall:
         """Send one part; everything that it reads has been sent before."""
         values, kinds = self.values, part.input_kinds
         call = ProgramCall(session, part.lowered.program, self._move)
+        written = part.lowered.program.mutated_inputs
         for position, slot in bound.free:
-            call.add(position, values[slot], kinds[position])
+            if slot in self._reread and position not in written:
+                call.add(position, self._there_once(slot, session, kinds[position]), kinds[position])
+            else:
+                call.add(position, values[slot], kinds[position])
         for result in part.results:
             if result is None:
                 call.drop_result()
@@ -69,6 +80,33 @@ class GraphCall:
             self._wanted.afterwards(bound.mark_written_back)
         for local, handle in call.written:
             self._wanted.want_handle(handle, handle.kind, local.copy_)
+
+    def wanted_by(self, part: ClientPart) -> ReadBack:
+        """Have the daemons begin; return what is to be fetched before the client runs a part.
+
+        With it comes what earlier parts wrote into local tensors: should the client's part fail, nothing is lost.
+        """
+        for slot, shapes in zip(part.inputs, part.input_shapes, strict=True):
+            value = self.values[slot]
+            handle = value if isinstance(value, Handle) else handle_of(value)
+            if handle is not None and slot not in self._here:
+                self._here[slot] = None
+                output = shapes.evaluate(self._args)[0]
+                self._wanted.want_handle(handle, handle.kind, partial(_deliver, self._here, slot, output))
+        wanted, self._wanted = self._wanted, ReadBack()
+        if len(self._sessions) > 1 or not wanted:
+            self._flush()
+        return wanted
+
+    def run_here(self, part: ClientPart) -> None:
+        """Run a part on the client; what it reads is here. No lock needs to be held."""
+        here = self._here
+        results = part.run(*[self.values[slot] if here.get(slot) is None else here[slot] for slot in part.inputs])
+        for slot, value in zip(part.results, results, strict=True):
+            self.values[slot] = value
+        for slot in part.written:
+            if here.get(slot) is not None:
+                _remote(self.values[slot]).copy_(here[slot])  # type: ignore[arg-type]  # it was fetched
 
     def results(self) -> list[Any]:
         """Return the graph's results, remote but for those the program must have here."""
@@ -126,6 +164,16 @@ class GraphCall:
             self._moved[key] = self._mesh.move(handle, target, kind)
         return self._moved[key]
 
+    def _there_once(self, slot: int, session: Session, kind: str) -> Any:
+        """Return a value that several programs of a session read; a local tensor is put there for all of them."""
+        value = self.values[slot]
+        if not isinstance(value, torch.Tensor) or handle_of(value) is not None or is_expanded(value):
+            return value
+        key = slot, session
+        if key not in self._there:
+            self._there[key] = session.put(value.detach(), kind)
+        return self._there[key]
+
     def _flush(self) -> None:
         for session in self._sessions:
             session.flush()
@@ -148,17 +196,20 @@ def wrap_result(output: OutputMetadata, value: Any) -> Any:
         value: What it is called in the daemon, or the argument that the graph passes through.
     """
     if output.dtype is None:
-        return output.value
+        return output.value if value is None else value
     if isinstance(value, Handle):
         return RemoteTensor(output.shape, output.stride, output.dtype, value, None, output.offset)
-    handle = handle_of(value)
-    if handle is None or isinstance(value, RemoteTensor):
-        return value
-    return RemoteTensor(value.shape, value.stride(), value.dtype, handle, None, value.storage_offset())
+    return value if handle_of(value) is None or isinstance(value, RemoteTensor) else _remote(value)
 
 
-def _deliver(fetched: dict[int, torch.Tensor], position: int, output: OutputMetadata, value: torch.Tensor) -> None:
-    fetched[position] = _laid_out(value, output)
+def _remote(argument: torch.Tensor) -> RemoteTensor:
+    """Return the remote tensor that an argument of a compiled call stands for."""
+    handle = handle_of(argument)
+    return RemoteTensor(argument.shape, argument.stride(), argument.dtype, handle, None, argument.storage_offset())
+
+
+def _deliver(fetched: dict[int, Any], position: int, output: OutputMetadata, value: torch.Tensor) -> None:
+    fetched[position] = value if output.stride is None else _laid_out(value, output)
 
 
 def _laid_out(value: torch.Tensor, output: OutputMetadata) -> torch.Tensor:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from dynamo_genie.calls.call import GraphCall
+from dynamo_genie.calls.client_part import ClientPart
 from dynamo_genie.calls.parts import Placement
 from dynamo_genie.calls.plan import CallPlan
 from dynamo_genie.connections.connections import CONNECTIONS
-from dynamo_genie.connections.fleet import locked
+from dynamo_genie.connections.fleet import locked, released
 from dynamo_genie.lowering.output_shapes import OutputShapes
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.tensor.program_call import LivesElsewhere
@@ -43,7 +44,8 @@ class CompiledGraph:
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties `args`, so that arguments can die as soon as they are sent."""
         placement = self.place(args)
-        results = self._run_alone(placement, args) if len(placement.parts) == 1 else None
+        alone = len(placement.steps) == len(placement.parts) == 1
+        results = self._run_alone(placement, args) if alone else None
         if results is None:
             everyone = {*placement.sessions, *sessions_of(args)}
             with locked(everyone):
@@ -60,10 +62,22 @@ class CompiledGraph:
             return None
 
     def _run(self, placement: Placement, args: list[Any], held: Collection[Session]) -> list[Any]:
+        new = not placement.bound
         placement.bind(args, self.plan)
         call = GraphCall(placement, self.plan, self.shapes, args, held, CONNECTIONS.mesh)
-        for part, bound in zip(placement.parts, placement.bound, strict=True):
-            call.send(part, bound, bound.session)
+        bindings = iter(placement.bound)
+        for step in placement.steps:
+            if isinstance(step, ClientPart):
+                call.wanted_by(step).fetch()
+                with released(held):  # what runs here is the program's own, and may wait for its other threads
+                    call.run_here(step)
+                CONNECTIONS.client_work.ran(step.operators)
+                new = False
+            else:
+                bound = next(bindings)
+                if not new:
+                    bound.sync(args)
+                call.send(step, bound, bound.session)
         return call.results()
 
 

@@ -5,18 +5,18 @@ The values of a call have slots: first the graph's arguments in order, then what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.fx import GraphModule, Node
-
 from dynamo_genie.calls.bound_program import BoundProgram
-from dynamo_genie.calls.plan import CallPlan, tensor_class
+from dynamo_genie.calls.client_part import ClientPart
+from dynamo_genie.calls.plan import CallPlan
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.lowering.graph import LoweredProgram
 from dynamo_genie.lowering.output_shapes import OutputShapes
-from dynamo_genie.passes.placement.plan import Partition, PlacementPlan
+from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.wire.tensor_class import TensorClass
@@ -44,27 +44,34 @@ class Placement:
     """A graph's parts, in an order in which they may be sent; their programs are bound by the first call.
 
     Attributes:
+        steps: What daemons run and what the client runs, in order.
         results: The slot of each result of the graph; one that is an argument has that one's.
         n_made: How many slots there are beside those of the arguments.
-        planned: Why the graph is placed like this, and on what; None where there was no choice.
+        planned: Why the graph is placed like this, and on what; None where there was no choice, and no topology where
+            nobody has measured the one daemon that it runs on.
         crossing: Bytes that one call should move from daemon to daemon, by tensor class.
+        told: Slots of sizes that the arguments of a call tell, for parts that do not have the tensor.
+        parts: The steps that are programs.
+        reread: Slots that several programs of one session read: what is there is sent once.
     """
 
-    parts: tuple[Part, ...]
+    steps: tuple[Part | ClientPart, ...]
     results: tuple[int, ...]
     n_made: int
-    planned: tuple[PlacementPlan, Topology] | None = None
+    planned: tuple[PlacementPlan, Topology | None] | None = None
     crossing: Mapping[str, int] = field(default_factory=dict)
+    told: tuple[tuple[int, OutputShapes], ...] = ()
     bound: tuple[BoundProgram, ...] = ()
 
     def __post_init__(self) -> None:
+        self.parts = tuple(step for step in self.steps if isinstance(step, Part))
         self.sessions: tuple[Session, ...] = tuple(dict.fromkeys(part.connection.session for part in self.parts))
+        readers = Counter((slot, part.connection.session) for part in self.parts for slot in set(part.inputs))
+        self.reread = frozenset(slot for (slot, _), count in readers.items() if count > 1)
 
     def bind(self, args: Sequence[Any], plan: CallPlan) -> None:
-        """Make sure that the resident inputs on the daemons are those of this call. The caller holds the locks."""
+        """Register the programs with their resident inputs, unless an earlier call did. The caller holds the locks."""
         if self.bound:
-            for bound in self.bound:
-                bound.sync(args)
             return
         resident = frozenset(plan.bound(args))
         self.bound = tuple(
@@ -101,39 +108,3 @@ def whole(connection: Connection, lowered: LoweredProgram, plan: CallPlan, shape
         tuple((slots[i], plan.output_kinds[i]) if new else None for i, new in enumerate(made)),
     )
     return Placement((part,), tuple(slots), n_results + 1)
-
-
-class ValueSlots:
-    """The slots and tensor classes of the values of a graph that is spread, by the names of their nodes."""
-
-    def __init__(self, gm: GraphModule, plan: CallPlan) -> None:
-        placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
-        returned: Any = gm.graph.output_node().args[0]
-        self._returned = [value.name if isinstance(value, Node) else "" for value in returned]
-        made = [node.name for node in gm.graph.nodes if node.op not in ("placeholder", "output")]
-        self._slots = {name: slot for slot, name in enumerate([*placeholders, *made, ""])}
-        self._kinds = {node.name: tensor_class(node, "activation") for node in gm.graph.nodes}
-        self._kinds.update(zip(self._returned, plan.output_kinds, strict=True))
-        self._kinds.update(zip(placeholders, plan.input_kinds, strict=True))
-        self.inputs = tuple(placeholders)
-
-    def part(self, partition: Partition, connection: Connection, lowered: LoweredProgram) -> Part:
-        """Return a partition as a part."""
-        named = [(self._slots[name], self._kinds[name]) for name in partition.outputs]
-        return Part(
-            connection,
-            lowered,
-            tuple(self._slots[name] for name in partition.inputs),
-            tuple(self._kinds[name] for name in partition.inputs),
-            tuple(None if i in lowered.scalar_outputs else result for i, result in enumerate(named)),
-        )
-
-    def placement(self, parts: Sequence[Part], plan: PlacementPlan, topology: Topology) -> Placement:
-        """Return the whole graph, placed as planned."""
-        crossing: dict[str, int] = {}
-        for cut in plan.cuts:
-            kind = self._kinds[cut.value]
-            crossing[kind] = crossing.get(kind, 0) + cut.nbytes
-        results = tuple(self._slots[name] for name in self._returned)
-        n_made = len(self._slots) - len(self.inputs)
-        return Placement(tuple(parts), results, n_made, (plan, topology), crossing)

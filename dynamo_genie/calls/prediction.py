@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from dynamo_genie.calls.call import GraphCall
+from dynamo_genie.calls.client_part import ClientPart
 from dynamo_genie.calls.graph import sessions_of
 from dynamo_genie.calls.parts import Placement
 from dynamo_genie.calls.plan import CallPlan
-from dynamo_genie.lowering.output_shapes import OutputShapes
+from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
 from dynamo_genie.runtime.session.peer_mesh import PeerLink, PeerMesh
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import codec
@@ -45,7 +46,13 @@ def predict_call(
     stubs = {session: StubWorker() for session in originals}
     twins = {session: session.twin(stub, stub.bulk) for session, stub in stubs.items()}
     call = GraphCall(placement, plan, shapes, [_on_twin(arg, twins) for arg in args], twins.values(), StubMesh())
-    for part, bound in zip(placement.parts, placement.bound, strict=True):
+    known = {twins[session]: stub.specs for session, stub in stubs.items()}
+    bindings = iter(placement.bound)
+    for part in placement.steps:
+        if isinstance(part, ClientPart):
+            _rehearse_here(call, part, known, args)
+            continue
+        bound = next(bindings)
         twin, specs = twins[bound.session], stubs[bound.session].specs
         for slot, handle in zip(bound.resident, bound.handle_ids, strict=False):  # constants are bound after them
             specs[handle] = _dense(args[slot].dtype, args[slot].shape)
@@ -53,13 +60,26 @@ def predict_call(
                 _change(twin, handle, args[slot].nbytes)
         call.send(part, bound, twin)
     wanted = call.read({})
-    known = {twins[session]: stub.specs for session, stub in stubs.items()}
     for i, named in call.named():
         output = call.metadata[i]
-        assert output.dtype is not None
-        known[named.session][named.id] = _dense(output.dtype, output.shape or ())
+        known[named.session][named.id] = _spec_of(output)
     deque(wanted.receive(), 0)
     return _sum(twin.counters.sent for twin in twins.values()), _sum(t.counters.received for t in twins.values())
+
+
+def _rehearse_here(
+    call: GraphCall, part: ClientPart, known: Mapping[Session, dict[int, TensorSpec]], args: Sequence[Any]
+) -> None:
+    """Fetch what a part of the client reads, and take anything of the right size for what it makes."""
+    for slot, shapes in zip(part.inputs, part.input_shapes, strict=True):
+        handle = call.values[slot] if isinstance(call.values[slot], Handle) else handle_of(call.values[slot])
+        if handle is not None:
+            known[handle.session][handle.id] = _spec_of(shapes.evaluate(args)[0])
+    deque(call.wanted_by(part).receive(), 0)
+    for slot, shapes in zip(part.results, part.result_shapes, strict=True):
+        output = shapes.evaluate(args)[0]
+        made = output.dtype is not None
+        call.values[slot] = torch.empty(output.shape or (), dtype=output.dtype) if made else output.value
 
 
 class StubWorker:
@@ -184,6 +204,11 @@ def _change(twin: Session, handle: int, nbytes: int) -> None:
     piece = memoryview(bytes(min(nbytes, CHUNK_NBYTES)))
     for offset in range(0, nbytes, CHUNK_NBYTES):
         twin.weight_channel.patch(handle, offset, twin.upload(piece[: nbytes - offset]))
+
+
+def _spec_of(output: OutputMetadata) -> TensorSpec:
+    assert output.dtype is not None
+    return _dense(output.dtype, output.shape or ())
 
 
 def _dense(dtype: torch.dtype, shape: Sequence[int]) -> TensorSpec:

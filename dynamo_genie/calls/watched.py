@@ -15,9 +15,8 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from dynamo_genie.calls.bound_program import BoundProgram
 from dynamo_genie.calls.graph import CompiledGraph, sessions_of
-from dynamo_genie.calls.parts import Placement
+from dynamo_genie.calls.parts import Part, Placement
 from dynamo_genie.calls.prediction import predict_call
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
@@ -58,14 +57,19 @@ class Watched:
             results = self._graph(args)
             wall_s = time.perf_counter() - started
             sent, received = (now - then for now, then in zip(counted(sessions), before, strict=True))
-            moved, engines = _between(sessions) - between, engines_of(placement.bound)
+            moved, engines = _between(sessions) - between, engines_of(placement)
         self._observer.called(plan, CallTraffic(sent, received, moved, wall_s, engines))
         return results
 
     def _planned(self, placement: Placement) -> tuple[PlacementPlan, Topology]:
-        if placement.planned is None:
-            placement.planned = place_on_one(self._gm, placement.parts[0].connection)
-        return placement.planned
+        plan, topology = placement.planned or (None, None)
+        if plan is not None and not placement.parts:  # all of it runs on the client
+            topology = Topology((), ())
+        if plan is None or topology is None:
+            whole, topology = place_on_one(self._gm, placement.parts[0].connection)
+            plan = whole if plan is None else _on_one(plan, whole)
+            placement.planned = plan, topology
+        return plan, topology
 
     def _predict(self, placement: Placement, args: Sequence[Any]) -> CallTraffic:
         """Predict a call; a step of training, it is assumed, ends with an optimizer that changes the weights here."""
@@ -90,13 +94,24 @@ def place_on_one(gm: GraphModule, connection: Connection) -> tuple[PlacementPlan
         return place(gm, endless, homes={}), measured
 
 
-def engines_of(bound: Sequence[BoundProgram]) -> tuple[EngineUse, ...]:
+def _on_one(plan: PlacementPlan, whole: PlacementPlan) -> PlacementPlan:
+    """Return the plan of a graph that was cut, with what all of it should take on the daemon that runs most of it."""
+    reasons = (*plan.reasons, *whole.reasons)
+    return replace(plan, loads=(*whole.loads, *plan.loads), step_s=whole.step_s, reasons=reasons)
+
+
+def engines_of(placement: Placement) -> tuple[EngineUse, ...]:
     """Ask what runs the program of each part; waits until the daemons are through with the call."""
+    bound = placement.bound
+    numbers = [number for number, step in enumerate(placement.steps) if isinstance(step, Part)]
     known = {
         session: {program: (engine, reason) for program, engine, reason in session.inspect(engines=True).engines}
         for session in dict.fromkeys(part.session for part in bound)
     }
-    return tuple(EngineUse(i, *known[part.session].get(part.program, ("", ""))) for i, part in enumerate(bound))
+    return tuple(
+        EngineUse(number, *known[part.session].get(part.program, ("", "")))
+        for number, part in zip(numbers, bound, strict=True)
+    )
 
 
 class ByteCounts(Counter[str]):

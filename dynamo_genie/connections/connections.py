@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 import zmq
 
+from dynamo_genie.connections.client_work import ClientWork
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.options import ALL_DEVICES, LinkSpeed, Options
@@ -41,6 +42,7 @@ class Connections:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._tracker: WriteTracker | None = None
         self.mesh = PeerMesh()
+        self.client_work = ClientWork()
 
     def get(self, options: Options) -> Connection:
         """Return a live connection for these options, opening one when there is none.
@@ -59,16 +61,17 @@ class Connections:
             return self._open[key]
 
     def fleet(self, options: Options) -> Fleet:
-        """Return live connections to all daemons of these options, measuring the links between them when new.
+        """Return live connections to all daemons of these options.
 
         Raises:
-            DaemonUnavailable: One of the daemons does not answer, or cannot reach another one.
+            DaemonUnavailable: One of the daemons does not answer.
         """
         with self._lock:
             key = (options.daemons, options.key_file, options.links)
             fleet = self._fleets.get(key)
             if fleet is None or not fleet.alive:
-                named = [device for daemon in options.daemons for device in self._devices(daemon, options)]
+                daemons = options.daemons or ("",)
+                named = [device for daemon in daemons for device in self._devices(daemon, options)]
                 connections = [self.get(replace(options, daemons=(device,))) for device in dict.fromkeys(named)]
                 fleet = self._fleets[key] = Fleet(connections, self.mesh, options.links)
             return fleet

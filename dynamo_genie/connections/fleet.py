@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from itertools import permutations
 
 from dynamo_genie.connections.connection import Connection
@@ -23,15 +24,14 @@ UNKNOWN_BYTES_PER_S = 10e9
 class Fleet:
     """Connections in the order in which the user named the daemons, and the links between all ends.
 
-    Links are measured once, when the fleet is made, except those whose speed was given.
+    Links are measured once, when they are first asked for, except those whose speed was given.
     """
 
     def __init__(self, connections: Sequence[Connection], mesh: PeerMesh, given: Sequence[LinkSpeed]) -> None:
         self.connections = tuple(connections)
         self.mesh = mesh
         self._by_endpoint = {connection.endpoint: connection for connection in connections}
-        with locked(self.sessions):
-            self.links = tuple(self._measure(given))
+        self._given = tuple(given)
 
     @property
     def alive(self) -> bool:
@@ -50,6 +50,12 @@ class Fleet:
     def sessions(self) -> tuple[Session, ...]:
         """The sessions, in the order of the daemons."""
         return tuple(connection.session for connection in self.connections)
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """The links between all ends."""
+        with locked(self.sessions):
+            return tuple(self._measure(self._given))
 
     def open_link(self, source: str, target: str) -> None:
         """Open the way from one device to another, so that no call has to."""
@@ -92,3 +98,15 @@ def locked(sessions: Collection[Session]) -> Iterator[None]:
         for session in sorted(set(sessions), key=id):
             held.enter_context(session.lock)
         yield
+
+
+@contextmanager
+def released(sessions: Collection[Session]) -> Iterator[None]:
+    """Let other threads have the sessions that `locked` holds, until this is over."""
+    for session in sessions:
+        session.lock.release()
+    try:
+        yield
+    finally:
+        for session in sorted(set(sessions), key=id):
+            session.lock.acquire()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dynamo_genie.explain.plan_text import traffic_rows
 from dynamo_genie.explain.records import GraphReport, PlacementReport
+from dynamo_genie.passes.placement.topology import CLIENT
 from dynamo_genie.quantities import UNKNOWN, error_text, nbytes_text, seconds_text
 
 
@@ -58,6 +59,8 @@ def _graph(report: GraphReport) -> Iterator[RenderableType]:
     yield Text(f"{report.name}: {report.phase or 'no phase known'}{because}", style="bold")
     for placement in report.placements:
         yield _devices(placement)
+        if any(part.device == CLIENT for part in placement.partitions):
+            yield from map(Text, placement.reasons)
         if placement.measured is not None:
             for use in placement.measured.engines:
                 yield Text(f"engine {use.engine} runs partition {use.partition}: {use.reason}")

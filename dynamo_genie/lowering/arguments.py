@@ -31,8 +31,9 @@ def unsupported(what: str, line: str | None) -> UnsupportedOperator:
     """Return the error that names an operator (or input) no daemon runs, its source line and the remedy."""
     place = f" ({line})" if line else ""
     return UnsupportedOperator(
-        f"{what} cannot run in a daemon{place}. Keep it on the client: put it in a function "
-        "decorated with @torch.compiler.disable, which splits the graph there"
+        f"{what} cannot run in a daemon{place}. Keep it on the client: with the option unsupported='client', or in a "
+        "function decorated with @torch.compiler.disable, which splits the graph there",
+        what,
     )
 
 

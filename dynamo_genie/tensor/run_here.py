@@ -6,7 +6,6 @@ only reads, the values come and the tensor stays where it is.
 
 from __future__ import annotations
 
-import logging
 from enum import Enum, auto
 from functools import cache
 from typing import Any
@@ -15,12 +14,12 @@ import torch
 
 from dynamo_genie.lowering.arguments import is_in_table
 from dynamo_genie.schemas import OperatorSchema
+from dynamo_genie.tensor.client_operators import announce_eager
 from dynamo_genie.tensor.memory_here import bring_here, read_together
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.torch_internals.operators import OpOverload, composes_others
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
-log = logging.getLogger(__name__)
 aten = torch.ops.aten
 
 Args = tuple[Any, ...]
@@ -96,7 +95,7 @@ def run_unsupported(func: OpOverload, schema: OperatorSchema, args: Args, kwargs
         return _run_out(func, schema, args, kwargs)
     remote = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor))
     remote.named().session.counters.events["local_reads"] += 1
-    log.warning("%s is not in the table of operators; its remote arguments are read and it runs on the client", func)
+    announce_eager(func)
     return run_here(func, schema, args, kwargs)
 
 

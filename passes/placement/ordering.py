@@ -43,6 +43,11 @@ def find_ordering(gm: GraphModule) -> Ordering:
     return Ordering({root: tuple(writers) for root, writers in written.items()}, tuple(before), tuple(together))
 
 
+def writes_inputs(gm: GraphModule) -> bool:
+    """Say whether `gm` writes into one of its inputs."""
+    return any(root.op == "placeholder" for root in find_ordering(gm).written)
+
+
 def _find_roots(gm: GraphModule) -> dict[Node, tuple[Node, ...]]:
     """Return, for each node, the inputs, constants or calls whose memory its value is a view of; itself if of none."""
     roots: dict[Node, tuple[Node, ...]] = {}

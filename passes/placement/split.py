@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from dynamo_genie.passes.placement.plan import Partition, PlacementPlan
+from dynamo_genie.passes.placement.plan import Partition
 
 
-def split(gm: GraphModule, plan: PlacementPlan) -> tuple[GraphModule, ...]:
-    """Return a graph for each partition of `plan`, in its order.
+def split(gm: GraphModule, partitions: Sequence[Partition]) -> tuple[GraphModule, ...]:
+    """Return a graph for each of the partitions of `gm`, in their order.
 
     Its placeholders are the partition's inputs and its result is the tuple of the partition's outputs, both in order::
 
@@ -22,7 +22,7 @@ def split(gm: GraphModule, plan: PlacementPlan) -> tuple[GraphModule, ...]:
         part 1:   relu -> linear_1 -> output (linear_1,)
     """
     by_name = {node.name: node for node in gm.graph.nodes}
-    return tuple(_extract(gm, by_name, partition) for partition in plan.partitions)
+    return tuple(_extract(gm, by_name, partition) for partition in partitions)
 
 
 def _extract(gm: GraphModule, by_name: Mapping[str, Node], partition: Partition) -> GraphModule:

@@ -42,4 +42,5 @@ def test_what_is_no_model_or_no_options_has_a_named_error() -> None:
 def test_every_figure_is_there_before_anything_is_connected() -> None:
     dynamo_genie.shutdown()
     found = dynamo_genie.stats()
-    assert found == {"total": {**Counters().snapshot(), "live_handles": 0}, "daemons": {}}
+    total = {**Counters().snapshot(), "live_handles": 0, "client_calls": 0}
+    assert found == {"total": total, "daemons": {}, "client_operators": {}}

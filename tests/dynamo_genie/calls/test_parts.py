@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dynamo_genie.calls.call import GraphCall
-from dynamo_genie.calls.parts import Placement, ValueSlots
+from dynamo_genie.calls.parts import Placement
 from dynamo_genie.calls.placing import OnOneDaemon
 from dynamo_genie.calls.plan import plan_calls
 from dynamo_genie.calls.prediction import StubMesh
+from dynamo_genie.calls.value_slots import ValueSlots
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.lowering.graph import lower
 from dynamo_genie.lowering.output_shapes import shapes_of
@@ -125,7 +126,7 @@ class Spread:
         slots = ValueSlots(gm, self.plan)
         parts = [
             slots.part(partition, self.connections[partition.device], lower(part))
-            for partition, part in zip(self.partitions, split(gm, self.planned), strict=True)
+            for partition, part in zip(self.partitions, split(gm, self.planned.partitions), strict=True)
         ]
         self.placement: Placement = slots.placement(parts, self.planned, Topology((), ()))
 

@@ -219,7 +219,7 @@ def test_unsupported_operator_is_named_with_the_clients_line(shared_daemon: Real
         return torch.ops.genie_test.mine(x)  # the line to name
 
     with pytest.raises(Exception, match="genie_test") as caught:
-        compile_for(shared_daemon, use)(torch.ones(2))
+        compile_for(shared_daemon, use, unsupported="error")(torch.ones(2))
     error = root(caught.value)
     assert isinstance(error, UnsupportedOperator)
     assert "test_failures.py" in str(error)

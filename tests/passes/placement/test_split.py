@@ -144,7 +144,7 @@ def test_parts_keep_names_metadata_and_constants() -> None:
     def replace(gm: GraphModule) -> Any:
         gm, _ = prepare(gm)
         plan = place(gm, make_topology((PLENTY, PLENTY)), homes={}, policy="blind", seed=1)
-        kept.append((gm, split(gm, plan)))
+        kept.append((gm, split(gm, plan.partitions)))
         return run_in_partitions(gm, plan)
 
     weights = [torch.randn(4, 4) for _ in range(6)]
