@@ -1,0 +1,191 @@
+"""PyTorch's own operator samples through the backend, against eager, bit by bit: forward, and backward in float32.
+
+The table counts operators and dtypes; those that may differ are in `KNOWN_DIFFERENCES`. By hand, for some operators,
+and for every sample in place of the first few:
+
+    GENIE_TEST_OP_DB="add,sort" python -m pytest tests/integration/torch_samples/test_op_db.py -m slow -s
+    GENIE_TEST_ALL_SAMPLES=1 python -m pytest tests/integration/torch_samples/test_op_db.py -m slow -s
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils._pytree import tree_leaves, tree_map
+
+from tests.integration.compare import difference
+from tests.integration.torch_samples.table import assert_like_eager, first, one_line
+
+SAMPLES = MappingProxyType(
+    {torch.float32: 3, torch.int64: 3, torch.bfloat16: 1, torch.complex64: 1, torch.bool: 1},
+)
+"""Which dtypes are run forward, and on how many samples of each operator."""
+
+BACKWARD_SAMPLES = 1
+SHARE = 0.995
+
+EXCLUDED = {
+    "empty": "returns memory that nobody wrote",
+    "empty_like": "returns memory that nobody wrote",
+    "empty_strided": "returns memory that nobody wrote",
+    "empty_permuted": "returns memory that nobody wrote",
+    "new_empty": "returns memory that nobody wrote",
+    "new_empty_strided": "returns memory that nobody wrote",
+    "jiterator_unary": "CUDA only",
+    "jiterator_binary": "CUDA only",
+    "jiterator_binary_return_by_ref": "CUDA only",
+    "jiterator_4inputs_with_extra_args": "CUDA only",
+    "jiterator_2inputs_2outputs": "CUDA only",
+}
+
+KNOWN_DIFFERENCES: dict[str, str] = {
+    "as_strided_copy:float32": "reads memory around its argument, and only what the argument shows is sent",
+    "histogram:float32": "refused by name: has no CUDA kernel",
+    "histogramdd:float32": "refused by name: has no CUDA kernel",
+    "nn.functional.linear_cross_entropy.chunked:float32": "refused by name: a fused kernel outside of ATen",
+    "nn.functional.linear_cross_entropy.chunked_none:float32": "refused by name: a fused kernel outside of ATen",
+}
+"""Operator and dtype, as the table prints them, to the reason why the backend may differ from eager there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An operator with a dtype, run forward or, where `backward` is set, forward and back."""
+
+    op: Any
+    dtype: torch.dtype
+    backward: bool = False
+
+    @property
+    def name(self) -> str:
+        variant = f".{self.op.variant_test_name}" if self.op.variant_test_name else ""
+        way = " backward" if self.backward else ""
+        return f"{self.op.name}{variant}:{str(self.dtype).removeprefix('torch.')}{way}"
+
+    def samples(self) -> Iterator[Sample]:
+        torch.manual_seed(0)
+        # not `sample_inputs`, which looks through the whole stack for a test of unittest, at every sample
+        found = self.op.sample_inputs_func(self.op, "cpu", self.dtype, self.backward)
+        for sample in first(found, BACKWARD_SAMPLES if self.backward else SAMPLES[self.dtype]):
+            keep = sample.output_process_fn_grad if self.backward else None
+            yield Sample(self.op.op, (sample.input, *sample.args), dict(sample.kwargs), keep)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of an operator, which can be made again and again on equal inputs."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    differentiated: Callable[[Any], Any] | None
+    """What of the result a gradient is taken of; None to run forward only."""
+
+    def run(self, through: Callable[[Callable[..., Any]], Callable[..., Any]]) -> tuple[Any, ...]:
+        """All that can be seen afterwards: results, arguments, gradients; runs start from equal state."""
+        arguments, keywords = tree_map(_copy, (self.arguments, self.keywords))
+        torch.manual_seed(1234)
+        if self.differentiated is None:
+            with torch.no_grad():
+                result = through(self.function)(*arguments, **keywords)
+            return result, (arguments, keywords)
+        result = through(self.function)(*arguments, **keywords)
+        _differentiate(self.differentiated(result))
+        inputs = [leaf for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor)]
+        return result, [leaf.grad for leaf in inputs]
+
+
+def _copy(value: Any) -> Any:
+    """A copy that keeps strides and overlap, since some samples are expanded or transposed tensors."""
+    if not isinstance(value, Tensor):
+        return value
+    return copy.deepcopy(value.detach()).requires_grad_(value.requires_grad)
+
+
+def _differentiate(result: Any) -> None:
+    """Give every input its gradient, with a tangent that tells elements apart."""
+    outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    torch.manual_seed(4321)
+    tangents = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
+    torch.autograd.backward(outputs, tangents)
+
+
+def selected_operators() -> list[Any]:
+    names = {name.strip() for name in os.environ.get("GENIE_TEST_OP_DB", "").split(",") if name.strip()}
+    unknown = names - {op.name for op in op_db}
+    assert not unknown, f"GENIE_TEST_OP_DB names operators that op_db lacks: {sorted(unknown)}"
+    return [op for op in op_db if op.name not in EXCLUDED and (not names or op.name in names)]
+
+
+def first_failure(entry: Entry, backend: Any) -> str | None:
+    found = (failure(sample, backend) for sample in entry.samples())
+    return next((text for text in found if text is not None), None)
+
+
+def failure(sample: Sample, backend: Any) -> str | None:
+    """Why the backend's result is not eager's, in one line; None when it is."""
+    try:
+        expected = sample.run(lambda function: function)
+    except Exception as error:  # noqa: BLE001 - whatever eager raises, the sample is of no use
+        return f"eager itself raises {type(error).__name__}"
+    try:
+        actual = sample.run(lambda function: torch.compile(_wrap(function), backend=backend))
+        return difference(actual, expected)
+    except Exception as error:  # noqa: BLE001 - any error is a line of the table
+        return one_line(error)
+
+
+def _wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A Python frame of our own around the operator, which Dynamo would skip if called bare."""
+
+    def call_operator(*arguments: Any, **keywords: Any) -> Any:
+        return function(*arguments, **keywords)
+
+    return call_operator
+
+
+def run_table(entries: list[Entry], backend: Any) -> None:
+    named = {entry.name: entry for entry in entries}
+    assert_like_eager(named, first_failure, backend, share=SHARE, known=KNOWN_DIFFERENCES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", SAMPLES, ids=str)
+def test_operator_samples_equal_eager(dtype: torch.dtype, backend: Any) -> None:
+    run_table([Entry(op, dtype) for op in selected_operators() if op.supports_dtype(dtype, "cpu")], backend)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_gradients_of_operator_samples_equal_eager(backend: Any) -> None:
+    dtype = torch.float32
+    ops = [op for op in selected_operators() if dtype in op.supported_backward_dtypes("cpu")]
+    run_table([Entry(op, dtype, backward=True) for op in ops], backend)
+
+
+def test_the_harness_sees_a_backend_that_is_wrong() -> None:
+    def off_by_one(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        return lambda *args: tuple(out + 1 for out in gm(*args))
+
+    add = next(op for op in op_db if op.name == "add")
+    for entry in (Entry(add, torch.float32), Entry(add, torch.float32, backward=True)):
+        assert first_failure(entry, "eager") is None
+        assert "values differ" in (first_failure(entry, off_by_one) or "")
+
+
+def test_the_harness_sees_a_gradient_that_is_wrong() -> None:
+    def halves_gradients(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        return lambda *args: tuple(out / 2 + (out / 2).detach() for out in gm(*args))
+
+    entry = Entry(next(op for op in op_db if op.name == "mul"), torch.float32, backward=True)
+    assert "result[1]" in (first_failure(entry, halves_gradients) or "")
