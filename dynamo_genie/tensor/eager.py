@@ -23,7 +23,7 @@ from dynamo_genie.schemas import OperatorSchema, read_schema
 from dynamo_genie.tensor.bring_together import gather
 from dynamo_genie.tensor.memory_here import read_number
 from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator
-from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results
+from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results, metadata_of
 from dynamo_genie.tensor.program_call import ProgramCall
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.tensor.run_here import (
@@ -245,6 +245,13 @@ def _equal(func: Any, args: Args, kwargs: Kwargs) -> bool:
     return bool(aten.all.default(aten.eq.Tensor(left, right)).item())
 
 
+def _is_set_to(func: Any, args: Args, kwargs: Kwargs) -> bool:
+    left, right = args
+    if not (isinstance(left, RemoteTensor) and isinstance(right, RemoteTensor)):
+        return False
+    return left.memory is right.memory and metadata_of(left) == metadata_of(right)
+
+
 def _to_copy(func: Any, args: Args, kwargs: Kwargs) -> Any:
     device = kwargs.get("device")
     if device is not None and torch.device(device).type != "cpu":
@@ -265,6 +272,7 @@ _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingPro
         aten.detach_.default: lambda func, args, kwargs: args[0],
         aten.is_pinned.default: lambda func, args, kwargs: False,
         aten.equal.default: _equal,
+        aten.is_set_to.default: _is_set_to,
         aten._conj.default: _reinterpret,
         aten._neg_view.default: _reinterpret,
         aten._to_copy.default: _to_copy,

@@ -108,6 +108,15 @@ class NativeAccess(InDaemon):
         """Return a new tensor of this dtype, in the form that PyTorch deprecates."""
         return torch.empty(0, dtype=self.dtype).new(*args, **wanted)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def as_subclass(self, cls: Any) -> Any:
+        """Return a tensor of another class on the same memory; with a gradient, one of the same values."""
+        if self.traced:
+            return super().as_subclass(cls)
+        if self.requires_grad and torch.is_grad_enabled():
+            return self.to_local().as_subclass(cls)
+        return bring_here(self).as_subclass(cls)
+
     def __copy__(self) -> Any:
         """Return another tensor on the same memory, as `copy.copy` does."""
         return self.detach().requires_grad_(self.requires_grad)
