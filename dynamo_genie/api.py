@@ -13,8 +13,10 @@ from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.options import resolve_options
 from dynamo_genie.runtime.session.counters import Counters
+from dynamo_genie.torch_internals.opaque import opaque
 
 
+@opaque
 def connect(daemons: str | list[str] | None = None, **options: object) -> dict[str, Any]:
     """Open the session that compiled functions with the same options will use, and describe its daemon.
 
@@ -51,6 +53,7 @@ def _describe(connection: Connection) -> dict[str, Any]:
     }
 
 
+@opaque
 def stats() -> dict[str, Any]:
     """Return bytes on the wire by tensor class, calls, fetches and round trips, per daemon and in total.
 
@@ -62,12 +65,14 @@ def stats() -> dict[str, Any]:
     return {"total": _total([nothing, *daemons.values()]), "daemons": daemons}
 
 
+@opaque
 def reset_stats() -> None:
     """Start counting from zero."""
     for connection in CONNECTIONS.all():
         connection.session.counters.reset()
 
 
+@opaque
 def refresh(model: torch.nn.Module) -> None:
     """Compare every parameter and buffer with the daemon's copy by content, and send what differs.
 
@@ -80,6 +85,7 @@ def refresh(model: torch.nn.Module) -> None:
             connection.weights.refresh(tensors)
 
 
+@opaque
 def shutdown() -> None:
     """Close every session and stop the embedded daemon; the next compiled call opens new ones."""
     CONNECTIONS.shutdown()

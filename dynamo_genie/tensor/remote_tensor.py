@@ -3,7 +3,7 @@
 It claims the device that the program believes in (the CPU) and knows shape, strides and dtype; the elements come
 when something reads them. Eager operators on it run where it lives. Dynamo and AOTAutograd see through it to its
 *carrier*, a plain tensor of the same shape without memory, which brings the handle into compiled calls; the code
-here is none of theirs to trace, hence `disable`.
+here is none of theirs to trace, hence `opaque_class`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensors import span_numel
+from dynamo_genie.torch_internals.opaque import opaque_class
 from dynamo_genie.torch_internals.tensors import no_torch_function, wrapper_tensor
 
 Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -33,6 +34,7 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     return carrier
 
 
+@opaque_class
 class RemoteTensor(torch.Tensor):
     """A tensor that lives in a daemon.
 
@@ -98,49 +100,42 @@ class RemoteTensor(torch.Tensor):
 
     # --- reading -------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def materialize(self) -> torch.Tensor:
         """Return a plain local copy, detached."""
         assert self.handle is not None
         [local] = self.handle.session.fetch([self.handle.id], [self.handle.kind])
         return local
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # torch: untyped
         """Print like the tensor it stands for."""
         if self.handle is None:
             return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
         local = self.materialize()
         return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __format__(self, format_spec: str) -> str:
         """Format a number as a number, anything else like `repr`."""
         if self.dim() == 0 and self.handle is not None:
             return format(self.item(), format_spec)
         return object.__format__(self, format_spec)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def numpy(self, *, force: bool = False) -> Any:
         """Return the values as a read-only array: writing to it could not reach the daemon."""
         if self.requires_grad and not force:
             raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
-        array = self.materialize().numpy(force=force)
+        array = self.materialize().numpy(force=force).view()  # Dynamo lifts the flag for a moment: a view allows that
         array.flags.writeable = False
         return array
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         """Let NumPy read the values."""
         array = self.materialize().numpy()
         return array if dtype is None else array.astype(dtype)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def tolist(self) -> Any:
         """Return the values as nested lists."""
         return self.materialize().tolist()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle (and `torch.save`) as the plain tensor it stands for."""
         local = self.materialize()
@@ -155,7 +150,6 @@ class RemoteTensor(torch.Tensor):
         span = span_numel(self.shape, self.stride())
         return int(self.storage_offset() + span) * self.itemsize if span else 0
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
         """Copy in the daemon, with all memory the tensor views: views copied together share memory again."""
         if id(self) in memo:
@@ -179,6 +173,7 @@ class RemoteTensor(torch.Tensor):
         return self.handle is None and super()._is_view()
 
 
+@opaque_class
 class Tangent(RemoteTensor):
     """A remote tensor on its way into a backward graph, where AOTAutograd takes it for an opaque tensor.
 

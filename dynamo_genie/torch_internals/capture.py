@@ -14,6 +14,7 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
 from torch.fx import GraphModule, Node
 
+from dynamo_genie.torch_internals.opaque import opaque
 from dynamo_genie.torch_internals.operators import OperatorBase
 from dynamo_genie.torch_internals.probe import Probe, require
 
@@ -35,18 +36,34 @@ def capture_aten(
     Relies on AOTAutograd's entry for backends, `aot_module_simplified`: a graph that needs no gradient goes to
     `inference` alone, with its writes to inputs left in it (`keep_inference_input_mutations`); and on the setting
     `unlift_effect_tokens`, under which tokens that order effects stay inside the graph instead of becoming inputs.
+    Dynamo hides what a backend returns from its frame evaluator; a backward runs wherever `backward()` is called.
     """
     with functorch_config.patch(unlift_effect_tokens=True):
         compiled: Callable[..., Any] = aot_module_simplified(
             gm,
             example_inputs,
             fw_compiler=forward,  # type: ignore[arg-type]  # torch names the second argument
-            bw_compiler=backward,  # type: ignore[arg-type]
+            bw_compiler=_hidden(backward),  # type: ignore[arg-type]
             inference_compiler=inference,  # type: ignore[arg-type]
             decompositions=dict(decompositions),  # type: ignore[arg-type]  # torch's own tables have this wider type
             keep_inference_input_mutations=True,
         )
     return compiled
+
+
+def _hidden(compiler: GraphCompiler) -> GraphCompiler:
+    """Hide from Dynamo the compiler of a backward, which may first run inside `backward()`, and what it returns.
+
+    Relies on `_boxed_call`, which tells AOTAutograd that a function takes its inputs as one list.
+    """
+
+    @opaque
+    def compile_graph(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        run: Any = opaque(compiler(gm, example_inputs))
+        run._boxed_call = True
+        return run  # type: ignore[no-any-return]
+
+    return compile_graph
 
 
 @dataclass(frozen=True)
