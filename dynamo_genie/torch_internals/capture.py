@@ -8,14 +8,16 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import torch
+import torch._prims
 from torch._decomp import core_aten_decompositions
 from torch._functorch import config as functorch_config
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
+from torch._inductor import inductor_prims
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.torch_internals.opaque import opaque
-from dynamo_genie.torch_internals.operators import OperatorBase
+from dynamo_genie.torch_internals.operators import OperatorBase, OpOverload
 from dynamo_genie.torch_internals.probe import Probe, require
 
 GraphCompiler: TypeAlias = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -96,6 +98,15 @@ def core_decompositions() -> dict[OperatorBase, Callable[..., Any]]:
     return dict(core_aten_decompositions())
 
 
+def prim_decompositions() -> dict[OperatorBase, Callable[..., Any]]:
+    """Return what each of PyTorch's primitives is in ATen, by operator: what eager PyTorch runs for it, bit for bit.
+
+    Dynamo itself writes some into a graph, `fma` for `addcmul_(value=...)` above all. Relies on their `impl_aten`.
+    """
+    known = (*vars(torch._prims).values(), *vars(inductor_prims).values())
+    return {prim: prim.impl_aten for prim in known if isinstance(prim, OpOverload) and hasattr(prim, "impl_aten")}
+
+
 class _Boxed:
     """A graph that takes its inputs as one list, as the marker `_boxed_call` tells AOTAutograd."""
 
@@ -158,6 +169,13 @@ def _check_decompositions() -> None:
     require(gelu in core_decompositions(), "the core table has a decomposition of gelu_backward")
 
 
+def _check_prims() -> None:
+    prims = prim_decompositions()
+    fma = prims[inductor_prims.fma]
+    require(fma(torch.full((2,), 2.0), 3.0, torch.ones(2)).tolist() == [7.0, 7.0], "fma multiplies and adds")
+    require(prims[torch.ops.prims.sin.default](torch.zeros(1)).item() == 0.0, "prims have what ATen runs for them")
+
+
 PROBES = (
     Probe(
         "torch._functorch.aot_autograd.aot_module_simplified",
@@ -170,5 +188,9 @@ PROBES = (
         lambda: functorch_config.patch(unlift_effect_tokens=True),
     ),
     Probe("torch._guards.TracingContext", "tells weights from other inputs of a graph", _check_metadata),
+    Probe("torch._prims", "takes apart the primitives that Dynamo and reference implementations write", _check_prims),
+    Probe(
+        "torch._inductor.inductor_prims", "takes apart the primitives that Dynamo writes for optimizers", _check_prims
+    ),
     Probe("torch._decomp.core_aten_decompositions", "takes operators apart that no daemon runs", _check_decompositions),
 )
