@@ -176,6 +176,8 @@ def _check_prims() -> None:
     require(prims[torch.ops.prims.sin.default](torch.zeros(1)).item() == 0.0, "prims have what ATen runs for them")
 
 
+_NEW = ("2.13.0",)
+
 PROBES = (
     Probe(
         "torch._functorch.aot_autograd.aot_module_simplified",
@@ -188,7 +190,9 @@ PROBES = (
         lambda: functorch_config.patch(unlift_effect_tokens=True),
     ),
     Probe("torch._guards.TracingContext", "tells weights from other inputs of a graph", _check_metadata),
-    Probe("torch._prims", "takes apart the primitives that Dynamo and reference implementations write", _check_prims),
+    Probe(
+        "torch._prims", "takes apart the primitives that Dynamo and reference implementations write", _check_prims, _NEW
+    ),
     Probe(
         "torch._inductor.inductor_prims", "takes apart the primitives that Dynamo writes for optimizers", _check_prims
     ),

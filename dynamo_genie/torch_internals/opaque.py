@@ -84,4 +84,8 @@ def _check_opaque() -> None:
     require(not names & {"twice", "_twice", "ready"}, "neither what is disabled nor what it calls is seen")
 
 
-PROBES = (Probe("torch._dynamo.convert_frame.input_codes", "shows that nothing of ours is compiled", _check_opaque),)
+PROBES = (
+    Probe(
+        "torch._dynamo.convert_frame.input_codes", "shows that nothing of ours is compiled", _check_opaque, ("2.13.0",)
+    ),
+)
