@@ -16,9 +16,11 @@ from dynamo_genie.options import resolve_options
 from dynamo_genie.runtime.session.counters import Counters
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.tensor.to_local import ToLocal
+from dynamo_genie.torch_internals.opaque import opaque
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
 
+@opaque
 def connect(daemons: str | list[str] | None = None, **options: object) -> dict[str, Any]:
     """Open the session that compiled functions with the same options will use, and describe its daemon.
 
@@ -55,6 +57,7 @@ def _describe(connection: Connection) -> dict[str, Any]:
     }
 
 
+@opaque
 def stats() -> dict[str, Any]:
     """Return bytes on the wire by tensor class, calls, fetches and round trips, per daemon and in total.
 
@@ -70,6 +73,7 @@ def stats() -> dict[str, Any]:
     return {"total": total, "daemons": daemons, "client_operators": here}
 
 
+@opaque
 def reset_stats() -> None:
     """Start counting from zero."""
     CONNECTIONS.client_work.reset()
@@ -77,6 +81,7 @@ def reset_stats() -> None:
         connection.session.counters.reset()
 
 
+@opaque
 def refresh(model: torch.nn.Module) -> None:
     """Compare every parameter and buffer with the daemon's copy by content, and send what differs.
 
@@ -91,6 +96,7 @@ def refresh(model: torch.nn.Module) -> None:
             connection.weights.refresh(tensors)
 
 
+@opaque
 def to_local(tree: Any) -> Any:
     """Return a copy of nested containers in which every result that lives in a daemon is a plain tensor.
 
@@ -105,6 +111,7 @@ def to_local(tree: Any) -> Any:
     return tree_map_only(RemoteTensor, lambda _: next(local), tree)
 
 
+@opaque
 def shutdown() -> None:
     """Close every session and stop the embedded daemon; the next compiled call opens new ones."""
     CONNECTIONS.shutdown()

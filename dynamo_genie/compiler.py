@@ -43,7 +43,9 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
     """
     if options.mode.remote:
         _require_cpu(example_inputs)
-    capture = _Capture(options, find_model_inputs(gm, example_inputs), watch_for(options))
+    capture = _Capture(
+        options, find_model_inputs(gm, example_inputs), _local_leaves(example_inputs), watch_for(options)
+    )
     compiled = capture_aten(
         gm,
         example_inputs,
@@ -87,9 +89,10 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
 class _Capture:
     """Receives the ATen graphs of one Dynamo graph from AOTAutograd: a forward, later perhaps its backward."""
 
-    def __init__(self, options: Options, model: Origins, watch: Watch) -> None:
+    def __init__(self, options: Options, model: Origins, leaves: frozenset[int], watch: Watch) -> None:
         self._options = options
         self._model = model
+        self._leaves = leaves
         self._watch = watch
         self._resident: frozenset[int] = frozenset()
         self.mutates = False
@@ -118,7 +121,7 @@ class _Capture:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
         observer = self._watch("backward")
         gm = _understand(gm, origins_of(gm, self._model, "backward"), observer)
-        return self._compile(gm, frozenset(), self._resident, None, observer)
+        return self._compile(gm, frozenset(), self._resident | self._leaves, None, observer)
 
     def _compile(
         self,
@@ -174,6 +177,18 @@ def _understand(gm: GraphModule, origins: Origins, observer: GraphObserver | Non
 
 def _rewrite(gm: GraphModule, rewrites: Sequence[Pass], observer: GraphObserver | None) -> GraphModule:
     return run_passes(gm, rewrites, observer.passed if observer is not None else None).gm
+
+
+def _local_leaves(example_inputs: Sequence[Any]) -> frozenset[int]:
+    """Return the positions of local tensors on which autograd keeps their gradients."""
+    return frozenset(
+        i
+        for i, value in enumerate(example_inputs)
+        if isinstance(value, torch.Tensor)
+        and not isinstance(value, RemoteTensor)
+        and value.requires_grad
+        and value.is_leaf
+    )
 
 
 def _require_cpu(example_inputs: Sequence[Any]) -> None:

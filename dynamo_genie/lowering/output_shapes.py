@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -66,13 +66,13 @@ class OutputShapes:
     def __init__(self, placeholders: Sequence[Node], values: Sequence[Any]) -> None:
         sources = _symbol_sources(placeholders)
         expressions = [tuple(_expressions(value)) for value in values]
-        free = sorted({s for items in expressions for item in items for s in item.free_symbols}, key=str)
         self.outputs = tuple(_metadata(value) for value in values)
+        unknown = [any(s not in sources for item in items for s in item.free_symbols) for items in expressions]
+        self.depends_on_data = any(unknown)
+        _refuse_numbers(values, unknown)
+        expressions = [() if skip else items for skip, items in zip(unknown, expressions, strict=True)]
+        free = sorted({s for items in expressions for item in items for s in item.free_symbols}, key=str)
         self.depends_on_call = any(not item.is_number for items in expressions for item in items)
-        self.depends_on_data = any(symbol not in sources for symbol in free)
-        if self.depends_on_data:
-            _refuse_numbers(values, sources)
-            return
         found = [(output.dtype, items) for output, items in zip(self.outputs, expressions, strict=True)]
         unlike = list(dict.fromkeys(found))  # the caches of all layers have one shape: it is evaluated once
         self._which = [unlike.index(each) for each in found]
@@ -85,7 +85,7 @@ class OutputShapes:
 
     def evaluate(self, args: Sequence[Any]) -> Sequence[OutputMetadata]:
         """Return the outputs' metadata for a call with these arguments; sizes that depend on data stay None."""
-        if not self.depends_on_call or self.depends_on_data:
+        if not self.depends_on_call:
             return self.outputs
         sizes = self._evaluate(*[read(args) for read in self._symbols])
         resolved = [_resolve(output, found) for output, found in zip(self._first, sizes, strict=True)]
@@ -102,12 +102,10 @@ def shapes_of(gm: GraphModule) -> OutputShapes:
     return OutputShapes(placeholders, [getattr(o, "meta", {}).get("val", o) for o in outputs])
 
 
-def _refuse_numbers(values: Sequence[Any], sources: Mapping[Any, Any]) -> None:
+def _refuse_numbers(values: Sequence[Any], unknown: Sequence[bool]) -> None:
     """Refuse a graph that returns a plain number which only the daemon will know."""
-    for value in values:
-        if not isinstance(value, torch.Tensor) and any(
-            s not in sources for e in _expressions(value) for s in e.free_symbols
-        ):
+    for value, depends_on_data in zip(values, unknown, strict=True):
+        if depends_on_data and not isinstance(value, torch.Tensor):
             raise UnsupportedOperator(
                 f"the graph returns {value}, a number that depends on the data; return it as a tensor, or leave "
                 "torch._dynamo.config.capture_scalar_outputs off, which splits the graph there"

@@ -9,10 +9,13 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import bring_here, live_on, read
+from dynamo_genie.tensor.to_local import ToLocal
 from dynamo_genie.torch_internals.capture import is_tracing
 from dynamo_genie.torch_internals.guarded_memory import data_of, take_over
+from dynamo_genie.torch_internals.opaque import opaque_class
 
 
+@opaque_class
 class NativeAccess(InDaemon):
     """The methods of a tensor that hand out memory, or take some."""
 
@@ -22,7 +25,6 @@ class NativeAccess(InDaemon):
         return data_of(self)
 
     @data.setter
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def data(self, other: torch.Tensor) -> None:
         if self.traced:
             take_over(self, other)
@@ -35,66 +37,54 @@ class NativeAccess(InDaemon):
         """Return the plain tensor on the same memory, which wants a gradient where this one does."""
         return bring_here(self).requires_grad_(self.requires_grad)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def data_ptr(self) -> int:
         """Return the address of the first element."""
         return super().data_ptr() if self.traced else bring_here(self).data_ptr()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def untyped_storage(self) -> torch.UntypedStorage:
         """Return the memory as bytes; to who traces a graph, none that could be another tensor's."""
         return torch.UntypedStorage(0) if self.traced or is_tracing() else bring_here(self).untyped_storage()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def storage(self) -> Any:
         """Return the memory as elements, in the form that PyTorch deprecates."""
         return super().storage() if self.traced else bring_here(self).storage()  # type: ignore[no-untyped-call]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _typed_storage(self) -> Any:
         return super()._typed_storage() if self.traced else bring_here(self)._typed_storage()  # type: ignore[no-untyped-call]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def numpy(self, *, force: bool = False) -> Any:
         """Return the memory as an array: what is written to the one is in the other."""
         return self._here().numpy(force=force)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """Let NumPy have the memory, or a copy of the values where it wants that."""
         plain = read(self).requires_grad_(self.requires_grad) if copy else self._here()
         array = plain.numpy()
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __dlpack__(self, **wanted: Any) -> Any:
         """Let another library have the memory."""
         return self._here().__dlpack__(**wanted)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def share_memory_(self) -> Any:
         """Move the memory to where other processes see it."""
         bring_here(self).share_memory_()
         return self
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def is_shared(self) -> bool:
         """Say whether other processes see the memory."""
         return not self.traced and self.memory.local is not None and bring_here(self).is_shared()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def apply_(self, function: Any) -> Any:
         """Replace each element by what a Python function makes of it."""
         self._here().apply_(function)
         return self
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def map_(self, other: Any, function: Any) -> Any:
         """Replace each element by what a Python function makes of it and of another tensor's."""
         self._here().map_(_plain(other), function)
         return self
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def map2_(self, other: Any, third: Any, function: Any) -> Any:
         """Replace each element by what a Python function makes of it and of two other tensors'."""
         self._here().map2_(_plain(other), _plain(third), function)
@@ -108,20 +98,18 @@ class NativeAccess(InDaemon):
         """Return a new tensor of this dtype, in the form that PyTorch deprecates."""
         return torch.empty(0, dtype=self.dtype).new(*args, **wanted)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def as_subclass(self, cls: Any) -> Any:
         """Return a tensor of another class on the same memory; with a gradient, one of the same values."""
         if self.traced:
             return super().as_subclass(cls)
         if self.requires_grad and torch.is_grad_enabled():
-            return self.to_local().as_subclass(cls)
+            return ToLocal.apply(self)[0].as_subclass(cls)  # type: ignore[no-untyped-call]
         return bring_here(self).as_subclass(cls)
 
     def __copy__(self) -> Any:
         """Return another tensor on the same memory, as `copy.copy` does."""
         return self.detach().requires_grad_(self.requires_grad)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle (and `torch.save`) as the plain tensor it stands for; views saved together share memory again."""
         shared = self.memory.nbytes or self.memory.local is not None

@@ -10,10 +10,12 @@ import torch
 from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import read, read_number
 from dynamo_genie.torch_internals.guarded_memory import answers_in_python
+from dynamo_genie.torch_internals.opaque import opaque_class
 
 aten = torch.ops.aten
 
 
+@opaque_class
 class Reading(InDaemon):
     """The methods of a tensor that fetch its values and leave it where it is.
 
@@ -21,7 +23,6 @@ class Reading(InDaemon):
     on operators on the tensor itself.
     """
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def materialize(self) -> torch.Tensor:
         """Return a plain local copy, detached."""
         return read(self)
@@ -68,20 +69,17 @@ class Reading(InDaemon):
             return self
         return aten.neg.default(aten._neg_view.default(self))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def tolist(self) -> Any:
         """Return the values as nested lists."""
         return read(self).tolist()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # torch: untyped
         """Print like the tensor it stands for."""
         if self.traced:
             return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
         local = read(self)
         return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __format__(self, format_spec: str) -> str:
         """Format a number as a number, anything else like `repr`."""
         if self.dim() == 0 and not self.traced:

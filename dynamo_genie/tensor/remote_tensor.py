@@ -3,7 +3,7 @@
 It claims the device that the program believes in (the CPU) and knows shape, strides and dtype; the elements come
 when something reads them. Eager operators on it run where it lives. Dynamo and AOTAutograd see through it to its
 *carrier*, a plain tensor of the same shape without memory, which brings the handle into calls that this backend
-compiled; the code here is none of theirs to trace, hence `disable`.
+compiled; the code here is none of theirs to trace, hence `opaque`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dynamo_genie.tensor.native_access import NativeAccess
 from dynamo_genie.tensor.reading import Reading, subscript
 from dynamo_genie.torch_internals.capture import wants_elements
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
+from dynamo_genie.torch_internals.opaque import opaque, opaque_class
 from dynamo_genie.torch_internals.subscript import indexed_by
 
 IN_OUR_CALL: ContextVar[bool] = ContextVar("IN_OUR_CALL", default=False)
@@ -37,7 +38,8 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     return carrier
 
 
-@indexed_by(subscript)
+@indexed_by(opaque(subscript))
+@opaque_class
 class RemoteTensor(Reading, NativeAccess):
     """A tensor that lives in a daemon, or did until its memory was touched."""
 
@@ -81,7 +83,6 @@ class RemoteTensor(Reading, NativeAccess):
             return bring_here(self)
         return Tangent(self.shape, self.stride(), self.dtype, self.named(), offset=self.storage_offset())
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
         """Copy in the daemon, with all memory the tensor views: views copied together share memory again."""
         if id(self) in memo:
@@ -104,6 +105,7 @@ class RemoteTensor(Reading, NativeAccess):
         return self.traced and super()._is_view()
 
 
+@opaque_class
 class Tangent(RemoteTensor):
     """A remote tensor on its way into a backward graph, where AOTAutograd takes it for an opaque tensor.
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
+from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import read_together
-from dynamo_genie.tensor.remote_tensor import RemoteTensor
 
 
 class ToLocal(torch.autograd.Function):
     """Returns plain tensors with the values of remote ones, in one round trip a daemon; gradients pass through."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: RemoteTensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, *tensors: InDaemon) -> tuple[torch.Tensor, ...]:
         """Read the values."""
         return tuple(read_together(tensors))
 

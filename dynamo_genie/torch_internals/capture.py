@@ -9,14 +9,20 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
+import torch._prims
 from torch._decomp import core_aten_decompositions
+from torch._dynamo import eval_frame
 from torch._functorch import config as functorch_config
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
+from torch._inductor import inductor_prims
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.torch_internals.operators import OperatorBase
+from dynamo_genie.torch_internals.opaque import opaque
+from dynamo_genie.torch_internals.operators import OperatorBase, OpOverload
 from dynamo_genie.torch_internals.probe import Probe, require
+
+_DISABLED = eval_frame.__file__
 
 GraphCompiler: TypeAlias = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 """Receives an ATen graph with fake inputs, and returns what runs it on a list of real ones."""
@@ -36,18 +42,34 @@ def capture_aten(
     Relies on AOTAutograd's entry for backends, `aot_module_simplified`: a graph that needs no gradient goes to
     `inference` alone, with its writes to inputs left in it (`keep_inference_input_mutations`); and on the setting
     `unlift_effect_tokens`, under which tokens that order effects stay inside the graph instead of becoming inputs.
+    Dynamo hides what a backend returns from its frame evaluator; a backward runs wherever `backward()` is called.
     """
     with functorch_config.patch(unlift_effect_tokens=True):
         compiled: Callable[..., Any] = aot_module_simplified(
             gm,
             example_inputs,
             fw_compiler=forward,  # type: ignore[arg-type]  # torch names the second argument
-            bw_compiler=backward,  # type: ignore[arg-type]
+            bw_compiler=_hidden(backward),  # type: ignore[arg-type]
             inference_compiler=inference,  # type: ignore[arg-type]
             decompositions=dict(decompositions),  # type: ignore[arg-type]  # torch's own tables have this wider type
             keep_inference_input_mutations=True,
         )
     return compiled
+
+
+def _hidden(compiler: GraphCompiler) -> GraphCompiler:
+    """Hide from Dynamo the compiler of a backward, which may first run inside `backward()`, and what it returns.
+
+    Relies on `_boxed_call`, which tells AOTAutograd that a function takes its inputs as one list.
+    """
+
+    @opaque
+    def compile_graph(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        run: Any = opaque(compiler(gm, example_inputs))
+        run._boxed_call = True
+        return run  # type: ignore[no-any-return]
+
+    return compile_graph
 
 
 @dataclass(frozen=True)
@@ -86,12 +108,24 @@ def wants_elements(frame: FrameType) -> bool:
     Relies on AOTAutograd taking subclasses apart in its own files, or in code that it generates and names after them.
     Guards ask too, from C++, and while a graph is traced only layouts matter.
     """
-    return "_functorch" in frame.f_code.co_filename and not is_tracing()
+    asking: FrameType | None = frame
+    while asking is not None and asking.f_code.co_filename == _DISABLED:  # what makes a method opaque to Dynamo
+        asking = asking.f_back
+    return asking is not None and "_functorch" in asking.f_code.co_filename and not is_tracing()
 
 
 def core_decompositions() -> dict[OperatorBase, Callable[..., Any]]:
     """Return PyTorch's decompositions into its core operators, by operator."""
     return dict(core_aten_decompositions())
+
+
+def prim_decompositions() -> dict[OperatorBase, Callable[..., Any]]:
+    """Return what each of PyTorch's primitives is in ATen, by operator: what eager PyTorch runs for it, bit for bit.
+
+    Dynamo itself writes some into a graph, `fma` for `addcmul_(value=...)` above all. Relies on their `impl_aten`.
+    """
+    known = (*vars(torch._prims).values(), *vars(inductor_prims).values())
+    return {prim: prim.impl_aten for prim in known if isinstance(prim, OpOverload) and hasattr(prim, "impl_aten")}
 
 
 class _Boxed:
@@ -158,6 +192,15 @@ def _check_decompositions() -> None:
     require(gelu in core_decompositions(), "the core table has a decomposition of gelu_backward")
 
 
+def _check_prims() -> None:
+    prims = prim_decompositions()
+    fma = prims[inductor_prims.fma]
+    require(fma(torch.full((2,), 2.0), 3.0, torch.ones(2)).tolist() == [7.0, 7.0], "fma multiplies and adds")
+    require(prims[torch.ops.prims.sin.default](torch.zeros(1)).item() == 0.0, "prims have what ATen runs for them")
+
+
+_NEW = ("2.13.0",)
+
 PROBES = (
     Probe(
         "torch._functorch.aot_autograd.aot_module_simplified",
@@ -169,6 +212,17 @@ PROBES = (
         "keeps the tokens that order effects inside a graph",
         lambda: functorch_config.patch(unlift_effect_tokens=True),
     ),
+    Probe(
+        "torch._dynamo.eval_frame",
+        "tells who asks for a tensor's elements past what hides us from Dynamo",
+        lambda: require("eval_frame" in _DISABLED, "functions that Dynamo leaves alone are called from that file"),
+    ),
     Probe("torch._guards.TracingContext", "tells weights from other inputs of a graph", _check_metadata),
+    Probe(
+        "torch._prims", "takes apart the primitives that Dynamo and reference implementations write", _check_prims, _NEW
+    ),
+    Probe(
+        "torch._inductor.inductor_prims", "takes apart the primitives that Dynamo writes for optimizers", _check_prims
+    ),
     Probe("torch._decomp.core_aten_decompositions", "takes operators apart that no daemon runs", _check_decompositions),
 )

@@ -9,7 +9,7 @@ from dynamo_genie.torch_internals.probe import SEEN, MissingHook, Probe
 
 FILES = (
     "capture", "compile_context", "descriptors", "fake", "graph_capture", "guarded_memory", "guards", "inductor",
-    "operators", "pytree", "subscript", "tensors",
+    "opaque", "operators", "pytree", "subscript", "tensors",
 )  # fmt: skip
 """The modules of this room that hold hooks."""
 

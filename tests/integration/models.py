@@ -88,6 +88,11 @@ def _qwen3() -> nn.Module:
     return hf.Qwen3ForCausalLM(hf.Qwen3Config(**_DECODER))
 
 
+def _gemma2() -> nn.Module:
+    """A window that no prompt here fills: the cache keeps its length as a number beside its tensors."""
+    return hf.Gemma2ForCausalLM(hf.Gemma2Config(**_DECODER, sliding_window=32, query_pre_attn_scalar=8))
+
+
 def _gemma3() -> nn.Module:
     layers = ["sliding_attention", "full_attention"]
     config = hf.Gemma3TextConfig(**_DECODER, sliding_window=6, layer_types=layers, query_pre_attn_scalar=8)
@@ -169,6 +174,7 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "llama": _llama,
     "mistral": _mistral,
     "qwen3": _qwen3,
+    "gemma2": _gemma2,
     "gemma3": _gemma3,
     "phi3": _phi3,
     "mixtral": _mixtral,

@@ -137,6 +137,17 @@ def test_a_number_that_came_down_to_one_value_is_returned(compiled: Compile) -> 
     assert [run(torch.ones(2), n)[2] for n in (3, 4, 5, 0, 1)] == [6, 8, 10, 0, 2]
 
 
+def test_a_number_beside_a_size_that_depends_on_the_data_is_returned(compiled: Compile) -> None:
+    def function(x: Tensor, n: int) -> tuple[Any, ...]:
+        return x.nonzero(), n * 2, x.sum(), x.new_ones(n), n >= 4
+
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        run = compiled(function, fullgraph=True, dynamic=True)
+        for n in (3, 4, 5):
+            x = torch.tensor([0.0, 1, 0, 2])[: n - 1]
+            same(run(x, n), function(x, n))
+
+
 def test_nested_containers_go_in_and_come_out(compiled: Compile) -> None:
     def swap(tree: dict[str, Any]) -> dict[str, Any]:
         return {"b": [tree["a"] + 1, (tree["c"][0], None)], "n": tree["c"][1]}

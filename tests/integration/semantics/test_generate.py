@@ -16,7 +16,7 @@ from transformers import CompileConfig
 from tests.integration.conftest import Compile
 from tests.integration.models import Prompt, audio_prompt, make_model, token_prompt
 
-DECODERS = ("gpt2", "gptj", "gpt_neox", "llama", "mistral", "qwen3", "gemma3", "phi3", "mixtral")
+DECODERS = ("gpt2", "gptj", "gpt_neox", "llama", "mistral", "qwen3", "gemma2", "gemma3", "phi3", "mixtral")
 ENCODER_DECODERS = ("t5", "bart", "whisper")
 ALL_MODELS = (*DECODERS, *ENCODER_DECODERS)
 FAST = ("gpt2",)
