@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamo_genie.api import connect, refresh, reset_stats, shutdown, stats
+    from dynamo_genie.api import connect, refresh, reset_stats, shutdown, stats, synchronize
 
-__all__ = ["connect", "refresh", "reset_stats", "shutdown", "stats"]
+__all__ = ["connect", "refresh", "reset_stats", "shutdown", "stats", "synchronize"]
 
 
 def __getattr__(name: str) -> Any:

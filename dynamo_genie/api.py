@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.options import resolve_options
 from dynamo_genie.runtime.session.counters import Counters
+
+log = logging.getLogger(__name__)
 
 
 def connect(daemons: str | list[str] | None = None, **options: object) -> dict[str, Any]:
@@ -78,6 +82,24 @@ def refresh(model: torch.nn.Module) -> None:
     for connection in CONNECTIONS.all():
         with connection.session.lock:
             connection.weights.refresh(tensors)
+
+
+def synchronize() -> None:
+    """Wait until the daemons have run everything so far, and raise the first error that nobody was told of.
+
+    Errors in a daemon are raised when something is read that was computed from them; this asks for all that nobody has
+    read. Of several the one that was called first is raised, and the others are logged; each is raised here once.
+    """
+    sessions = [connection.session for connection in CONNECTIONS.all() if connection.alive]
+    for session in sessions:  # all run before one of them is waited for
+        with session.lock:
+            session.flush()
+    found = [error for session in sessions if (error := session.settle()) is not None]
+    found.sort(key=itemgetter(0))
+    for _, later in found[1:]:
+        log.warning("a call failed in a daemon, after the one whose error is raised: %s", later)
+    if found:
+        raise found[0][1]
 
 
 def shutdown() -> None:

@@ -119,7 +119,9 @@ class _Capture:
             gm = _rewrite(gm, LAYOUT_REWRITES, observer)
         lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
-        plan = plan_calls(gm, mode, self._options.engine, resident, n_results, gradients)
+        plan = plan_calls(
+            gm, mode, self._options.engine, resident, n_results, gradients, immediate=self._options.immediate
+        )
         shapes = shapes_of(gm)
         place: Place = (
             OnSeveralDaemons(gm, plan, self._options)

@@ -53,6 +53,8 @@ class Options:
             None leaves it to the mode.
         placement_seed: The seed of "blind".
         links: Links whose speed is given instead of measured; see `LinkSpeed`.
+        errors: When an error in the daemon is raised: "late", when something is read that was computed from it, or
+            "immediate", by the call itself, which then waits for the daemon.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
     """
 
@@ -66,7 +68,13 @@ class Options:
     placement: Literal["semantic", "blind"] | None = None
     placement_seed: int = 0
     links: tuple[LinkSpeed, ...] = ()
+    errors: Literal["late", "immediate"] = "late"
     debug_dir: str | None = None
+
+    @property
+    def immediate(self) -> bool:
+        """Whether each call waits until the daemon has run it, and raises what went wrong there."""
+        return self.errors == "immediate"
 
     @property
     def several(self) -> bool:
@@ -211,6 +219,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "placement": _policy,
         "placement_seed": _integer,
         "links": _links,
+        "errors": partial(_one_of, ("late", "immediate")),
         "debug_dir": _path,
     }
 )

@@ -41,6 +41,7 @@ class GraphCall:
         self._asks = shapes.depends_on_data
         self._results = placement.results
         self._fetched = plan.fetched
+        self._immediate = plan.immediate
         self._held = held
         self._mesh = mesh
         self._moved: dict[tuple[Handle, Session], Handle] = {}
@@ -50,7 +51,7 @@ class GraphCall:
     def send(self, part: Part, bound: BoundProgram, session: Session) -> None:
         """Send one part; everything that it reads has been sent before."""
         values, kinds = self.values, part.input_kinds
-        call = ProgramCall(session, part.lowered.program, self._move)
+        call = ProgramCall(session, part.lowered.program, self._move, immediate=self._immediate)
         for position, slot in bound.free:
             call.add(position, values[slot], kinds[position])
         for result in part.results:
@@ -58,13 +59,18 @@ class GraphCall:
                 call.drop_result()
             else:
                 values[result[0]] = call.name_result(result[1])
-        call.post(bound.program, bound.number)
+        try:
+            call.post(bound.program, bound.number)
+        except BaseException:
+            if bound.written:
+                bound.forget_written()
+            raise
         self._sessions[session] = None
         for index in bound.written:
             local = values[bound.resident[index]]
             self._wanted.want(session, bound.handle_ids[index], "weight", local.copy_)
         if bound.written:
-            self._wanted.afterwards(bound.mark_written_back)
+            self._wanted.afterwards(bound.mark_written_back, bound.forget_written)
         for local, handle in call.written:
             self._wanted.want_handle(handle, handle.kind, local.copy_)
 

@@ -39,6 +39,7 @@ class CallPlan:
         output_kinds: The tensor class of each output.
         passed_through: For each output, the position of the input it is, or -1.
         fetched: Outputs that come here with the call: gradients of local parameters, or all where no result stays.
+        immediate: Whether a call waits until the daemon has run it, and raises what went wrong there.
     """
 
     mode: Mode
@@ -49,6 +50,7 @@ class CallPlan:
     output_kinds: tuple[TensorClass, ...]
     passed_through: tuple[int, ...]
     fetched: frozenset[int]
+    immediate: bool = False
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Return the positions of the local parameters and buffers of a call: those that are bound, not sent."""
@@ -70,6 +72,8 @@ def plan_calls(
     resident: frozenset[int],
     n_results: int | None = None,
     gradients: frozenset[int] = frozenset(),
+    *,
+    immediate: bool = False,
 ) -> CallPlan:
     """Read a graph's call plan off its annotated nodes.
 
@@ -80,6 +84,7 @@ def plan_calls(
         resident: Positions of its parameters and buffers.
         n_results: How many of its outputs the user sees; the others are saved for backward. None: all.
         gradients: Outputs that the program wants here, where the graph makes them.
+        immediate: Whether its calls wait for the daemon, to raise their own errors.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     position = {node: i for i, node in enumerate(placeholders)}
@@ -101,6 +106,7 @@ def plan_calls(
         ),
         passed_through=tuple(position.get(output, -1) for output in outputs),
         fetched=gradients if mode.results_stay else made,
+        immediate=immediate,
     )
 
 
