@@ -11,6 +11,7 @@ import torch
 from dynamo_genie.calls.bound_program import BoundProgram
 from dynamo_genie.calls.parts import Part, Placement
 from dynamo_genie.calls.plan import CallPlan
+from dynamo_genie.calls.saved import note_versions
 from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session.read_back import ReadBack
@@ -41,7 +42,7 @@ class GraphCall:
         self._asks = shapes.depends_on_data
         self._results = placement.results
         self._fetched = plan.fetched
-        self._immediate = plan.immediate
+        self._immediate, self._saved = plan.immediate, plan.saved
         self._held = held
         self._mesh = mesh
         self._moved: dict[tuple[Handle, Session], Handle] = {}
@@ -78,10 +79,12 @@ class GraphCall:
         """Return the graph's results, remote but for those the program must have here."""
         fetched: dict[int, torch.Tensor] = {}
         self.read(fetched).fetch()
-        return [
+        results = [
             fetched[i] if i in fetched else wrap_result(output, self.values[slot])
             for i, (output, slot) in enumerate(zip(self.metadata, self._results, strict=True))
         ]
+        note_versions(self._saved, self.values, results)
+        return results
 
     def read(self, into: dict[int, torch.Tensor]) -> ReadBack:
         """Have the daemons begin; return what is to be fetched, of which results come `into`, by position."""

@@ -13,6 +13,7 @@ from typing import Any
 from dynamo_genie.calls.call import GraphCall
 from dynamo_genie.calls.parts import Placement
 from dynamo_genie.calls.plan import CallPlan
+from dynamo_genie.calls.saved import require_unmodified
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.connections.fleet import locked
 from dynamo_genie.lowering.output_shapes import OutputShapes
@@ -42,6 +43,7 @@ class CompiledGraph:
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties `args`, so that arguments can die as soon as they are sent."""
+        require_unmodified(args)
         placement = self.place(args)
         results = self._run_alone(placement, args) if len(placement.parts) == 1 else None
         if results is None:

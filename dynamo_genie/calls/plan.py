@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from dynamo_genie.calls.saved import SavedValue, saved_values
 from dynamo_genie.modes import Mode
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
 from dynamo_genie.runtime.wire.tensor_class import TensorClass
@@ -40,6 +41,7 @@ class CallPlan:
         passed_through: For each output, the position of the input it is, or -1.
         fetched: Outputs that come here with the call: gradients of local parameters, or all where no result stays.
         immediate: Whether a call waits until the daemon has run it, and raises what went wrong there.
+        saved: Outputs that are saved for backward, of which autograd would notice it if they were written to.
     """
 
     mode: Mode
@@ -51,6 +53,7 @@ class CallPlan:
     passed_through: tuple[int, ...]
     fetched: frozenset[int]
     immediate: bool = False
+    saved: tuple[SavedValue, ...] = ()
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Return the positions of the local parameters and buffers of a call: those that are bound, not sent."""
@@ -107,6 +110,7 @@ def plan_calls(
         passed_through=tuple(position.get(output, -1) for output in outputs),
         fetched=gradients if mode.results_stay else made,
         immediate=immediate,
+        saved=saved_values(placeholders, outputs, n_results) if n_results is not None else (),
     )
 
 

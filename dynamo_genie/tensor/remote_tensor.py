@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, ClassVar
+from weakref import ref
 
 import torch
 
@@ -40,9 +41,11 @@ class RemoteTensor(torch.Tensor):
 
     Attributes:
         run_operator: Runs an operator where its remote arguments live; the room sets it when it is imported.
+        saved_from: Of a value that a forward graph saved: what shows the same memory, and its version at that time.
     """
 
     run_operator: ClassVar[Dispatch]
+    saved_from: tuple[torch.Tensor, int] | None = None
     handle: Handle | None
     _carrier: torch.Tensor | None
 
@@ -77,6 +80,7 @@ class RemoteTensor(torch.Tensor):
         if self._carrier is None:
             self._carrier = make_carrier(self)
             self._carrier.genie_handle = self.handle  # type: ignore[attr-defined]
+            self._carrier.genie_source = ref(self)  # type: ignore[attr-defined]
         return self._carrier
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
@@ -197,6 +201,12 @@ def handle_of(value: Any) -> Handle | None:
     if isinstance(value, RemoteTensor):
         return value.handle
     return getattr(value, "genie_handle", None) if isinstance(value, torch.Tensor) else None
+
+
+def source_of(value: Any) -> Any:
+    """Return the remote tensor for which a carrier stands, None when it is gone; anything else as it is."""
+    source = getattr(value, "genie_source", None)
+    return value if source is None or isinstance(value, RemoteTensor) else source()
 
 
 def is_expanded(tensor: torch.Tensor) -> bool:

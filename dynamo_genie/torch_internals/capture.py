@@ -74,6 +74,14 @@ def forward_metadata() -> ForwardMetadata | None:
     return ForwardMetadata(metadata.num_forward_returns, frozenset(metadata.static_input_indices or ()))
 
 
+def is_saved_unchecked(node: Node) -> bool:
+    """Whether a node is saved for backward in a way that autograd does not check for writes: as an attribute of `ctx`.
+
+    Relies on the mark `saved_tensor_with_no_vc_check` in `Node.meta`.
+    """
+    return bool(node.meta.get("saved_tensor_with_no_vc_check", False))
+
+
 def core_decompositions() -> dict[OperatorBase, Callable[..., Any]]:
     """Return PyTorch's decompositions into its core operators, by operator."""
     return dict(core_aten_decompositions())
