@@ -43,7 +43,11 @@ def saved_values(placeholders: Sequence[Node], outputs: Sequence[Any], n_results
     results: dict[Node, int] = {}
     for position, node in enumerate(outputs[:n_results]):
         if isinstance(node, Node):
-            results.setdefault(_memory_of(node), position)
+            memory = _memory_of(node)
+            if (
+                memory is node or memory not in results
+            ):  # if the whole is there, views are of that
+                results[memory] = position
     found = []
     for position, node in enumerate(outputs[n_results:], n_results):
         if not isinstance(node, Node) or not isinstance(node.meta.get("val"), torch.Tensor) or is_saved_unchecked(node):

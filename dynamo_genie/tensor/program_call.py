@@ -52,7 +52,10 @@ class ProgramCall:
     def __init__(
         self, session: Session, program: Program, move: Move = refuse_to_move, *, immediate: bool = False
     ) -> None:
-        """Begin a call; an `immediate` one waits until it has run, and so will operators on its results."""
+        """Begin a call; an `immediate` one waits until it has run, and so will operators on its results.
+
+        A program that makes and writes nothing is there for its error alone, which nobody could read later.
+        """
         self.session = session
         self._immediate = immediate
         self.inputs: list[m.CallInput] = []
@@ -121,7 +124,8 @@ class ProgramCall:
         if self._program.random:
             source = torch.default_generator if generator is None else generator
             state = source.get_state().numpy().tobytes()
-        if self._immediate or source is not None:
+        checks_only = not (self._program.outputs or self._program.mutated_inputs)
+        if self._immediate or checks_only or source is not None:
             request = session.request_id()
         call = m.Call(number, binding, tuple(self.inputs), tuple(self._outputs), request, state)
         session.post(call, len(state) or COMMAND_NBYTES)
