@@ -44,9 +44,7 @@ def saved_values(placeholders: Sequence[Node], outputs: Sequence[Any], n_results
     for position, node in enumerate(outputs[:n_results]):
         if isinstance(node, Node):
             memory = _memory_of(node)
-            if (
-                memory is node or memory not in results
-            ):  # if the whole is there, views are of that
+            if memory is node or memory not in results:  # if the whole is there, views are of that
                 results[memory] = position
     found = []
     for position, node in enumerate(outputs[n_results:], n_results):

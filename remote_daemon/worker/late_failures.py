@@ -30,7 +30,7 @@ class FailureLog:
         if failure.number:
             return failure
         self._number += 1
-        call = calls if isinstance(command, m.Call) else calls + 1  # anything else prepares the next one
+        call = calls if isinstance(command, m.Call) else 0 if answered else calls + 1  # it prepares the next one
         failure = msgspec.structs.replace(failure, number=self._number, call=call)
         if not answered:
             self._keep(failure)

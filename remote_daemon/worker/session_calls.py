@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import torch
 
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import GenieError, ProtocolError
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.failures import FailedDraw
@@ -53,7 +53,7 @@ class RefusedProgram:
     """A program that could not be registered: why, and which inputs it would have written."""
 
     error: m.ErrorInfo
-    mutated: frozenset[int]
+    mutated: Collection[int]
 
 
 class SessionCalls:
@@ -71,7 +71,7 @@ class SessionCalls:
         self._inputs = inputs
         self._programs: dict[int, LoadedProgram] = {}
         self._refused: dict[int, RefusedProgram] = {}
-        self._unloaded: frozenset[int] = frozenset()
+        self._unloaded: Collection[int] = ()
         self._told_of: set[int] = set()
         self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
         self.count = 0
@@ -95,7 +95,7 @@ class SessionCalls:
         self._programs.pop(command.program, None)
         if len(self._refused) < MAX_REFUSED:
             self._refused[command.program] = RefusedProgram(error, self._unloaded)
-        self._unloaded = frozenset()
+        self._unloaded = ()
 
     def poison(self, call: m.Call, error: m.ErrorInfo) -> None:
         """Let fail with `error` what a failed call should have made, and what it may have written or not."""
@@ -201,9 +201,9 @@ class SessionCalls:
         return m.EngineFellBack(number, running.reason[:MAX_STRING])
 
 
-def _written_by(encoded: bytes) -> frozenset[int]:
-    """Return the inputs that a program writes; none where it cannot be read, which no client of ours sends."""
+def _written_by(encoded: bytes) -> Collection[int]:
+    """Return the inputs that a program writes: all it may have, where it cannot be read."""
     try:
-        return frozenset(decode_program(encoded).mutated_inputs)
-    except ProtocolError:
-        return frozenset()
+        return decode_program(encoded).mutated_inputs
+    except GenieError:
+        return range(MAX_ITEMS)

@@ -49,7 +49,7 @@ class CallLog:
 
     def describe(self, call: int) -> str:
         """Return which call it was and where and when it was made, for an error."""
-        if not call:
+        if not 0 < call <= self.count:  # what is sent for a call may fail before that is made
             return ""
         made = self._find(call)
         if made is None:
