@@ -101,7 +101,7 @@ class _Capture:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
         observer = self._watch("backward")
         gm = _understand(gm, origins_of(gm, self._model, "backward"), observer)
-        return self._compile(gm, frozenset(), self._resident, None, observer)
+        return self._compile(gm, frozenset(), self._resident, None, observer, backward=True)
 
     def _compile(
         self,
@@ -110,6 +110,8 @@ class _Capture:
         gradients: frozenset[int],
         n_results: int | None,
         observer: GraphObserver | None,
+        *,
+        backward: bool = False,
     ) -> Callable[..., Any]:
         mode = self._options.mode
         if not mode.remote:
@@ -120,7 +122,14 @@ class _Capture:
         lowered = lower(gm, facts=mode.understood)  # of a graph that will be spread too: refuses what no daemon runs
         self.mutates = self.mutates or bool(lowered.program.mutated_inputs)
         plan = plan_calls(
-            gm, mode, self._options.engine, resident, n_results, gradients, immediate=self._options.immediate
+            gm,
+            mode,
+            self._options.engine,
+            resident,
+            n_results,
+            gradients,
+            immediate=self._options.immediate,
+            backward=backward,
         )
         shapes = shapes_of(gm)
         place: Place = (

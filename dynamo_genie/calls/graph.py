@@ -43,7 +43,8 @@ class CompiledGraph:
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties `args`, so that arguments can die as soon as they are sent."""
-        require_unmodified(args)
+        if self.plan.backward:
+            require_unmodified(args)
         placement = self.place(args)
         results = self._run_alone(placement, args) if len(placement.parts) == 1 else None
         if results is None:

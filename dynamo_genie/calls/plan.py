@@ -41,6 +41,7 @@ class CallPlan:
         passed_through: For each output, the position of the input it is, or -1.
         fetched: Outputs that come here with the call: gradients of local parameters, or all where no result stays.
         immediate: Whether a call waits until the daemon has run it, and raises what went wrong there.
+        backward: Whether the graph is a backward, whose inputs a forward has saved.
         saved: Outputs that are saved for backward, of which autograd would notice it if they were written to.
     """
 
@@ -53,6 +54,7 @@ class CallPlan:
     passed_through: tuple[int, ...]
     fetched: frozenset[int]
     immediate: bool = False
+    backward: bool = False
     saved: tuple[SavedValue, ...] = ()
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
@@ -77,6 +79,7 @@ def plan_calls(
     gradients: frozenset[int] = frozenset(),
     *,
     immediate: bool = False,
+    backward: bool = False,
 ) -> CallPlan:
     """Read a graph's call plan off its annotated nodes.
 
@@ -88,6 +91,7 @@ def plan_calls(
         n_results: How many of its outputs the user sees; the others are saved for backward. None: all.
         gradients: Outputs that the program wants here, where the graph makes them.
         immediate: Whether its calls wait for the daemon, to raise their own errors.
+        backward: Whether it is a backward.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     position = {node: i for i, node in enumerate(placeholders)}
@@ -110,6 +114,7 @@ def plan_calls(
         passed_through=tuple(position.get(output, -1) for output in outputs),
         fetched=gradients if mode.results_stay else made,
         immediate=immediate,
+        backward=backward,
         saved=saved_values(placeholders, outputs, n_results) if n_results is not None else (),
     )
 

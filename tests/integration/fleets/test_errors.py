@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,7 +44,6 @@ def test_an_error_goes_with_its_tensor_from_daemon_to_daemon(fleet: Fleet, caplo
     first, second = _on(fleet, 0, _look_up), _on(fleet, 1, lambda i: _look_up(i) * 2)
     here, there = first(GOOD), second(GOOD)
     bad = first(BAD)
-    line = test_an_error_goes_with_its_tensor_from_daemon_to_daemon.__code__.co_firstlineno + 3
     mixed = bad.expand(2, 2) + torch.cat([there, there])
     with caplog.at_level(logging.WARNING):
         assert (here + there).tolist() == [[6.0, 9.0]]
@@ -52,7 +52,7 @@ def test_an_error_goes_with_its_tensor_from_daemon_to_daemon(fleet: Fleet, caplo
         assert len(told) <= 1, "the session in which it came up says so, and only that"
         message = _fails(mixed.tolist)
         assert "functional.embedding(ids, torch.arange(8.0)" in message
-        assert f"{__file__}:{line}, in test_an_error_goes_with_its_tensor" in message
+        assert "in call" in message
     dynamo_genie.synchronize()
     _fails(bad.tolist)
 
@@ -69,15 +69,16 @@ def test_synchronize_asks_every_daemon_and_raises_what_was_called_first(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = _on(fleet, 0, _look_up), _on(fleet, 1, lambda i: _look_up(i) * 2)
-    first(GOOD), second(GOOD)
+    first(GOOD), second(GOOD), second(GOOD)  # so that the calls have other numbers there
     kept = [second(BAD), first(torch.tensor([7]))]
     with caplog.at_level(logging.WARNING):
-        line = test_synchronize_asks_every_daemon_and_raises_what_was_called_first.__code__.co_firstlineno + 5
-        assert f"{__file__}:{line}, in test_synchronize" in _fails(dynamo_genie.synchronize)
+        message = _fails(dynamo_genie.synchronize)
     assert sum("failed in a daemon" in record.getMessage() for record in caplog.records) == 1
     dynamo_genie.synchronize()
-    for poisoned in kept:
-        _fails(poisoned.tolist)
+    calls = [
+        re.findall(r"in call (\d+) of this session", text) for text in (message, *(_fails(k.tolist) for k in kept))
+    ]
+    assert calls[0] == calls[1] != calls[2]
 
 
 def test_a_graph_that_is_spread_raises_late_or_at_once(fleet: Fleet) -> None:
