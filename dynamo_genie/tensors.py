@@ -10,8 +10,7 @@ from types import MappingProxyType
 import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
-from dynamo_genie.runtime.wire.limits import MAX_RANK
-from dynamo_genie.runtime.wire.tensor import DTYPES, Dtype, TensorSpec
+from dynamo_genie.runtime.wire.tensor import DTYPES, MAX_RANK, Dtype, TensorSpec
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPES})
 """Wire name to torch dtype."""
