@@ -24,7 +24,6 @@ from dynamo_genie.tensors import (
     span_numel,
     spec_nbytes,
     spec_of,
-    spec_of,
     tensor_bytes,
     wire_dtype,
 )
