@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.tensor.to_local import ToLocal
 from dynamo_genie.torch_internals.opaque import opaque
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
+
+log = logging.getLogger(__name__)
 
 
 @opaque
@@ -112,6 +116,25 @@ def to_local(tree: Any) -> Any:
 
 
 @opaque
+@opaque
+def synchronize() -> None:
+    """Wait until the daemons have run everything so far, and raise the first error that nobody was told of.
+
+    Errors in a daemon are raised when something is read that was computed from them; this asks for all that nobody has
+    read. Of several the one that was called first is raised, and the others are logged; each is raised here once.
+    """
+    sessions = [connection.session for connection in CONNECTIONS.all() if connection.alive]
+    for session in sessions:  # all run before one of them is waited for
+        with session.lock:
+            session.flush()
+    found = [error for session in sessions if (error := session.settle()) is not None]
+    found.sort(key=itemgetter(0))
+    for _, later in found[1:]:
+        log.warning("a call failed in a daemon, after the one whose error is raised: %s", later)
+    if found:
+        raise found[0][1]
+
+
 def shutdown() -> None:
     """Close every session and stop the embedded daemon; the next compiled call opens new ones."""
     CONNECTIONS.shutdown()

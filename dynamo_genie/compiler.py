@@ -121,7 +121,7 @@ class _Capture:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
         observer = self._watch("backward")
         gm = _understand(gm, origins_of(gm, self._model, "backward"), observer)
-        return self._compile(gm, frozenset(), self._resident | self._leaves, None, observer)
+        return self._compile(gm, frozenset(), self._resident | self._leaves, None, observer, backward=True)
 
     def _compile(
         self,
@@ -130,6 +130,8 @@ class _Capture:
         gradients: frozenset[int],
         n_results: int | None,
         observer: GraphObserver | None,
+        *,
+        backward: bool = False,
     ) -> Callable[..., Any]:
         mode = self._options.mode
         if not mode.remote:
@@ -150,6 +152,8 @@ class _Capture:
             gradients,
             sampled=options.untracked_weights == "sample",
             plain=options.results == "local",
+            immediate=options.immediate,
+            backward=backward,
         )
         shapes = shapes_of(gm)
         place: Place

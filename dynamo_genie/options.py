@@ -61,6 +61,8 @@ class Options:
             compares all their bytes; "sample" compares versions and a few bytes, and may miss a sparse write.
         results: Whether results stay in the daemon until they are read ("lazy"), or all but caches come here with the
             call that makes them, as plain tensors ("local"): for programs that are full of native code.
+        errors: When an error in the daemon is raised: "late", when something is read that was computed from it, or
+            "immediate", by the call itself, which then waits for the daemon.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
         unsupported: What becomes of an operator that no daemon runs: "client" runs it here and the rest of its graph
             remotely, "error" refuses it.
@@ -78,8 +80,14 @@ class Options:
     links: tuple[LinkSpeed, ...] = ()
     untracked_weights: Literal["hash", "sample"] = "hash"
     results: Literal["lazy", "local"] = "lazy"
+    errors: Literal["late", "immediate"] = "late"
     debug_dir: str | None = None
     unsupported: Literal["client", "error"] = "client"
+
+    @property
+    def immediate(self) -> bool:
+        """Whether each call waits until the daemon has run it, and raises what went wrong there."""
+        return self.errors == "immediate"
 
     @property
     def several(self) -> bool:
@@ -231,6 +239,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "links": _links,
         "untracked_weights": partial(_one_of, ("hash", "sample")),
         "results": partial(_one_of, ("lazy", "local")),
+        "errors": partial(_one_of, ("late", "immediate")),
         "debug_dir": _path,
         "unsupported": partial(_one_of, ("client", "error")),
     }

@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 import torch
 
-from dynamo_genie.errors import ProtocolError
-from dynamo_genie.runtime.wire.tensor import DTYPES, Dtype, TensorSpec
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.runtime.wire.tensor import DTYPES, MAX_RANK, Dtype, TensorSpec
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPES})
 """Wire name to torch dtype."""
@@ -77,7 +77,13 @@ def require_cpu(tensor: torch.Tensor) -> None:
 
 
 def spec_of(tensor: torch.Tensor) -> TensorSpec:
-    """Describe a tensor by its own dtype, shape and strides; what travels with its bytes is dense."""
+    """Describe a tensor by its own dtype, shape and strides; what travels with its bytes is dense.
+
+    Raises:
+        QuotaExceeded: It has more dimensions than a message may name; the other side would refuse the whole batch.
+    """
+    if tensor.dim() > MAX_RANK:
+        raise QuotaExceeded(f"a tensor of {tensor.dim()} dimensions; at most {MAX_RANK} can be sent, reshape it first")
     return TensorSpec(wire_dtype(tensor.dtype), tuple(tensor.shape), tensor.stride())
 
 

@@ -79,6 +79,10 @@ class BoundProgram:
         """Say that what the program wrote into resident inputs is in the local tensors too."""
         self._binding.mark_in_sync()
 
+    def forget_written(self) -> None:
+        """Say that the program failed, and what it would have written into resident inputs is not what is here."""
+        self._binding.forget_written()
+
     def _tensors(self, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         return (*[args[slot] for slot in self.resident], *self.lowered.lifted_constants)
 

@@ -12,6 +12,7 @@ from dynamo_genie.calls.bound_program import BoundProgram
 from dynamo_genie.calls.client_part import ClientPart
 from dynamo_genie.calls.parts import Part, Placement
 from dynamo_genie.calls.plan import CallPlan
+from dynamo_genie.calls.saved import note_versions
 from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session.read_back import ReadBack
@@ -50,6 +51,7 @@ class GraphCall:
         self._results = placement.results
         self._shared = plan.shared
         self._fetched = plan.fetched
+        self._immediate, self._saved = plan.immediate, plan.saved
         self._held = held
         self._mesh = mesh
         self._moved: dict[tuple[Handle, Session], Handle] = {}
@@ -59,7 +61,7 @@ class GraphCall:
     def send(self, part: Part, bound: BoundProgram, session: Session) -> None:
         """Send one part; everything that it reads has been sent before."""
         values, kinds = self.values, part.input_kinds
-        call = ProgramCall(session, part.lowered.program, self._move)
+        call = ProgramCall(session, part.lowered.program, self._move, immediate=self._immediate)
         written = part.lowered.program.mutated_inputs
         for position, slot in bound.free:
             if slot in self._reread and position not in written:
@@ -71,13 +73,18 @@ class GraphCall:
                 call.drop_result()
             else:
                 values[result[0]] = call.name_result(result[1])
-        call.post(bound.program, bound.number)
+        try:
+            call.post(bound.program, bound.number)
+        except BaseException:
+            if bound.written:
+                bound.forget_written()
+            raise
         self._sessions[session] = None
         for index in bound.written:
             local = values[bound.resident[index]]
             self._wanted.want(session, bound.handle_ids[index], "weight", local.copy_)
         if bound.written:
-            self._wanted.afterwards(bound.mark_written_back)
+            self._wanted.afterwards(bound.mark_written_back, bound.forget_written)
         for local, handle in call.written:
             self._wanted.want_handle(handle, handle.kind, local.copy_)
 
@@ -118,6 +125,7 @@ class GraphCall:
         ]
         for group in self._shared:
             self._share(results, group)
+        note_versions(self._saved, self.values, results)
         return results
 
     def _share(self, results: list[Any], group: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ from dynamo_genie.calls.call import GraphCall
 from dynamo_genie.calls.client_part import ClientPart
 from dynamo_genie.calls.parts import Placement
 from dynamo_genie.calls.plan import CallPlan
+from dynamo_genie.calls.saved import require_unmodified
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.connections.fleet import locked, released
 from dynamo_genie.lowering.output_shapes import OutputShapes
@@ -43,6 +44,8 @@ class CompiledGraph:
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties `args`, so that arguments can die as soon as they are sent."""
+        if self.plan.backward:
+            require_unmodified(args)
         placement = self.place(args)
         alone = len(placement.steps) == len(placement.parts) == 1
         results = self._run_alone(placement, args) if alone else None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from dynamo_genie.calls.saved import SavedValue, saved_values
 from dynamo_genie.modes import Mode
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
 from dynamo_genie.passes.graphs.shared_memory import results_in_one_memory
@@ -43,6 +44,9 @@ class CallPlan:
         fetched: Outputs that come here with the call: gradients of local parameters; all where no result stays, or all
             that are no caches where the program wants plain tensors.
         shared: Outputs that live in one memory, group by group; what is `fetched` of them comes with that memory.
+        immediate: Whether a call waits until the daemon has run it, and raises what went wrong there.
+        backward: Whether the graph is a backward, whose inputs a forward has saved.
+        saved: Outputs that are saved for backward, of which autograd would notice it if they were written to.
     """
 
     mode: Mode
@@ -55,6 +59,9 @@ class CallPlan:
     passed_through: tuple[int, ...]
     fetched: frozenset[int]
     shared: tuple[tuple[int, ...], ...] = ()
+    immediate: bool = False
+    backward: bool = False
+    saved: tuple[SavedValue, ...] = ()
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Return the positions of the local parameters and buffers of a call: those that are bound, not sent."""
@@ -79,6 +86,8 @@ def plan_calls(
     *,
     sampled: bool = False,
     plain: bool = False,
+    immediate: bool = False,
+    backward: bool = False,
 ) -> CallPlan:
     """Read a graph's call plan off its annotated nodes.
 
@@ -91,6 +100,8 @@ def plan_calls(
         gradients: Outputs that the program wants here, where the graph makes them.
         sampled: Whether a sample of a weight's bytes will do where the kernel cannot tell whether it was written.
         plain: Whether the program wants plain tensors for all results that it sees, but for caches.
+        immediate: Whether its calls wait for the daemon, to raise their own errors.
+        backward: Whether it is a backward.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     position = {node: i for i, node in enumerate(placeholders)}
@@ -106,6 +117,7 @@ def plan_calls(
     )
     if mode.results_stay and plain:
         made = frozenset(i for i in made if output_kinds[i] not in ("kv_cache", "activation"))
+    fetched = gradients if mode.results_stay and not plain else made
     return CallPlan(
         mode=mode,
         engine=engine,
@@ -115,8 +127,11 @@ def plan_calls(
         input_kinds=tuple(tensor_class(node, "input") for node in placeholders),
         output_kinds=output_kinds,
         passed_through=tuple(position.get(output, -1) for output in outputs),
-        fetched=gradients if mode.results_stay and not plain else made,
+        fetched=fetched,
         shared=results_in_one_memory(gm),
+        immediate=immediate or (plain and not fetched),
+        backward=backward,
+        saved=saved_values(placeholders, outputs, n_results) if n_results is not None else (),
     )
 
 

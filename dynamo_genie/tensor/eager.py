@@ -174,7 +174,7 @@ def _call(
     with session.lock:
         session.check()
         number = session.register(lowered.digest, lowered.encoded, lowered.node_lines, EAGER)
-        call = ProgramCall(session, lowered.program)
+        call = ProgramCall(session, lowered.program, immediate=any(map(_is_immediate, tensors)))
         for position, tensor in enumerate(tensors):
             call.add(position, tensor)
         call.inputs += scalars
@@ -182,6 +182,10 @@ def _call(
         call.post(number, counted="eager_calls", generator=generator)
         metas = results.tensors if results.known else _ask(session, handles)
     return zip(handles, metas, strict=True)
+
+
+def _is_immediate(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, RemoteTensor) and tensor.handle is not None and tensor.handle.immediate
 
 
 def _ask(session: Session, handles: list[Handle]) -> tuple[Metadata, ...]:

@@ -51,7 +51,7 @@ class ResultMetadata:
 
     Attributes:
         layout: For each return of the schema, the number of tensors of a list, or -1 for anything else.
-        known: False when the shapes depend on the data; then `tensors` is empty.
+        known: False when only the daemon can tell, by running the call; then `tensors` is empty.
     """
 
     tensors: tuple[Metadata, ...]
@@ -79,9 +79,12 @@ def infer_results(
 ) -> ResultMetadata:
     """Return what a call would return, without running it. `default_dtype` is the current one: results follow it.
 
+    A call that fake tensors refuse is left to the daemon, where that can be asked at once: its kernels raise what eager
+    raises, and the checks of fake tensors often something else.
+
     Raises:
         UnsupportedOperator: The call would change the shape of an argument in place.
-        Exception: Whatever PyTorch raises for arguments that do not fit.
+        Exception: Whatever fake tensors raise for arguments that do not fit.
     """
     quick = func in QUICK_OPERATORS and all(dtype.is_complex is False for _, _, dtype, _ in tensors)
     with nullcontext() if quick else FakeTensorMode(), torch.no_grad():
@@ -90,13 +93,28 @@ def infer_results(
         try:
             out = func(*args, **kwargs)
         except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedFakeTensorException):
-            return ResultMetadata((), (-1,) * len(read_schema(func).results), known=False)
+            return _unknown(func)
+        except Exception:
+            if not _makes_tensors_only(func):
+                raise
+            return _unknown(func)
     for fake, (shape, stride, _, _) in zip(fakes, tensors, strict=True):
         if tuple(fake.shape) != shape or fake.stride() != stride:
             raise UnsupportedOperator(
                 f"{func} changes the shape of a remote tensor in place; use the form that returns a new tensor"
             )
     return _describe(func, out)
+
+
+def _unknown(func: OpOverload) -> ResultMetadata:
+    return ResultMetadata((), (-1,) * len(read_schema(func).results), known=False)
+
+
+def _makes_tensors_only(func: OpOverload) -> bool:
+    """Whether an operator writes nothing and returns new tensors, a fixed number of them."""
+    schema = read_schema(func)
+    results = schema.results
+    return bool(results) and not schema.writes and all(r.form == "tensor" and r.argument is None for r in results)
 
 
 def _fake(

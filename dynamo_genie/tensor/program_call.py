@@ -48,10 +48,17 @@ class ProgramCall:
             class under which what was written counts.
     """
 
-    __slots__ = ("_kept", "_move", "_outputs", "_program", "inputs", "session", "written")
+    __slots__ = ("_immediate", "_kept", "_move", "_outputs", "_program", "inputs", "session", "written")
 
-    def __init__(self, session: Session, program: Program, move: Move = refuse_to_move) -> None:
+    def __init__(
+        self, session: Session, program: Program, move: Move = refuse_to_move, *, immediate: bool = False
+    ) -> None:
+        """Begin a call; an `immediate` one waits until it has run, and so will operators on its results.
+
+        A program that makes and writes nothing is there for its error alone, which nobody could read later.
+        """
         self.session = session
+        self._immediate = immediate
         self.inputs: list[m.CallInput] = []
         self.written: list[tuple[torch.Tensor, Handle]] = []
         self._program = program
@@ -86,6 +93,7 @@ class ProgramCall:
         """Return the handle of the program's next result."""
         handle = self.session.new_handle()
         handle.kind = kind
+        handle.immediate = self._immediate
         self._outputs.append(handle.id)
         return handle
 
@@ -101,10 +109,11 @@ class ProgramCall:
         counted: Literal["calls", "eager_calls"] = "calls",
         generator: torch.Generator | None = None,
     ) -> None:
-        """Post the call; waits only where the program draws random numbers.
+        """Post the call; waits only where the program draws random numbers, or the call is immediate.
 
-        Such a program uses the client's CPU generator: its state goes along and comes back advanced, so that the same
-        seed gives what eager gives, and what is drawn next is what would have been drawn after eager.
+        A program that draws uses the client's CPU generator: its state goes along and comes back advanced, so that the
+        same seed gives what eager gives, and what is drawn next is what would have been drawn after eager, be it that
+        the program failed after it had drawn.
 
         Args:
             number: The session's number of the program.
@@ -117,14 +126,24 @@ class ProgramCall:
         source = None
         if self._program.random:
             source = torch.default_generator if generator is None else generator
-            request, state = session.request_id(), source.get_state().numpy().tobytes()
+            state = source.get_state().numpy().tobytes()
+        checks_only = not (self._program.outputs or self._program.mutated_inputs)
+        if self._immediate or checks_only or source is not None:
+            request = session.request_id()
         call = m.Call(number, binding, tuple(self.inputs), tuple(self._outputs), request, state)
         session.post(call, len(state) or COMMAND_NBYTES)
-        if source is not None:
-            reply = session.wait(request)
-            if not isinstance(reply, m.RngAdvanced):
-                raise ProtocolError(f"expected RngAdvanced, got {type(reply).__name__}")
+        if request:
+            self._wait(request, source)
+
+    def _wait(self, request: int, source: torch.Generator | None) -> None:
+        """Wait until the call has run; bring the generator to where it is then, and raise what went wrong."""
+        reply = self.session.ask(request)
+        if not isinstance(reply, m.Failed | m.Done if source is None else m.Failed | m.RngAdvanced):
+            raise ProtocolError(f"expected the outcome of a call, got {type(reply).__name__}")
+        if source is not None and not isinstance(reply, m.Done) and reply.rng:
             source.set_state(torch.frombuffer(bytearray(reply.rng), dtype=torch.uint8))
+        if isinstance(reply, m.Failed):
+            raise self.session.failure(reply.error)
 
     def _refuse_to_write_a_copy(self, position: int) -> None:
         """Raise where the program would write into a copy of a tensor, and its original would never know."""

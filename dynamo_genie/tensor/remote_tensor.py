@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 from typing import Any
+from weakref import ref
 
 import torch
 
@@ -41,7 +42,13 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
 @indexed_by(opaque(subscript))
 @opaque_class
 class RemoteTensor(Reading, NativeAccess):
-    """A tensor that lives in a daemon, or did until its memory was touched."""
+    """A tensor that lives in a daemon, or did until its memory was touched.
+
+    Attributes:
+        saved_from: Of a value that a forward graph saved: what shows the same memory, and its version at that time.
+    """
+
+    saved_from: tuple[torch.Tensor, int] | None = None
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch types its own as a C function, not as a class method
@@ -62,6 +69,7 @@ class RemoteTensor(Reading, NativeAccess):
             handle = self.named()
             self._carrier = make_carrier(self)
             self._carrier.genie_handle = handle  # type: ignore[attr-defined]
+            self._carrier.genie_source = ref(self)  # type: ignore[attr-defined]
         return self._carrier
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
@@ -131,6 +139,12 @@ def handle_of(value: Any) -> Handle | None:
     if isinstance(value, RemoteTensor):
         return None if value.traced or value.memory.local is not None else value.named()
     return getattr(value, "genie_handle", None) if isinstance(value, torch.Tensor) else None
+
+
+def source_of(value: Any) -> Any:
+    """Return the remote tensor for which a carrier stands, None when it is gone; anything else as it is."""
+    source = getattr(value, "genie_source", None)
+    return value if source is None or isinstance(value, RemoteTensor) else source()
 
 
 def is_expanded(tensor: torch.Tensor) -> bool:

@@ -114,6 +114,14 @@ def wants_elements(frame: FrameType) -> bool:
     return asking is not None and "_functorch" in asking.f_code.co_filename and not is_tracing()
 
 
+def is_saved_unchecked(node: Node) -> bool:
+    """Whether a node is saved for backward in a way that autograd does not check for writes: as an attribute of `ctx`.
+
+    Relies on the mark `saved_tensor_with_no_vc_check` in `Node.meta`.
+    """
+    return bool(node.meta.get("saved_tensor_with_no_vc_check", False))
+
+
 def core_decompositions() -> dict[OperatorBase, Callable[..., Any]]:
     """Return PyTorch's decompositions into its core operators, by operator."""
     return dict(core_aten_decompositions())
@@ -187,6 +195,36 @@ def _check_metadata() -> None:
     require(not is_tracing(), "nothing is traced outside of a capture")
 
 
+class _KeepsByHand(torch.autograd.Function):
+    """Keeps a tensor for its backward as an attribute."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.kept = x.sin()
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        kept: torch.Tensor = ctx.kept
+        return gradients[0] * kept
+
+
+def _check_unchecked() -> None:
+    marked: list[str] = []
+
+    def forward(gm: GraphModule, example_inputs: Sequence[Any]) -> _Boxed:
+        outputs: Any = gm.graph.output_node().args[0]
+        marked.extend(str(out.target) for out in outputs if isinstance(out, Node) and is_saved_unchecked(out))
+        return _Boxed(gm)
+
+    def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        others = {kind: lambda gm, _: _Boxed(gm) for kind in ("backward", "inference")}
+        return capture_aten(gm, example_inputs, forward=forward, **others, decompositions={})
+
+    torch.compile(lambda x: _KeepsByHand.apply(x), backend=backend)(torch.ones(2, requires_grad=True))  # type: ignore[no-untyped-call]
+    require(marked == ["aten.sin.default"], f"what is kept as an attribute is marked, and nothing else: {marked}")
+
+
 def _check_decompositions() -> None:
     gelu = torch.ops.aten.gelu_backward.default
     require(gelu in core_decompositions(), "the core table has a decomposition of gelu_backward")
@@ -217,6 +255,7 @@ PROBES = (
         "tells who asks for a tensor's elements past what hides us from Dynamo",
         lambda: require("eval_frame" in _DISABLED, "functions that Dynamo leaves alone are called from that file"),
     ),
+    Probe("saved_tensor_with_no_vc_check", "tells what autograd does not check for writes", _check_unchecked),
     Probe("torch._guards.TracingContext", "tells weights from other inputs of a graph", _check_metadata),
     Probe(
         "torch._prims", "takes apart the primitives that Dynamo and reference implementations write", _check_prims, _NEW

@@ -36,6 +36,10 @@ class CommandRunner(Protocol):
         """Run a command; `overdue` says that it has waited for as long as it wanted to, and must end now."""
         ...
 
+    def take_news(self) -> m.WorkerToClient | None:
+        """Return what the client should hear before its next answer, if anything."""
+        ...
+
     def close(self) -> None:
         """Free everything the session holds."""
         ...
@@ -123,7 +127,8 @@ class CommandStream(Generic[S]):
             self._deadline = None
             self._position += 1
             if outcome is not None:
-                self._replies.append(outcome)
+                news = self.session.take_news()
+                self._replies += [outcome] if news is None else [news, outcome]
         return self._replies[already:]
 
     def _keep(self, batch: m.Batch, nbytes: int) -> None:

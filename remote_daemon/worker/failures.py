@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dynamo_genie.remote_daemon.channel.error_record import error_record
 from dynamo_genie.remote_daemon.engines.engine import NodeError
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.remote_daemon.worker.handle_table import PoisonedInput
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
+BRIEF = 200
+"""Characters of a message that is repeated."""
+
+
+class FailedDraw(Exception):
+    """A program failed that draws random numbers; carries the generator's state, which may have advanced by then."""
+
+    def __init__(self, state: bytes) -> None:
+        super().__init__()
+        self.state = state
+
+
+def state_after(error: Exception) -> bytes:
+    """Return the state in which a failed call left the generator; nothing where it had drawn no number."""
+    return error.state if isinstance(error, FailedDraw) else b""
+
+
+def brief(error: ErrorInfo) -> ErrorInfo:
+    """Return an error as it goes into an answer that has it, or enough others, whole."""
+    return msgspec.structs.replace(error, message=error.message[:BRIEF], traceback="")
+
 
 def describe_failure(error: BaseException, operator: str = "", program: int = -1) -> ErrorInfo:
     """Return what the client needs to raise the error that eager PyTorch would raise, and to find its line."""
     if isinstance(error, PoisonedInput):
         return error.error
+    if isinstance(error, FailedDraw) and error.__cause__ is not None:
+        error = error.__cause__
     node = -1
     if isinstance(error, NodeError) and error.__cause__ is not None:
         node, operator, error = error.node, error.operator, error.__cause__

@@ -7,6 +7,7 @@ import torch
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.host_pool import HostPool
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.memory.layout_overlap import layouts_overlap
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.remote_daemon.worker.session_memory import OffloadedStorage, Poison, SessionMemory
@@ -129,6 +130,23 @@ class HandleTable(SessionMemory):
         """Let a handle whose tensor is not what it should be fail wherever it is used."""
         self.drop(handle)
         self.poison(handle, error)
+
+    def spoil_memory(self, handle: int, error: ErrorInfo) -> None:
+        """Let fail what a handle names, and all other handles whose elements lie in the same memory.
+
+        What shares a storage with a window of an arena, or with a weight, does not: a write goes to a copy of those.
+        """
+        value = self._values.get(handle)
+        if isinstance(value, Poison) or value is None:
+            return
+        if isinstance(value, ResidentWeight) or handle in self._shared or handle in self.arena_views:
+            self.spoil(handle, error)
+            return
+        layouts = self._neighbours(value)
+        written = layouts[handle]
+        for other, layout in layouts.items():
+            if layouts_overlap(written, layout):
+                self.spoil(other, error)
 
     def drop(self, handle: int) -> None:
         """Drop what a handle names; unknown ones are ignored, so that dropping twice is harmless."""

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import msgspec
 import torch
 
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import GenieError, ProtocolError
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.remote_daemon.transfer.staging import Staging
+from dynamo_genie.remote_daemon.worker.failures import FailedDraw
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
 from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_SPANS, MAX_STRING
+from dynamo_genie.runtime.wire.program import decode_program
 
 MAX_REFUSED = 4096
 """Refused programs whose reason is kept for those who call them."""
@@ -45,11 +48,20 @@ class Launch(msgspec.Struct, frozen=True):
     outputs: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class RefusedProgram:
+    """A program that could not be registered: why, and which inputs it would have written."""
+
+    error: m.ErrorInfo
+    mutated: Collection[int]
+
+
 class SessionCalls:
     """Executes `RegisterProgram`, `BindWeights` and `Call` of one session.
 
     Attributes:
         count: How many calls ran.
+        taken: How many came, with those that failed.
     """
 
     def __init__(self, state: WorkerState, staging: Staging, handles: HandleTable, inputs: SessionInputs) -> None:
@@ -58,25 +70,41 @@ class SessionCalls:
         self._handles = handles
         self._inputs = inputs
         self._programs: dict[int, LoadedProgram] = {}
-        self._refused: dict[int, m.ErrorInfo] = {}
+        self._refused: dict[int, RefusedProgram] = {}
+        self._unloaded: Collection[int] = ()
         self._told_of: set[int] = set()
         self._spans: deque[tuple[int, int, int]] = deque(maxlen=MAX_SPANS)
         self.count = 0
+        self.taken = 0
 
     def register(self, command: m.RegisterProgram) -> m.EngineFellBack | None:
         """Load a program under a number."""
         encoded = command.encoded
         if command.upload:
             encoded = self._staging.claim(command.upload).memory.numpy().tobytes()
-        program = self._state.programs.load(command.digest, encoded, command.engine)
+        try:
+            program = self._state.programs.load(command.digest, encoded, command.engine)
+        except Exception:
+            self._unloaded = _written_by(encoded)
+            raise
         self._programs[command.program] = program
         return self._news_of(command.program, program)
 
-    def refuse(self, number: int, error: m.ErrorInfo) -> None:
+    def refuse(self, command: m.RegisterProgram, error: m.ErrorInfo) -> None:
         """Remember why a program could not be registered, for those who call it."""
-        self._programs.pop(number, None)
+        self._programs.pop(command.program, None)
         if len(self._refused) < MAX_REFUSED:
-            self._refused[number] = error
+            self._refused[command.program] = RefusedProgram(error, self._unloaded)
+        self._unloaded = ()
+
+    def poison(self, call: m.Call, error: m.ErrorInfo) -> None:
+        """Let fail with `error` what a failed call should have made, and what it may have written or not."""
+        for handle in call.outputs:
+            self._handles.spoil(handle, error)
+        program = self._programs.get(call.program) or self._refused.get(call.program)
+        if program is not None:
+            for handle in self._inputs.named(call, program.mutated):
+                self._handles.spoil_memory(handle, error)
 
     def bind(self, command: m.BindWeights) -> None:
         """Remember which tensors stand at some positions of a program."""
@@ -84,6 +112,7 @@ class SessionCalls:
 
     def call(self, call: m.Call) -> m.WorkerToClient | None:
         """Run a program and name its results."""
+        self.taken += 1
         launch = self.prepare(call)
         self.count += 1
         self._state.served.calls += 1
@@ -135,7 +164,7 @@ class SessionCalls:
         program = self._programs.get(number)
         if program is None:
             if number in self._refused:
-                raise PoisonedInput(self._refused[number])
+                raise PoisonedInput(self._refused[number].error)
             raise ProtocolError(f"program {number} is not registered")
         return program
 
@@ -158,7 +187,10 @@ class SessionCalls:
             raise ProtocolError("a program that draws random numbers was called without a generator state")
         generator = torch.default_generator
         generator.set_state(torch.frombuffer(bytearray(call.rng), dtype=torch.uint8))
-        self.complete(launch, launch.program.executable(launch.inputs))
+        try:
+            self.complete(launch, launch.program.executable(launch.inputs))
+        except Exception as error:
+            raise FailedDraw(generator.get_state().numpy().tobytes()) from error
         return m.RngAdvanced(call.request_id, generator.get_state().numpy().tobytes())
 
     def _news_of(self, number: int, program: LoadedProgram) -> m.EngineFellBack | None:
@@ -168,3 +200,11 @@ class SessionCalls:
             return None
         self._told_of.add(number)
         return m.EngineFellBack(number, running.reason[:MAX_STRING])
+
+
+def _written_by(encoded: bytes) -> Collection[int]:
+    """Return the inputs that a program writes: all it may have, where it cannot be read."""
+    try:
+        return decode_program(encoded).mutated_inputs
+    except GenieError:
+        return range(MAX_ITEMS)

@@ -6,7 +6,7 @@ A binding names the inputs that stay the same from call to call, so that a call 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
-from dynamo_genie.remote_daemon.worker.handle_table import HandleTable
+from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
@@ -36,13 +36,22 @@ class Binding:
     epoch: int = -1
 
 
+@dataclass(frozen=True)
+class RefusedBinding:
+    """A binding that could not be made: what it should have named, and why not."""
+
+    positions: tuple[int, ...]
+    handles: tuple[int, ...]
+    error: m.ErrorInfo
+
+
 class SessionInputs:
     """The bindings of one session, and what its calls name."""
 
     def __init__(self, handles: HandleTable, buffers: BufferStore) -> None:
         self._handles = handles
         self._buffers = buffers
-        self._bindings: dict[int, Binding] = {}
+        self._bindings: dict[int, Binding | RefusedBinding] = {}
         self._emptied = 0
 
     def bind(self, program: LoadedProgram, command: m.BindWeights) -> None:
@@ -73,22 +82,10 @@ class SessionInputs:
         """
         tensor, writable = self._handles.tensor, self._handles.writable
         kinds = program.input_kinds
-        values: list[Any]
         if program.caches and self._handles.in_temporaries:  # first: a tensor looked up now would be left behind
             self._move_caches_to_pool(program, call)
-        if call.binding:
-            binding = self._bindings.get(call.binding)
-            if binding is None:
-                raise ProtocolError(f"binding {call.binding} is unknown")
-            if binding.epoch != self._handles.epoch:
-                for position, handle in zip(binding.positions, binding.handles, strict=True):
-                    binding.template[position] = self._handles.detach_from_arena(handle)
-                binding.epoch = self._handles.epoch
-            values = binding.template.copy()
-            holes: Any = binding.holes
-        else:
-            values = [None] * len(kinds)
-            holes = range(len(kinds))
+        values: list[Any] = self._bound(call.binding) if call.binding else [None] * len(kinds)
+        holes = self._holes(call, len(kinds))
         if len(holes) != len(call.inputs):
             raise ProtocolError(f"program {call.program} takes {len(holes)} inputs, not {len(call.inputs)}")
         if self._handles.arena_views:  # before any is looked up: one handle may stand at several positions
@@ -105,6 +102,30 @@ class SessionInputs:
             else:
                 raise ProtocolError(f"input {position} of program {call.program} must be {kind.__name__}")
         return values
+
+    def _bound(self, number: int) -> list[Any]:
+        """Return what a binding gives to its program, in order, with None where a call fills in."""
+        binding = self._bindings.get(number)
+        if binding is None:
+            raise ProtocolError(f"binding {number} is unknown")
+        if isinstance(binding, RefusedBinding):
+            raise PoisonedInput(binding.error)
+        if binding.epoch != self._handles.epoch:
+            for position, handle in zip(binding.positions, binding.handles, strict=True):
+                binding.template[position] = self._handles.detach_from_arena(handle)
+            binding.epoch = self._handles.epoch
+        return binding.template.copy()
+
+    def refuse(self, command: m.BindWeights, error: m.ErrorInfo) -> None:
+        """Let every call through a binding fail with `error`: what it named before is not what is meant now."""
+        self._bindings[command.binding] = RefusedBinding(command.positions, command.handles, error)
+
+    def named(self, call: m.Call, positions: Collection[int]) -> list[int]:
+        """Return the handles that a call gives to its program at some positions."""
+        binding = self._bindings.get(call.binding)
+        bound = zip(binding.positions, binding.handles, strict=False) if binding is not None else ()
+        given = zip(self._holes(call, len(call.inputs)), call.inputs, strict=False)
+        return [value for position, value in (*bound, *given) if position in positions and type(value) is int]
 
     def inline(self, tensor: Any) -> torch.Tensor:
         """Return a tensor that came inside a message."""
@@ -124,13 +145,19 @@ class SessionInputs:
         if epoch != self._emptied:
             self._emptied = epoch
             for binding in self._bindings.values():
-                if binding.epoch != epoch:
+                if isinstance(binding, Binding) and binding.epoch != epoch:
                     binding.template[:] = [None] * len(binding.template)
+
+    def _holes(self, call: m.Call, n_inputs: int) -> Sequence[int]:
+        """Return the positions that a call fills, of a program with so many inputs."""
+        binding = self._bindings.get(call.binding)
+        if isinstance(binding, RefusedBinding):
+            return [i for i in range(len(binding.positions) + len(call.inputs)) if i not in binding.positions]
+        return binding.holes if binding is not None else range(n_inputs)
 
     def _move_caches_to_pool(self, program: LoadedProgram, call: m.Call) -> None:
         """Move the caches that a program writes to into the resident pool, if a program has just made them."""
-        binding = self._bindings.get(call.binding)
-        holes = binding.holes if binding is not None else range(len(call.inputs))
+        holes = self._holes(call, len(call.inputs))
         positions = zip(holes, call.inputs, strict=False)  # their number is checked later
         self._handles.move_to_pool(
             value for position, value in positions if position in program.caches and type(value) is int

@@ -151,6 +151,12 @@ class SessionMemory:
 
     # --- storages ----------------------------------------------------------------------------------------------
 
+    def _neighbours(self, value: torch.Tensor | OffloadedStorage) -> dict[int, TensorLayout]:
+        """Return how all tensors lie that share a storage, by handle."""
+        if isinstance(value, OffloadedStorage):
+            return dict(value.layouts)
+        return self._layouts(self._storages[value.untyped_storage()._cdata])
+
     def _storage(self, key: int) -> torch.UntypedStorage:
         tensor = self._values[next(iter(self._storages[key].handles))]
         assert isinstance(tensor, torch.Tensor)
@@ -162,6 +168,9 @@ class SessionMemory:
         self.in_temporaries.discard(key)
         self.resident_nbytes -= known.nbytes
         self.epoch += 1
+        return self._layouts(known)
+
+    def _layouts(self, known: ResidentStorage) -> dict[int, TensorLayout]:
         tensors = {handle: self._values[handle] for handle in known.handles}
         return {h: TensorLayout.of(tensor) for h, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
 

@@ -17,10 +17,12 @@ from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
 from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.remote_daemon.worker.command_stream import NotYet
-from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.tensors import is_dense
+
+MAX_ROUTE = 64
+"""Links of which an error remembers that it came through them."""
 
 SendOutgoing: TypeAlias = "Callable[[int, Outgoing], None]"
 """Hands a tensor to the bulk thread, for a link."""
@@ -46,17 +48,16 @@ class SessionPeers:
         self._budget = budget
 
     def send(self, command: m.SendTensor) -> None:
-        """Copy a tensor's bytes and hand them over; where that fails, tell the receiver why before anybody else."""
+        """Copy a tensor's bytes and hand them over."""
         problem = self.port.link_failures.get(command.link)
         if problem is not None:
             raise DaemonUnavailable(problem)
-        try:
-            outgoing = self._outgoing(command)
-        except Exception as error:
-            failure = msgspec.structs.replace(describe_failure(error, "SendTensor"), program=-1, node=-1)
-            self.port.send(command.link, Outgoing(command.transfer, command.kind, None, memoryview(b""), failure))
-            raise
-        self.port.send(command.link, outgoing)
+        self.port.send(command.link, self._outgoing(command))
+
+    def send_error(self, command: m.SendTensor, error: m.ErrorInfo) -> None:
+        """Let an error take the place of a tensor, if the receiver can still be reached."""
+        if command.link not in self.port.link_failures:
+            self.port.send(command.link, Outgoing(command.transfer, command.kind, None, memoryview(b""), error))
 
     def receive(self, command: m.ReceiveTensor) -> NotYet | None:
         """Name a tensor that has arrived."""
@@ -64,7 +65,7 @@ class SessionPeers:
         if found is None:
             return NotYet(command.timeout_s)
         if isinstance(found, m.ErrorInfo):
-            raise PoisonedInput(found)
+            raise PoisonedInput(arrived_error(found, command.link))
         self._handles.add(command.handle, self._buffers.adopt(found.spec, found.upload.memory))
         return None
 
@@ -83,6 +84,15 @@ class SessionPeers:
             self._budget.release(nbytes)
             raise
         return Outgoing(command.transfer, command.kind, spec, data, release=partial(self._budget.release, nbytes))
+
+
+def arrived_error(error: m.ErrorInfo, link: int) -> m.ErrorInfo:
+    """Return an error that came through a link as it is known here; one that came too far begins anew."""
+    if not error.number:
+        return error
+    if len(error.route) == MAX_ROUTE:
+        return msgspec.structs.replace(error, program=-1, node=-1, number=0, call=0, route=())
+    return msgspec.structs.replace(error, route=(link, *error.route))
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

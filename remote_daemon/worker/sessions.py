@@ -1,8 +1,8 @@
 """One client's session on a worker: each command changes the handle table, some are answered.
 
 Sans-IO: `WorkerSession.execute` takes a command and returns its reply; it touches no socket, and its command stream
-keeps the order. The first error is latched and answers the next request; handles that a failed command should have made
-are poisoned, and whatever is computed from them fails with that same first error.
+keeps the order. A failed command poisons what it should have made or written, and whatever is computed from that fails
+with the same first error; nothing else does. What failed without an answer is told beside the next answer.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.command_stream import Outcome
 from dynamo_genie.remote_daemon.worker.device_loss import device_is_lost
-from dynamo_genie.remote_daemon.worker.failures import describe_failure
+from dynamo_genie.remote_daemon.worker.failures import brief, state_after
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.worker.late_failures import FailureLog
 from dynamo_genie.remote_daemon.worker.session_calls import SessionCalls
 from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
+from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_LATE
 from dynamo_genie.tensors import spec_of
 
 Send = Callable[[memoryview], int]
@@ -31,7 +32,7 @@ Send = Callable[[memoryview], int]
 
 
 class WorkerSession:
-    """The session of one client: handles, programs, bindings, the latched error.
+    """The session of one client: handles, programs, bindings, and what failed.
 
     Attributes:
         running: Whether a command of this session runs: it keeps all its tensors meanwhile.
@@ -50,7 +51,7 @@ class WorkerSession:
         self._weights = SessionWeights(state.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
         self._calls = SessionCalls(state, staging, self.handles, self._inputs)
-        self._latched: m.ErrorInfo | None = None
+        self._failures = FailureLog()
         self.running = False
         self.last_used = 0.0
         self.lost_device = ""
@@ -109,11 +110,6 @@ class WorkerSession:
 
     def execute(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
         """Run a command and return its reply, if it has one; every failure becomes a record for the client."""
-        request_id = getattr(command, "request_id", 0)
-        if request_id and self._latched is not None and not isinstance(command, m.Inspect):
-            error, self._latched = self._latched, None
-            self._poison_results(command, error)
-            return m.Failed(request_id, error)
         before = self._state.arenas.counts
         self.running, self.last_used = True, now
         try:
@@ -121,32 +117,44 @@ class WorkerSession:
                 raise self._peers.give_up(command)
             return self.commands[type(command)](command)
         except Exception as error:  # noqa: BLE001 - every failure becomes a record for the client
-            failure = describe_failure(error, type(command).__name__, getattr(command, "program", -1))
-            if device_is_lost(error):
-                self.lost_device = failure.message.splitlines()[0]
-                return m.Failed(request_id, failure)  # answered even where nothing is asked: there is no later answer
-            self._poison_results(command, failure)
-            if failure.kind == "OutOfMemoryError":
-                self._state.buffers.reclaim()
-            if request_id:
-                return m.Failed(request_id, failure)
-            if self._latched is None and not isinstance(error, PoisonedInput):
-                self._latched = failure
-            return None
+            return self._fail(command, error)
         finally:
             self.running = False
             if self._state.arenas.counts is not before:
                 self.arena_counts = self.arena_counts.plus(self._state.arenas.counts).plus(before, -1)
 
-    def _poison_results(self, command: m.Command, error: m.ErrorInfo) -> None:
-        for handle in getattr(command, "outputs", ()):
-            self.handles.poison(handle, error)
-        if isinstance(command, m.Put | m.PutUploaded | m.AdoptWeight | m.ReceiveTensor):
-            self.handles.poison(command.handle, error)
-        elif isinstance(command, m.PatchWeight):
-            self.handles.spoil(command.handle, error)
-        elif isinstance(command, m.RegisterProgram):
-            self._calls.refuse(command.program, error)
+    def take_news(self) -> m.WorkerToClient | None:
+        """Return what failed without an answer since the last time."""
+        return self._failures.take()
+
+    def _fail(self, command: m.Command, error: Exception) -> m.Failed | None:
+        """Poison what a failed command should have made, and return its answer, if it has one."""
+        request_id = getattr(command, "request_id", 0)
+        lost = device_is_lost(error)
+        failure = self._failures.record(error, command, self._calls.taken, answered=bool(request_id) or lost)
+        if lost:
+            self.lost_device = failure.message.splitlines()[0]
+            return m.Failed(request_id, failure)  # answered even where nothing is asked: there is no later answer
+        self._poison(command, failure)
+        if failure.kind == "OutOfMemoryError":
+            self._state.buffers.reclaim()
+        return m.Failed(request_id, failure, state_after(error)) if request_id else None
+
+    def _poison(self, command: m.Command, error: m.ErrorInfo) -> None:
+        """Let everything fail with `error` that a failed command should have made or changed."""
+        match command:
+            case m.Call():
+                self._calls.poison(command, error)
+            case m.Put() | m.PutUploaded() | m.AdoptWeight() | m.ReceiveTensor():
+                self.handles.poison(command.handle, error)
+            case m.PatchWeight():
+                self.handles.spoil(command.handle, error)
+            case m.RegisterProgram():
+                self._calls.refuse(command, error)
+            case m.BindWeights():
+                self._inputs.refuse(command, error)
+            case m.SendTensor():
+                self._peers.send_error(command, error)
 
     def _free(self, command: m.Free) -> None:
         for handle in command.handles:
@@ -170,9 +178,16 @@ class WorkerSession:
 
     def _fetch(self, command: m.Fetch) -> m.Fetched:
         budget = MAX_FETCH_INLINE_NBYTES
-        tensors = []
+        tensors: list[m.FetchedTensor | m.ErrorInfo] = []
+        whole: set[int] = set()
         for handle in command.handles:
-            spec, data = self._state.buffers.to_host(self.handles.tensor(handle))
+            try:
+                spec, data = self._state.buffers.to_host(self.handles.tensor(handle))
+            except PoisonedInput as poisoned:
+                error = poisoned.error
+                tensors.append(brief(error) if error.number in whole or len(whole) >= MAX_LATE else error)
+                whole.add(error.number)
+                continue
             if data.nbytes <= budget:
                 budget -= data.nbytes
                 tensors.append(m.FetchedTensor(spec, bytes(data)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dynamo_genie.errors import RequestTimeout, SessionLost
 from dynamo_genie.runtime.session.attachment import Attachment
@@ -24,7 +24,7 @@ MIN_MESSAGE_NBYTES = 64
 """What a message counts at least: a worker that lags behind keeps more of it than its bytes."""
 
 _WEIGHT_COMMANDS = frozenset({"AdoptWeight", "PatchWeight", "BindWeights"})
-"""Nothing waits for these; when one fails, the daemon's weights are no longer what this side believes."""
+"""When one of these fails, the daemon's weights are no longer what this side believes."""
 
 
 class CommandQueue:
@@ -61,8 +61,10 @@ class CommandQueue:
 
     def post(self, command: m.Command, nbytes: int = 64) -> None:
         """Queue a command; nothing is answered."""
-        if self._ids.released and isinstance(command, m.Call):
-            self._post_released()  # first, so that its results find the room
+        if isinstance(command, m.Call):
+            self._identity.calls.note()
+            if self._ids.released:
+                self._post_released()  # first, so that its results find the room
         self._queue.append(command)
         self._queued_nbytes += nbytes
         if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
@@ -97,18 +99,48 @@ class CommandQueue:
 
     def wait(self, request_id: int) -> m.WorkerToClient:
         """Flush, then return the answer to a posted request or raise the failure it reports."""
+        return self._unless_failed(self.ask(request_id))
+
+    def ask(self, request_id: int) -> m.WorkerToClient:
+        """Flush, then return the answer to a posted request, be it a failure."""
         self.flush()
         self._counters.events["round_trips"] += 1
-        return self.answer(request_id, self._timeout_s)
+        return self.reply(request_id, self._timeout_s)
 
     def sync(self) -> None:
-        """Wait until everything so far has run; raise its first error."""
+        """Wait until everything so far has run."""
         request_id = self._ids.request()
         self.post(m.Sync(request_id))
         self.wait(request_id)
 
+    def settle(self) -> m.ErrorInfo | None:
+        """Wait until everything so far has run; return the first error that nobody was told of, and log the others."""
+        request_id = self._ids.request()
+        self.post(m.Sync(request_id))
+        self.flush()
+        self._counters.events["round_trips"] += 1
+        self._receive(request_id, self._timeout_s)
+        first = self._identity.late.take_all()
+        self._log_late()
+        return first
+
     def answer(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
         """Return the answer to a request that was sent, or raise the failure it reports."""
+        return self._unless_failed(self.reply(request_id, timeout_s))
+
+    def reply(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
+        """Return the answer to a request that was sent, be it a failure; log what failed that is not in it."""
+        reply = self._receive(request_id, timeout_s)
+        for error in _errors_in(reply):
+            self._identity.told(error)
+        self._log_late()
+        return reply
+
+    def _log_late(self) -> None:
+        """Log what failed and nobody was told of, once."""
+        self._identity.late.log(self._identity.exception)
+
+    def _receive(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
         started = time.monotonic()
         pause_s = REPEAT_AFTER_S
         while True:
@@ -130,13 +162,13 @@ class CommandQueue:
             reply = codec.worker_to_client(data)
             if reply.request_id == request_id:
                 self._unanswered_nbytes = 0
-                if isinstance(reply, m.Failed):
-                    raise self._failure(reply.error)
                 return reply
             if isinstance(reply, m.EngineFellBack):
                 self._identity.programs.warn(reply)
+            elif isinstance(reply, m.LateFailures):
+                self._learn(reply)
             elif reply.request_id == 0 and isinstance(reply, m.Failed):
-                raise self._failure(reply.error)
+                raise self.failure(reply.error)
 
     def _transmit(self, data: bytes) -> None:
         deadline = 0.0
@@ -152,12 +184,27 @@ class CommandQueue:
         self._last_message = data
         self._unanswered_nbytes += max(len(data), MIN_MESSAGE_NBYTES)
 
-    def _failure(self, error: m.ErrorInfo) -> Exception:
+    def _learn(self, news: m.LateFailures) -> None:
+        for error in self._identity.late.learn(news):
+            if error.operator in _WEIGHT_COMMANDS:
+                self._identity.weights_doubtful = True
+
+    def _unless_failed(self, reply: m.WorkerToClient) -> m.WorkerToClient:
+        if isinstance(reply, m.Failed):
+            raise self.failure(reply.error)
+        return reply
+
+    def failure(self, error: m.ErrorInfo) -> Exception:
         """Return what to raise for a failure, and end the attachment where it is of no use any more."""
-        raised = self._identity.programs.exception(error)
+        raised = self._identity.exception(error)
         if isinstance(raised, SessionLost):
             self.attachment.liveness.end(raised)
-        elif error.operator in _WEIGHT_COMMANDS:
-            self._identity.spoiled = SessionLost(f"the daemon's weights are not the local ones: {raised}")
-            self.attachment.liveness.end(self._identity.spoiled)
         return raised
+
+
+def _errors_in(reply: m.WorkerToClient) -> Iterator[m.ErrorInfo]:
+    """Yield the errors that an answer brings to whoever asked."""
+    if isinstance(reply, m.Failed):
+        yield reply.error
+    elif isinstance(reply, m.Fetched):
+        yield from (found for found in reply.tensors if isinstance(found, m.ErrorInfo))

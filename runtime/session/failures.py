@@ -26,12 +26,13 @@ FAILURE_CLASSES: MappingProxyType[str, type[Exception]] = MappingProxyType(
 """The table of error codes with those of torch, which the rest of the wire can do without."""
 
 
-def to_exception(error: ErrorInfo, line: str | None) -> Exception:
-    """Return the exception for a failure, with the operator, the client's line and the remote traceback."""
+def to_exception(error: ErrorInfo, line: str | None = None, call: str = "") -> Exception:
+    """Return the exception for a failure, with the operator, the client's line, the call and the remote traceback."""
     known = FAILURE_CLASSES.get(error.kind)
     if known is None or not error.operator:
         line = None
     where = f"\n  in {error.operator}" + (f", called at {line}" if line else "") if error.operator else ""
+    where += f"\n  {call}" if call else ""
     trace = f"\n  remote traceback:\n{error.traceback}" if error.traceback else ""
     if known is None:
         return RemoteError(f"{error.kind}: {error.message}{where}{trace}")

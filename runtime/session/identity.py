@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from weakref import WeakValueDictionary
 
-from dynamo_genie.errors import GenieError
+from dynamo_genie.runtime.session.call_log import CallLog
 from dynamo_genie.runtime.session.counters import Counters
+from dynamo_genie.runtime.session.failures import to_exception
 from dynamo_genie.runtime.session.known_programs import KnownPrograms
+from dynamo_genie.runtime.session.late_errors import LateErrors
 from dynamo_genie.runtime.session.session_ids import SessionIds
+from dynamo_genie.runtime.wire import messages as m
 
 
 class SessionIdentity:
@@ -19,7 +23,10 @@ class SessionIdentity:
         counters: What crossed the wire.
         lock: Makes each operation whole; whoever uses the rest holds it.
         batches: How many batches of commands were sent; their order goes on under another attachment.
-        spoiled: Why no attachment can carry it on, None where one could.
+        calls: Its calls, as its worker counts them.
+        late: What failed without an answer.
+        sources: The identities of sessions that send this one tensors, by link.
+        weights_doubtful: Whether a command failed that keeps the daemon's weights equal to the local ones.
     """
 
     def __init__(self) -> None:
@@ -28,7 +35,30 @@ class SessionIdentity:
         self.counters = Counters()
         self.lock = threading.RLock()
         self.batches = 0
-        self.spoiled: GenieError | None = None
+        self.calls = CallLog()
+        self.late = LateErrors()
+        self.sources: WeakValueDictionary[int, SessionIdentity] = WeakValueDictionary()
+        self.weights_doubtful = False
+
+    def exception(self, error: m.ErrorInfo) -> Exception:
+        """Return what to raise for a failure, with the operator, the line and the call it belongs to."""
+        origin = self._origin(error)
+        if origin is None:
+            return to_exception(error)
+        return to_exception(error, origin.programs.line(error), origin.calls.describe(error.call))
+
+    def told(self, error: m.ErrorInfo) -> None:
+        """Note that an error is being raised."""
+        origin = self._origin(error)
+        if origin is not None:
+            origin.late.told(error.number)
+
+    def _origin(self, error: m.ErrorInfo) -> SessionIdentity | None:
+        """Return the session in which an error came up; None where the link is gone through which it came."""
+        origin: SessionIdentity | None = self
+        for link in error.route:
+            origin = origin.sources.get(link) if origin is not None else None
+        return origin
 
     def copy(self) -> SessionIdentity:
         """Return an identity that has named and sent as much, with counters and a lock of its own."""

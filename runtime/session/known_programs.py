@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 from dynamo_genie.errors import EngineWarning
-from dynamo_genie.runtime.session.failures import to_exception
 from dynamo_genie.runtime.wire import messages as m
 
 
@@ -31,10 +30,10 @@ class KnownPrograms:
         copy._numbers, copy._lines = dict(self._numbers), dict(self._lines)
         return copy
 
-    def exception(self, error: m.ErrorInfo) -> Exception:
-        """Return what to raise for a failure in the worker, with the line where it belongs to one."""
+    def line(self, error: m.ErrorInfo) -> str | None:
+        """Return the line of the user's program behind the operator that failed."""
         lines = self._lines.get(error.program, ())
-        return to_exception(error, lines[error.node] if 0 <= error.node < len(lines) else None)
+        return lines[error.node] if 0 <= error.node < len(lines) else None
 
     def warn(self, news: m.EngineFellBack) -> None:
         """Warn that a program runs with another engine than it was meant for."""

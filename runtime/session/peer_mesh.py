@@ -80,6 +80,7 @@ class PeerMesh:
         source.flush()  # whatever waits at the target from now on may wait for this
         moved = target.receive_tensor(link.into, transfer, target.timeout_s * WAIT_SHARE)
         moved.kind = kind or handle.kind
+        moved.immediate = handle.immediate
         return moved
 
     def measure(self, source: Session, target: Session) -> MeasuredLink:

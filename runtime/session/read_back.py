@@ -18,6 +18,7 @@ class ReadBack:
         self._wanted: dict[Session, tuple[list[int], list[str], list[Deliver]]] = {}
         self._kept: list[Handle] = []
         self._afterwards: list[Callable[[], None]] = []
+        self._otherwise: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
         return bool(self._wanted)
@@ -34,21 +35,39 @@ class ReadBack:
         kinds.append(kind)
         delivers.append(deliver)
 
-    def afterwards(self, action: Callable[[], None]) -> None:
-        """Do something once everything has been delivered."""
+    def afterwards(self, action: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Do something once everything has been delivered, or something else where that cannot be."""
         self._afterwards.append(action)
+        self._otherwise.append(otherwise)
 
     def fetch(self) -> None:
-        """Fetch and deliver, with one round trip a session; every session must have been flushed before."""
+        """Fetch and deliver, with one round trip a session; every session must have been flushed before.
+
+        What has an error is not delivered, and the first one is raised when everything else has been.
+        """
         if not self._wanted:
             return
-        with torch.no_grad():
-            for deliver, value in self.receive():
-                deliver(value)
-            for action in self._afterwards:
+        try:
+            with torch.no_grad():
+                self._deliver()
+                for action in self._afterwards:
+                    action()
+        except BaseException:
+            for action in self._otherwise:
                 action()
+            raise
 
-    def receive(self) -> Iterator[tuple[Deliver, torch.Tensor]]:
-        """Fetch; give each value with what it is to be handed to."""
+    def receive(self) -> Iterator[tuple[Deliver, torch.Tensor | Exception]]:
+        """Fetch; give each value, or its error, with what it is to be handed to."""
         for session, (ids, kinds, delivers) in self._wanted.items():
-            yield from zip(delivers, session.fetch(ids, kinds), strict=True)
+            yield from zip(delivers, session.fetch_each(ids, kinds), strict=True)
+
+    def _deliver(self) -> None:
+        errors: list[Exception] = []
+        for deliver, value in self.receive():
+            if isinstance(value, Exception):
+                errors.append(value)
+            else:
+                deliver(value)
+        if errors:
+            raise errors[0]

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from dynamo_genie.engines import AUTO
-from dynamo_genie.errors import ProtocolError, SessionLost, StaleHandleError
+from dynamo_genie.errors import ProtocolError, StaleHandleError
 from dynamo_genie.runtime.session.attachment import Attachment
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.command_queue import CommandQueue
@@ -44,7 +44,7 @@ class Session:
         weight_channel: What resident weights need.
         timeout_s: The limit of one wait.
         mint, request_id: Fresh ids for programs and bindings, fresh numbers for commands that are answered.
-        post, flush, wait: Those of its queue of commands; the caller holds the lock.
+        post, flush, wait, ask, failure: Those of its queue of commands; the caller holds the lock.
         upload: Sends bytes by bulk and returns the number of the upload; the caller holds the lock.
     """
 
@@ -57,12 +57,13 @@ class Session:
         self.lock = identity.lock
         self._ids = identity.ids
         self._bulk = BulkConnection(attachment, self.counters, timeout_s)
-        self.links = SessionLinks(self._ids, self._bulk)
+        self.links = SessionLinks(identity, self._bulk)
         self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s)
         self._uploads = Uploads(self._commands, self._bulk, identity)
-        self.weight_channel = WeightCommands(self._commands, self._uploads, self._ids)
+        self.weight_channel = WeightCommands(self._commands, self._uploads, identity)
         self.mint, self.request_id = self._ids.mint, self._ids.request
         self.post, self.flush, self.wait = self._commands.post, self._commands.flush, self._commands.wait
+        self.ask, self.failure = self._commands.ask, self._commands.failure
         self.upload = self._uploads.send
 
     def twin(self, control: Transport, bulk: BulkTransport) -> Session:
@@ -95,14 +96,8 @@ class Session:
         self._bulk.attach(self._commands.attach(timeout_s))
 
     def reattach(self, attachment: Attachment, timeout_s: float) -> None:
-        """Go on with another attachment to the worker that has this session; what was queued goes there.
-
-        Raises:
-            SessionLost: What the worker has is not what this side believes; the session is over.
-        """
+        """Go on with another attachment to the worker that has this session; what was queued goes there."""
         with self.lock:
-            if self.identity.spoiled is not None:
-                raise SessionLost(str(self.identity.spoiled))
             self.attachment.close()
             self.attachment = self._commands.attachment = attachment
             self._bulk.use(attachment)
@@ -126,9 +121,20 @@ class Session:
         return self._ids.live_handles
 
     def sync(self) -> None:
-        """Wait until everything so far has run; raise its first error."""
+        """Wait until everything so far has run."""
         with self.lock:
             self._commands.sync()
+
+    def settle(self) -> tuple[float, Exception] | None:
+        """Wait until everything so far has run; return the first error that nobody was told of, and when it was called.
+
+        All others of the session are logged, and count as told.
+        """
+        with self.lock:
+            error = self._commands.settle()
+            if error is None:
+                return None
+            return self.identity.calls.made_at(error.call), self._commands.failure(error)
 
     # --- names ---------------------------------------------------------------------------------------------
 
@@ -177,7 +183,16 @@ class Session:
         return handle
 
     def fetch(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor]:
-        """Return local copies of the tensors with these ids, in one round trip."""
+        """Return local copies of the tensors with these ids, in one round trip, or raise the first one's error."""
+        found: list[torch.Tensor] = []
+        for each in self.fetch_each(handles, kinds):
+            if isinstance(each, Exception):
+                raise each
+            found.append(each)
+        return found
+
+    def fetch_each(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor | Exception]:
+        """Return a local copy of each tensor with these ids, or its error, in one round trip."""
         self.check()  # before the lock, which a thread of the parent may hold for ever
         with self.lock:
             self.counters.events["fetches"] += 1
@@ -188,7 +203,9 @@ class Session:
                 raise ProtocolError(f"expected {len(handles)} fetched tensors, got {type(reply).__name__}")
             return [self._receive(tensor, kind) for tensor, kind in zip(reply.tensors, kinds, strict=True)]
 
-    def _receive(self, fetched: m.FetchedTensor, kind: str) -> torch.Tensor:
+    def _receive(self, fetched: m.FetchedTensor | m.ErrorInfo, kind: str) -> torch.Tensor | Exception:
+        if isinstance(fetched, m.ErrorInfo):
+            return self.failure(fetched)
         tensor = empty_like_spec(fetched.spec)
         if not (fetched.download or tensor.numel()):
             return tensor
@@ -267,14 +284,16 @@ class Handle:
     Attributes:
         memory: The memory in which the tensor lives; that of its base where it is a view.
         kind: The tensor class under which its bytes are counted when they are fetched.
+        immediate: Whether operators on it wait until the daemon has run them, and raise what went wrong.
     """
 
-    __slots__ = ("__weakref__", "_dead", "id", "kind", "memory", "session")
+    __slots__ = ("__weakref__", "_dead", "id", "immediate", "kind", "memory", "session")
 
     def __init__(self, handle_id: int, session: Session, dead: deque[int]) -> None:
         self.id = handle_id
         self.memory = Memory()
         self.kind = "output"
+        self.immediate = False
         self.session = session
         self._dead = dead
 

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.runtime.session.bulk import BulkConnection
+from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.measured_link import MeasuredLink
-from dynamo_genie.runtime.session.session_ids import SessionIds
 from dynamo_genie.runtime.wire import messages as m
 
 
@@ -19,6 +19,10 @@ class LinkSource(Protocol):
         """Whether it can still send."""
 
     @property
+    def identity(self) -> SessionIdentity:
+        """What it has named and sent."""
+
+    @property
     def bulk_endpoint(self) -> str:
         """Where its worker takes bulk data."""
 
@@ -26,8 +30,9 @@ class LinkSource(Protocol):
 class SessionLinks:
     """The ends of links in one session. `PeerMesh` opens links between two."""
 
-    def __init__(self, ids: SessionIds, bulk: BulkConnection) -> None:
-        self._ids = ids
+    def __init__(self, identity: SessionIdentity, bulk: BulkConnection) -> None:
+        self._identity = identity
+        self._ids = identity.ids
         self._bulk = bulk
         self._last_transfer = 0
         self._sources: dict[int, LinkSource] = {}
@@ -46,6 +51,7 @@ class SessionLinks:
         message = m.AdmitPeer(self._ids.request(), link, token, public_key, source.bulk_endpoint, self._bulk.endpoint)
         self._bulk.admit_peer(message)
         self._sources[link] = source
+        self._identity.sources[link] = source.identity  # an error that comes through the link belongs to a call there
         return link
 
     def open(self, endpoint: str, token: bytes, keys: m.PeerKeys | None) -> int:

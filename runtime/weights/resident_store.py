@@ -97,6 +97,14 @@ class ResidentStore:
             if self._owners.get(owner.number) is owner:
                 del self._owners[owner.number]
             self._detach(owner)
+        if self._channel.take_doubt():
+            self.forget(list(self._residents.values()))
+
+    def forget(self, residents: Iterable[Resident]) -> None:
+        """Let go of residents whose counterpart is not what it should be; the next use makes new ones."""
+        for resident in residents:
+            for owner in list(resident.owners):
+                self._detach(owner)
 
     def flush(self) -> None:
         """Tell the daemon which handles are free. Last, so that a content in use again was adopted again before."""

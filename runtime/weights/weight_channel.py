@@ -29,7 +29,10 @@ class WeightChannel(Protocol):
         """Keep an upload on the daemon as a content."""
 
     def sync(self) -> None:
-        """Wait until everything so far was done; raise its first error."""
+        """Wait until everything so far was done; raise why a content could not be kept."""
+
+    def take_doubt(self) -> bool:
+        """Return, once, whether something failed that keeps the daemon's weights equal to the local ones."""
 
     def adopt(self, handle: int, digest: bytes, spec: TensorSpec) -> None:
         """Let a handle name a content."""

@@ -127,6 +127,10 @@ class WeightBinding:
         """Say that the local tensors equal the daemon's again: after what the program changes was written back."""
         self._store.note_in_sync(list(dict.fromkeys(self._residents[position] for position in sorted(self.mutated))))
 
+    def forget_written(self) -> None:
+        """Say that what the program changes is not what it should be on the daemon: the next call sends it anew."""
+        self._store.forget(dict.fromkeys(self._residents[position] for position in sorted(self.mutated)))
+
     def _rebind(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Find the residents of the positions whose tensor is new or lies elsewhere; True if handles changed."""
         positions = self._identities.changed(tensors)

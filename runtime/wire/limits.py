@@ -37,3 +37,5 @@ MAX_NODES = 262_144
 MAX_KIND = 64
 MAX_SPANS = 4096
 MAX_WAIT_S = 86_400.0
+MAX_LATE = 8
+"""Failures of commands without an answer that travel whole beside one answer; of others only the number does."""

@@ -19,7 +19,7 @@ import msgspec
 from dynamo_genie.runtime.wire.bulk_messages import *  # noqa: F403
 from dynamo_genie.runtime.wire.bulk_messages import Attach as Attach
 from dynamo_genie.runtime.wire.bulk_messages import Attached as Attached
-from dynamo_genie.runtime.wire.limits import MAX_DEVICES, MAX_ITEMS, MAX_SPANS, MAX_WAIT_S
+from dynamo_genie.runtime.wire.limits import MAX_DEVICES, MAX_ITEMS, MAX_LATE, MAX_SPANS, MAX_WAIT_S
 from dynamo_genie.runtime.wire.record import Blob, Digest, Id, Ids, Kind, Message, Tally, Text, Token
 from dynamo_genie.runtime.wire.record import ErrorInfo as ErrorInfo
 from dynamo_genie.runtime.wire.tensor import Extent, InlineTensor, TensorSpec
@@ -259,7 +259,7 @@ class Call(Message, frozen=True, tag="C"):
     """Runs a program. Output i becomes handle `outputs[i]`; 0 drops it.
 
     `rng` is the state of the client's CPU generator where the program draws random numbers; the state after
-    the call answers `request_id`. Elsewhere `request_id` is 0 and nothing is answered.
+    the call answers `request_id`. Elsewhere nothing is answered where `request_id` is 0, and `Done` where it is not.
     """
 
     program: Id
@@ -335,7 +335,7 @@ class Describe(Message, frozen=True, tag="D"):
 
 
 class Sync(Message, frozen=True, tag="S"):
-    """Answered by `Done` when everything before it has run; carries the latched error, if any."""
+    """Answered by `Done` when everything before it has run."""
 
     request_id: Id
 
@@ -426,8 +426,10 @@ class FetchedTensor(Message, frozen=True, tag="t"):
 
 
 class Fetched(Message, frozen=True, tag="f"):
+    """What was asked for, in order: each tensor, or the error of the command that should have made it."""
+
     request_id: Id
-    tensors: Annotated[tuple[FetchedTensor, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    tensors: Annotated[tuple[FetchedTensor | ErrorInfo, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 class Described(Message, frozen=True, tag="e"):
@@ -467,12 +469,36 @@ class EngineFellBack(Message, frozen=True, tag="n"):
 
 
 class Failed(Message, frozen=True, tag="x"):
-    """Answers a request with the session's first error since the last answer."""
+    """Answers a request with its own error, or with that of a command that should have made what it names.
+
+    `rng` is the state of the generator where a call has drawn random numbers before it failed.
+    """
 
     request_id: Id
     error: ErrorInfo
+    rng: Annotated[bytes, msgspec.Meta(max_length=16_384)] = b""
+
+
+class LateFailures(Message, frozen=True, tag="l"):
+    """Answers nothing: comes before an answer, with what failed since the last one and has no answer of its own.
+
+    `omitted` counts the failures beyond the first `MAX_LATE`.
+    """
+
+    errors: Annotated[tuple[ErrorInfo, ...], msgspec.Meta(max_length=MAX_LATE)]
+    omitted: Extent = 0
+    request_id: Id = 0
 
 
 WorkerToClient: TypeAlias = (
-    Attached | Done | RngAdvanced | WeightsMissing | Fetched | Described | Inspection | EngineFellBack | Failed
+    Attached
+    | Done
+    | RngAdvanced
+    | WeightsMissing
+    | Fetched
+    | Described
+    | Inspection
+    | EngineFellBack
+    | Failed
+    | LateFailures
 )

@@ -32,6 +32,10 @@ class ErrorInfo(Message, frozen=True, tag="E"):
 
     `kind` is the class that eager PyTorch raises (or one of ours), `program` and `node` say where in which
     program (-1: none), `operator` names the operator, `traceback` is the daemon's.
+
+    `number` counts the failures of a session from 1, `call` the calls of it up to the one that failed, or for which
+    what failed was sent; 0 where that means nothing. `route` are the links through which the error came from the
+    session in which all of this counts, the last one first; empty for the session itself.
     """
 
     kind: Text
@@ -40,3 +44,6 @@ class ErrorInfo(Message, frozen=True, tag="E"):
     program: int
     node: int
     traceback: LongText
+    number: Id = 0
+    call: Id = 0
+    route: Ids = ()

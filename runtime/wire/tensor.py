@@ -6,7 +6,8 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
-from dynamo_genie.runtime.wire.limits import MAX_INLINE_NBYTES, MAX_RANK
+from dynamo_genie.runtime.wire.limits import MAX_INLINE_NBYTES
+from dynamo_genie.runtime.wire.limits import MAX_RANK as MAX_RANK
 
 Dtype = Literal[
     "bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64",

@@ -64,6 +64,7 @@ def test_an_unknown_option_names_the_known_ones_and_the_likely_one() -> None:
         ("daemons", "tcp://a:1#first"),
         ("placement", "clever"),
         ("placement_seed", "one"),
+        ("errors", "soon"),
         ("links", "client~client=0,1"),
         ("links", "client~tcp://a:1=0,0"),
         ("links", "client~tcp://a:1=fast"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.runtime.wire.tensor import DTYPES, TensorSpec
 from dynamo_genie.tensors import (
     TORCH_DTYPES,
@@ -169,3 +169,9 @@ def test_bytes_that_a_spec_does_not_exactly_fill_are_refused() -> None:
         require_dense(spec, 20)
     with pytest.raises(ProtocolError, match="not dense"):
         from_flat_bytes(torch.zeros(24, dtype=torch.uint8), TensorSpec("float32", (2, 3), (4, 1)))
+
+
+def test_a_tensor_of_too_many_dimensions_is_refused_before_it_is_sent() -> None:
+    assert len(spec_of(torch.ones((1,) * 64)).shape) == 64
+    with pytest.raises(QuotaExceeded, match="65 dimensions; at most 64"):
+        spec_of(torch.ones((1,) * 65))

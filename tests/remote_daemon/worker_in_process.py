@@ -77,9 +77,11 @@ class WorkerInProcess:
 
     def check(self) -> None:
         """Raise what a client would be told."""
-        [reply] = self.send(m.Sync(1))
-        if isinstance(reply, m.Failed):
-            raise AssertionError(reply.error.message)
+        *news, reply = self.send(m.Sync(1))
+        assert isinstance(reply, m.Done)
+        for late in news:
+            assert isinstance(late, m.LateFailures)
+            raise AssertionError(late.errors[0].message)
 
     def _number(self, program: p.Program) -> int:
         if program not in self._numbers:

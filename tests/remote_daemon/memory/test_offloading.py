@@ -101,7 +101,9 @@ class Resident(WorkerInProcess):
         if isinstance(reply, m.Failed):
             raise AssertionError(reply.error.message)
         assert isinstance(reply, m.Fetched)
-        return torch.frombuffer(bytearray(reply.tensors[0].data), dtype=torch.uint8)
+        [found] = reply.tensors
+        assert isinstance(found, m.FetchedTensor)
+        return torch.frombuffer(bytearray(found.data), dtype=torch.uint8)
 
     def bind_weight(self, weight: Tensor) -> tuple[int, int]:
         """Store a weight; return its handle, and a binding of TOTAL to it as the first input."""

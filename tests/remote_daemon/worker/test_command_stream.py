@@ -20,6 +20,7 @@ class Commands:
     def __init__(self) -> None:
         self.there: set[int] = set()
         self.ran: list[str] = []
+        self.news: m.LateFailures | None = None
 
     def execute(self, command: m.Command, now: float, *, overdue: bool) -> command_stream.Outcome:
         if isinstance(command, m.ReceiveTensor):
@@ -33,6 +34,10 @@ class Commands:
         assert isinstance(command, m.Sync)
         self.ran.append(f"sync {command.request_id}")
         return m.Done(command.request_id)
+
+    def take_news(self) -> m.WorkerToClient | None:
+        news, self.news = self.news, None
+        return news
 
     def close(self) -> None:
         self.ran.append("closed")
@@ -160,3 +165,14 @@ def test_replies_and_effects_come_in_order_whatever_arrives_when(
     flat = [command for made in numbered for command in made]
     assert replies == [m.Done(c.request_id) for c in flat if isinstance(c, m.Sync)]
     assert [int(line.split()[1]) for line in commands.ran] == list(range(1, number + 1))
+
+
+def test_news_come_before_the_next_answer_and_are_repeated_with_it(stream: Stream, commands: Commands) -> None:
+    news = m.LateFailures((m.ErrorInfo("IndexError", "", "", 1, 0, "", 1, 1),))
+    commands.news = news
+    assert stream.take(batch(1, receive(7)), 50, now=0.0) == []
+    commands.there.add(7)
+    assert stream.resume(1.0) == []
+    asked = batch(2, m.Sync(1), m.Sync(2))
+    for _ in range(2):
+        assert stream.take(asked, 50, now=2.0) == [news, m.Done(1), m.Done(2)]

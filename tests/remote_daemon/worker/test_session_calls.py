@@ -112,7 +112,9 @@ def test_what_is_wrong_with_a_call_shows_before_anything_runs(wrong: m.Call, mes
 
 def test_a_refused_program_fails_its_calls_with_the_reason_for_the_refusal() -> None:
     session = Calls()
-    session.calls.refuse(1, m.ErrorInfo("UnsupportedOperator", "no such operator", "", 1, -1, ""))
+    encoded = p.encode_program(SUM_AND_DIFFERENCE)
+    error = m.ErrorInfo("UnsupportedOperator", "no such operator", "", 1, -1, "")
+    session.calls.refuse(m.RegisterProgram(1, p.program_digest(encoded), encoded), error)
     with pytest.raises(PoisonedInput, match="no such operator"):
         session.calls.prepare(call())
 

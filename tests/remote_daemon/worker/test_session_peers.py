@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
@@ -17,7 +18,7 @@ from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
-from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
+from dynamo_genie.remote_daemon.worker.session_peers import MAX_ROUTE, PeerPort, arrived_error
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
 from dynamo_genie.remote_daemon.worker.state import open_state
 from dynamo_genie.runtime.wire import codec
@@ -58,7 +59,22 @@ def pair(first: float, second: float) -> InlineTensor:
 
 def floats(reply: m.WorkerToClient) -> tuple[float, ...]:
     assert isinstance(reply, m.Fetched), reply
-    return struct.unpack("2f", reply.tensors[0].data)
+    [found] = reply.tensors
+    assert isinstance(found, m.FetchedTensor), found
+    return struct.unpack("2f", found.data)
+
+
+def late(reply: m.WorkerToClient) -> m.ErrorInfo:
+    assert isinstance(reply, m.LateFailures), reply
+    [error] = reply.errors
+    return error
+
+
+def fetched_error(reply: m.WorkerToClient) -> m.ErrorInfo:
+    assert isinstance(reply, m.Fetched), reply
+    [error] = reply.tensors
+    assert isinstance(error, m.ErrorInfo), error
+    return error
 
 
 @pytest.fixture
@@ -83,32 +99,48 @@ def test_what_a_tensor_is_computed_into_waits_for_the_tensor(bench: Bench) -> No
 def test_a_tensor_that_never_comes_poisons_its_handle_and_the_stream_goes_on(bench: Bench) -> None:
     bench.arrivals.note_link(3, "the link from the daemon at tcp://a:1 to this one at tcp://b:2")
     bench.run(m.ReceiveTensor(5, 3, 1, 9.0), m.Call(1, 0, (5,), (6,)), m.Sync(1), m.Fetch(2, (6,)), m.Sync(3))
-    first, second, third = bench.stream.resume(9.0)
-    assert isinstance(first, m.Failed)
-    assert first.error.kind == "RequestTimeout"
+    news, first, second, third = bench.stream.resume(9.0)
+    error = late(news)
+    assert error.kind == "RequestTimeout"
     for part in ("within 9 s", "tcp://a:1", "tcp://b:2", "GENIE_REQUEST_TIMEOUT_S"):
-        assert part in first.error.message
-    assert isinstance(second, m.Failed)
-    assert second.error == first.error
+        assert part in error.message
+    assert (error.number, error.call, error.route) == (1, 1, ()), "the call for which it was to be received"
+    assert first == m.Done(1)
+    assert fetched_error(second) == error
     assert third == m.Done(3)
 
 
 def test_a_failure_of_the_sender_is_the_failure_here(bench: Bench) -> None:
-    error = describe_failure(ValueError("made there"), "aten.mul")
+    error = replace(describe_failure(ValueError("made there"), "aten.mul"), program=4, node=2, number=7, call=9)
     bench.arrivals.fail(3, 1, error)
-    done, failed = bench.run(m.ReceiveTensor(5, 3, 1, 9.0), m.Sync(1), m.Fetch(2, (5,)))
+    done, fetched = bench.run(m.ReceiveTensor(5, 3, 1, 9.0), m.Sync(1), m.Fetch(2, (5,)))
     assert done == m.Done(1), "the sender's session tells it where it happened"
-    assert isinstance(failed, m.Failed)
-    assert failed.error == error
+    assert fetched_error(fetched) == replace(error, route=(3,))
 
 
-def test_a_poisoned_tensor_is_sent_as_its_error_without_the_senders_program(bench: Bench) -> None:
+def test_an_error_says_through_which_links_it_came_unless_those_are_too_many() -> None:
+    error = m.ErrorInfo("ValueError", "far away", "aten.mul", 4, 2, "", 7, 9)
+    for link in range(1, MAX_ROUTE + 1):
+        error = arrived_error(error, link)
+    assert error.route == tuple(range(MAX_ROUTE, 0, -1))
+    assert arrived_error(error, 1) == m.ErrorInfo("ValueError", "far away", "aten.mul", -1, -1, "")
+
+
+def test_what_went_wrong_on_the_way_is_an_error_of_the_receiver(bench: Bench) -> None:
+    bench.arrivals.cut(3, describe_failure(DaemonUnavailable("the link was cut"), "ReceiveTensor"))
+    news, done, fetched = bench.run(m.ReceiveTensor(5, 3, 1, 9.0), m.Sync(1), m.Fetch(2, (5,)))
+    assert (late(news).kind, late(news).number) == ("DaemonUnavailable", 1)
+    assert done == m.Done(1)
+    assert fetched_error(fetched) == late(news)
+
+
+def test_a_poisoned_tensor_is_sent_as_its_error(bench: Bench) -> None:
     bench.run(m.Call(1, 0, (99,), (6,)), m.SendTensor(6, 3, 1, "activation"))
     [(link, outgoing)] = bench.sent
     assert (link, outgoing.transfer) == (3, 1)
     assert outgoing.error is not None
     assert "99" in outgoing.error.message
-    assert (outgoing.error.program, outgoing.error.node) == (-1, -1)
+    assert (outgoing.error.program, outgoing.error.number, outgoing.error.call) == (1, 1, 1)
     assert bench.budget.used == 0
 
 
@@ -128,19 +160,18 @@ def test_a_view_is_sent_as_dense_bytes_and_its_copy_counts_until_it_is_sent(benc
 def test_a_copy_that_has_no_room_is_a_quota_error_on_both_sides() -> None:
     bench = Bench(limit=12)
     bench.run(m.Put(5, pair(1, 2)))
-    [failed] = bench.run(m.SendTensor(5, 3, 1, "activation"), m.Sync(1))
-    assert isinstance(failed, m.Failed)
-    assert failed.error.kind == "QuotaExceeded"
+    news, done = bench.run(m.SendTensor(5, 3, 1, "activation"), m.Sync(1))
+    assert late(news).kind == "QuotaExceeded"
+    assert done == m.Done(1)
     [(_, outgoing)] = bench.sent
-    assert outgoing.error is not None
-    assert outgoing.error.kind == "QuotaExceeded"
+    assert outgoing.error == late(news)
 
 
 def test_a_link_that_has_failed_says_so(bench: Bench) -> None:
     bench.link_failures[3] = "nobody is there"
-    [failed] = bench.run(m.Put(5, pair(1, 2)), m.SendTensor(5, 3, 1, "activation"), m.Sync(1))
-    assert isinstance(failed, m.Failed)
-    assert (failed.error.kind, failed.error.message) == (DaemonUnavailable.__name__, "nobody is there")
+    news, done = bench.run(m.Put(5, pair(1, 2)), m.SendTensor(5, 3, 1, "activation"), m.Sync(1))
+    assert (late(news).kind, late(news).message) == (DaemonUnavailable.__name__, "nobody is there")
+    assert done == m.Done(1)
     assert not bench.sent
 
 

@@ -22,6 +22,7 @@ class HostChannel:
     resident: dict[int, tuple[TensorSpec, bytearray]] = field(default_factory=dict)
     uploads: dict[int, bytes] = field(default_factory=dict)
     fail_next_upload: bool = False
+    doubtful: bool = False
     _last: int = 0
 
     def mint(self) -> int:
@@ -49,6 +50,10 @@ class HostChannel:
 
     def sync(self) -> None:
         """Everything was done when it was asked for."""
+
+    def take_doubt(self) -> bool:
+        doubtful, self.doubtful = self.doubtful, False
+        return doubtful
 
     def store(self, digest: bytes, spec: TensorSpec, upload: int) -> None:
         data = self.uploads.pop(upload)

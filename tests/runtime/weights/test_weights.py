@@ -498,3 +498,34 @@ def test_a_deep_copy_is_another_weight(weights: ResidentWeights, channel: HostCh
     assert_same(channel, binding, twin.statics())
     binding.sync(model.statics())
     assert_same(channel, binding, model.statics())
+
+
+def test_after_a_failure_every_weight_gets_a_new_handle_and_nothing_is_sent_that_is_there(
+    channel: HostChannel, weights: ResidentWeights
+) -> None:
+    model = Model()
+    binding = weights.bind(model.statics())
+    handles, generation = binding.handles, binding.generation
+    channel.take_sent()
+    channel.doubtful = True
+    assert binding.sync(model.statics())
+    assert not set(handles) & set(binding.handles)
+    assert binding.generation > generation
+    assert channel.take_sent() == 0
+    assert set(channel.resident) == set(binding.handles), "the old ones were given up"
+    assert_same(channel, binding, model.statics())
+    assert not binding.sync(model.statics())
+
+
+def test_what_a_failed_program_would_have_written_is_made_anew_from_the_local_tensor(
+    channel: HostChannel, weights: ResidentWeights
+) -> None:
+    model = Model()
+    binding = weights.bind(model.statics(), mutated=frozenset({5}))
+    handles = binding.handles
+    channel.resident[handles[5]][1][:] = b"\1" * 8  # half written, or spoiled
+    binding.forget_written()
+    assert binding.sync(model.statics())
+    assert binding.handles[:5] == handles[:5]
+    assert binding.handles[5] != handles[5]
+    assert_same(channel, binding, model.statics())
