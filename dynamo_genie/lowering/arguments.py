@@ -45,7 +45,9 @@ def operator_key(target: Any, line: str | None) -> str:
 
 
 def _name(target: Any) -> str:
-    if isinstance(target, (OpOverload, HigherOrderOperator)):
+    if isinstance(target, HigherOrderOperator):
+        return f"higher_order.{target}"
+    if isinstance(target, OpOverload):
         return str(target)
     module = getattr(target, "__module__", None) or "?"
     name = getattr(target, "__name__", repr(target))

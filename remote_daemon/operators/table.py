@@ -18,6 +18,7 @@ import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.operators import attention, grouped_mm
+from dynamo_genie.remote_daemon.operators.control_flow import CONTROL_FLOW
 from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
 from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import FunctionSchema, OpOverload
@@ -34,7 +35,7 @@ class Operator:
 
     Attributes:
         run: What is called.
-        schema: None for functions on plain numbers and for "getitem".
+        schema: None for functions on plain numbers, "getitem", branches and loops.
         needs_device: Whether a call must be told on which device to make its result.
         overload: The ATen operator that `run` is, where it is one: what compilers know it by.
     """
@@ -49,6 +50,8 @@ class Operator:
     @property
     def reads_data(self) -> bool:
         """Whether the result is a number, or has a size, that only the data can tell: a device must be waited for."""
+        if self.key in CONTROL_FLOW:
+            return CONTROL_FLOW[self.key].reads_data
         if self.key in _GROUPED:  # plain products on rows that the data tells
             return True
         tags = self.overload.tags if self.overload is not None else ()
@@ -62,6 +65,8 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
     function = _functions().get(key)
     if function is not None:
         return Operator(key, function, None)
+    if key in CONTROL_FLOW:
+        return Operator(key, CONTROL_FLOW[key].run, None)
     if key in _ATTENTION:
         portable, kernel = _ATTENTION[key]
         if device.type == "cpu":

@@ -175,4 +175,9 @@ PORTABLE: tuple[str, ...] = (
 )  # fmt: skip
 """Operators of our own: one meaning everywhere, a kernel of its own on each kind of device."""
 
-OPERATORS: frozenset[str] = frozenset(ATEN + FUNCTIONS + PORTABLE)
+HIGHER_ORDER: tuple[str, ...] = tuple(
+    f"higher_order.{name}" for name in "cond map_impl scan while_loop while_loop_stack_output".split()
+)
+"""Branches and loops: operators that run sub-programs, which their arguments name."""
+
+OPERATORS: frozenset[str] = frozenset(ATEN + FUNCTIONS + PORTABLE + HIGHER_ORDER)
