@@ -44,6 +44,11 @@ def operator_key(target: Any, line: str | None) -> str:
     return key
 
 
+def is_supported(target: Any) -> bool:
+    """Say whether a daemon runs an FX target; regions are inlined before."""
+    return _name(target) in OPERATORS or target is torch.ops.higher_order.invoke_subgraph
+
+
 def _name(target: Any) -> str:
     if isinstance(target, HigherOrderOperator):
         return f"higher_order.{target}"

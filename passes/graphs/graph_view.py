@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers, portable_attention
 from dynamo_genie.schemas import read_schema
@@ -67,6 +68,18 @@ def written_by(node: Node) -> Iterator[Node]:
         schema = read_schema(node.target)
         for place in schema.writes:
             yield from nodes_in(schema.argument(place, node.args, node.kwargs))
+
+
+def all_graphs(gm: GraphModule) -> Iterator[GraphModule]:
+    """Yield a graph and all that stand in it, for branches and loops."""
+    return (module for module in gm.modules() if isinstance(module, GraphModule))
+
+
+def value_of(node: Node) -> Any:
+    """Return the fake value of a new node, from those of its arguments."""
+    target: Any = node.target
+    args, kwargs = map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+    return target(*args, **kwargs)
 
 
 def subgraphs(node: Node) -> Iterator[GraphModule]:

@@ -10,14 +10,14 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.operators import attention, grouped_mm
+from dynamo_genie.remote_daemon.operators import attention, generator, grouped_mm
 from dynamo_genie.remote_daemon.operators.control_flow import CONTROL_FLOW
 from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
 from dynamo_genie.schemas import read_schema
@@ -74,6 +74,9 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
         return Operator(key, portable, kernel._schema)
     if key in _GROUPED:
         return Operator(key, *_GROUPED[key])
+    if key in _GENERATOR:
+        run, schema = _GENERATOR[key]
+        return Operator(key, run if schema.arguments else partial(run, device), schema, random=True)
     overload = _overloads().get(key)
     if overload is None:
         raise ProtocolError(f"operator {key} is in the table, but torch {torch.__version__} here does not have it")
@@ -209,5 +212,12 @@ _GROUPED: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
     {
         "genie.grouped_mm": (grouped_mm.grouped_mm, grouped_mm.SCHEMA),
         "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),
+    }
+)
+
+_GENERATOR: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
+    {
+        "genie.generator_state": (generator.generator_state, generator.STATE_SCHEMA),
+        "genie.set_generator_state": (generator.set_generator_state, generator.SET_STATE_SCHEMA),
     }
 )

@@ -172,6 +172,7 @@ FUNCTIONS: tuple[str, ...] = (
 
 PORTABLE: tuple[str, ...] = (
     "genie.attention", "genie.attention_backward", "genie.grouped_mm", "genie.grouped_mm_backward",
+    "genie.generator_state", "genie.set_generator_state",
 )  # fmt: skip
 """Operators of our own: one meaning everywhere, a kernel of its own on each kind of device."""
 
