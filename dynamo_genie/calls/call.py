@@ -41,6 +41,7 @@ class GraphCall:
         self._asks = shapes.depends_on_data
         self._results = placement.results
         self._fetched = plan.fetched
+        self._numbers = plan.numbers
         self._held = held
         self._mesh = mesh
         self._moved: dict[tuple[Handle, Session], Handle] = {}
@@ -70,14 +71,16 @@ class GraphCall:
 
     def results(self) -> list[Any]:
         """Return the graph's results, remote but for those the program must have here."""
-        fetched: dict[int, torch.Tensor] = {}
+        fetched: dict[int, Any] = {}
         self.read(fetched).fetch()
+        for i in self._numbers & fetched.keys():
+            fetched[i] = fetched[i].item()
         return [
             fetched[i] if i in fetched else wrap_result(output, self.values[slot])
             for i, (output, slot) in enumerate(zip(self.metadata, self._results, strict=True))
         ]
 
-    def read(self, into: dict[int, torch.Tensor]) -> ReadBack:
+    def read(self, into: dict[int, Any]) -> ReadBack:
         """Have the daemons begin; return what is to be fetched, of which results come `into`, by position."""
         several = len(self._sessions) > 1
         if several:  # all run before one of them is waited for
@@ -137,7 +140,7 @@ def wrap_result(output: OutputMetadata, value: Any) -> Any:
     return RemoteTensor(value.shape, value.stride(), value.dtype, handle, None, value.storage_offset())
 
 
-def _deliver(fetched: dict[int, torch.Tensor], position: int, output: OutputMetadata, value: torch.Tensor) -> None:
+def _deliver(fetched: dict[int, Any], position: int, output: OutputMetadata, value: torch.Tensor) -> None:
     fetched[position] = _laid_out(value, output)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from dynamo_genie.lowering.numbers import numbers_of
 from dynamo_genie.modes import Mode
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
 from dynamo_genie.runtime.wire.tensor_class import TensorClass
@@ -38,7 +39,9 @@ class CallPlan:
         input_kinds: The tensor class of each input, for the byte counters.
         output_kinds: The tensor class of each output.
         passed_through: For each output, the position of the input it is, or -1.
-        fetched: Outputs that come here with the call: gradients of local parameters, or all where no result stays.
+        fetched: Outputs that come here with the call: numbers, gradients of local parameters, or all where no result
+            stays.
+        numbers: Outputs of which plain numbers are made, when they are here.
     """
 
     mode: Mode
@@ -49,6 +52,7 @@ class CallPlan:
     output_kinds: tuple[TensorClass, ...]
     passed_through: tuple[int, ...]
     fetched: frozenset[int]
+    numbers: frozenset[int] = frozenset()
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Return the positions of the local parameters and buffers of a call: those that are bound, not sent."""
@@ -86,6 +90,7 @@ def plan_calls(
     returned: Any = gm.graph.output_node().args[0]
     outputs = list(returned)
     gradients = frozenset(i for i in gradients if i < len(outputs) and isinstance(outputs[i], Node))
+    numbers = numbers_of(gm)
     made = frozenset(i for i, output in enumerate(outputs) if isinstance(output, Node))
     return CallPlan(
         mode=mode,
@@ -100,7 +105,8 @@ def plan_calls(
             for i, output in enumerate(outputs)
         ),
         passed_through=tuple(position.get(output, -1) for output in outputs),
-        fetched=gradients if mode.results_stay else made,
+        fetched=gradients | numbers if mode.results_stay else made,
+        numbers=numbers,
     )
 
 

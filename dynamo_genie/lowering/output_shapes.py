@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -13,8 +13,6 @@ from typing import Any, TypeAlias
 import sympy
 import torch
 from torch.fx import GraphModule, Node
-
-from dynamo_genie.errors import UnsupportedOperator
 
 Extents: TypeAlias = tuple[int, ...]
 
@@ -71,7 +69,6 @@ class OutputShapes:
         self.depends_on_call = any(not item.is_number for items in expressions for item in items)
         self.depends_on_data = any(symbol not in sources for symbol in free)
         if self.depends_on_data:
-            _refuse_numbers(values, sources)
             return
         found = [(output.dtype, items) for output, items in zip(self.outputs, expressions, strict=True)]
         unlike = list(dict.fromkeys(found))  # the caches of all layers have one shape: it is evaluated once
@@ -100,18 +97,6 @@ def shapes_of(gm: GraphModule) -> OutputShapes:
     outputs: Any = gm.graph.output_node().args[0]
     placeholders = gm.graph.find_nodes(op="placeholder")
     return OutputShapes(placeholders, [getattr(o, "meta", {}).get("val", o) for o in outputs])
-
-
-def _refuse_numbers(values: Sequence[Any], sources: Mapping[Any, Any]) -> None:
-    """Refuse a graph that returns a plain number which only the daemon will know."""
-    for value in values:
-        if not isinstance(value, torch.Tensor) and any(
-            s not in sources for e in _expressions(value) for s in e.free_symbols
-        ):
-            raise UnsupportedOperator(
-                f"the graph returns {value}, a number that depends on the data; return it as a tensor, or leave "
-                "torch._dynamo.config.capture_scalar_outputs off, which splits the graph there"
-            )
 
 
 def _metadata(value: Any) -> OutputMetadata:

@@ -6,6 +6,7 @@ from functools import partial
 
 from dynamo_genie.lowering.arguments import is_supported
 from dynamo_genie.lowering.decompositions import decomposition_table
+from dynamo_genie.lowering.numbers import return_numbers_as_tensors
 from dynamo_genie.passes.graphs.pipeline import Pass
 from dynamo_genie.passes.rewrites.effects import drop_effect_tokens
 from dynamo_genie.passes.rewrites.flex_attention import expand_flex_attention
@@ -22,6 +23,7 @@ REWRITES = (
     Pass("flex_attention", partial(expand_flex_attention, decompositions=decomposition_table)),
     Pass("recomputation", keep_generator_states),
     Pass("portable", make_portable),
+    Pass("numbers", return_numbers_as_tensors),
 )
 """Done to every graph before anything is found out about it."""
 
