@@ -37,6 +37,16 @@ def portable_grouped_mm_backward(*args: Any, **kwargs: Any) -> Any:
     return torch.ops.transformers.grouped_mm_fallback_backward.default(*args, **kwargs)
 
 
+def portable_lstm_layer(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.lstm_layer" in a graph: what PyTorch makes of an LSTM's layer on a CPU."""
+    return aten.mkldnn_rnn_layer.default(*args, **kwargs)
+
+
+def portable_lstm_layer_backward(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.lstm_layer_backward" in a graph: gradients of `portable_lstm_layer`."""
+    return aten.mkldnn_rnn_layer_backward.default(*args, **kwargs)
+
+
 def portable_generator_state() -> torch.Tensor:
     """Stand for "genie.generator_state" in a graph: the state of the CPU's generator, from which numbers are drawn."""
     return torch.get_rng_state()
@@ -51,6 +61,8 @@ PORTABLE_REPLACEMENTS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {
         aten._scaled_dot_product_flash_attention_for_cpu.default: portable_attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward.default: portable_attention_backward,
+        aten.mkldnn_rnn_layer.default: portable_lstm_layer,
+        aten.mkldnn_rnn_layer_backward.default: portable_lstm_layer_backward,
     }
 )
 """What replaces each operator that only one kind of device has."""
@@ -61,6 +73,8 @@ PORTABLE_KEYS: Mapping[Any, str] = MappingProxyType(
         portable_attention_backward: "genie.attention_backward",
         portable_grouped_mm: "genie.grouped_mm",
         portable_grouped_mm_backward: "genie.grouped_mm_backward",
+        portable_lstm_layer: "genie.lstm_layer",
+        portable_lstm_layer_backward: "genie.lstm_layer_backward",
         portable_generator_state: "genie.generator_state",
         portable_set_generator_state: "genie.set_generator_state",
     }

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.operators import attention, generator, grouped_mm
+from dynamo_genie.remote_daemon.operators import attention, generator, grouped_mm, lstm
 from dynamo_genie.remote_daemon.operators.control_flow import CONTROL_FLOW
-from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
+from dynamo_genie.runtime.wire.operators import ATEN, CPU_ONLY, FUNCTIONS
 from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import FunctionSchema, OpOverload
 from dynamo_genie.torch_internals.pytree import tree_map_only
@@ -67,8 +67,8 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
         return Operator(key, function, None)
     if key in CONTROL_FLOW:
         return Operator(key, CONTROL_FLOW[key].run, None)
-    if key in _ATTENTION:
-        portable, kernel = _ATTENTION[key]
+    if key in _KERNELS:
+        portable, kernel = _KERNELS[key]
         if device.type == "cpu":
             return Operator(key, kernel._op, kernel._schema, overload=kernel)
         return Operator(key, portable, kernel._schema)
@@ -92,7 +92,7 @@ def _on_device(key: str, overload: OpOverload, device: torch.device) -> Operator
     schema = overload._schema
     random = torch.Tag.nondeterministic_seeded in overload.tags
     run: Run = overload._op
-    if random and device.type != "cpu":
+    if device.type != "cpu" and (random or key in CPU_ONLY):
         run = _as_on_cpu(overload, device)
     return Operator(key, run, schema, random, _makes_tensors(schema), overload)
 
@@ -173,7 +173,7 @@ def _overloads() -> dict[str, OpOverload]:
 
 
 def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
-    """Return `overload` drawing from the CPU generator, so that every device gets the numbers eager CPU gets."""
+    """Return `overload` run on the CPU: it draws from the CPU's generator, as eager PyTorch does, or has no other kernel."""
     schema = read_schema(overload)
     makes_tensors = _makes_tensors(overload._schema)
     returns_argument = any(result.form == "self" for result in schema.results)
@@ -192,9 +192,9 @@ def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
     return run
 
 
-# --- attention -------------------------------------------------------------------------------------------
+# --- operators of our own --------------------------------------------------------------------------------
 
-_ATTENTION: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
+_KERNELS: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
     {
         "genie.attention": (
             attention.attention,
@@ -204,6 +204,8 @@ _ATTENTION: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
             attention.attention_backward,
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
         ),
+        "genie.lstm_layer": (lstm.lstm_layer, torch.ops.aten.mkldnn_rnn_layer.default),
+        "genie.lstm_layer_backward": (lstm.lstm_layer_backward, torch.ops.aten.mkldnn_rnn_layer_backward.default),
     }
 )
 """What each is on any device, and the kernel of PyTorch's that it is on a CPU."""
