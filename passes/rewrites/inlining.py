@@ -74,7 +74,7 @@ def _hold(gm: GraphModule, source: Node, value: Any) -> Node:
         while hasattr(gm, name := f"_inlined_{str(source.target).replace('.', '_')}_{number}"):
             number += 1
         setattr(gm, name, value)
-    node = gm.graph.get_attr(name)
+    node = gm.graph.create_node("get_attr", name)
     node.meta = dict(source.meta)
     return node
 

@@ -33,6 +33,7 @@ from dynamo_genie.tensors import TORCH_DTYPES
 
 _FIRST_NODE_LINE = 4
 _FILE_NAME = "<program>"
+_ZEROS = "aten._efficientzerotensor.default"
 
 
 def compile_program(
@@ -61,7 +62,7 @@ def compile_program(
     counts = accumulate((len(body.nodes) for body in bodies(program)), initial=0)
     firsts = {id(function.__code__): first for function, first in zip((run, *subs), counts, strict=False)}
 
-    def execute(inputs: list[Any]) -> tuple[Any, ...]:
+    def run_nodes(inputs: list[Any]) -> tuple[Any, ...]:
         try:
             found: tuple[Any, ...] = run(inputs)
         except Exception as error:
@@ -71,7 +72,20 @@ def compile_program(
             raise NodeError(node, keys[node]) from error
         return found
 
+    execute = _with_memory(run_nodes) if _ZEROS in keys else run_nodes
     return execute if program.default_dtype == "float32" else _with_default_dtype(execute, program.default_dtype)
+
+
+def _with_memory(execute: Executable) -> Executable:
+    """Give results that are zeros without memory (a gradient that nothing reaches) their memory."""
+
+    def run(inputs: list[Any]) -> tuple[Any, ...]:
+        return tuple(
+            value.clone() if isinstance(value, torch.Tensor) and value._is_zerotensor() else value
+            for value in execute(inputs)
+        )
+
+    return run
 
 
 def _with_default_dtype(execute: Executable, name: str) -> Executable:

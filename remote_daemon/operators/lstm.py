@@ -1,4 +1,4 @@
-"""A layer of an LSTM for devices that lack PyTorch's CPU kernel (`mkldnn_rnn_layer`): the same mathematics, by `torch.lstm`.
+"""A layer of an LSTM for devices that lack PyTorch's CPU kernel (`mkldnn_rnn_layer`): the same, by `torch.lstm`.
 
 Shapes: input [length, batch, features], hidden and cell [1, batch, hidden]; gates in the order of `nn.LSTM`.
 """
@@ -87,5 +87,5 @@ def _forward(
 
 
 def _require_plain(batch_sizes: Sequence[int]) -> None:
-    if batch_sizes:
-        raise NotImplementedError("an LSTM over packed sequences runs on a daemon's CPU only; pad the sequences instead")
+    if len(batch_sizes):
+        raise NotImplementedError("an LSTM over packed sequences runs on a CPU only; pad the sequences instead")

@@ -173,7 +173,7 @@ def _overloads() -> dict[str, OpOverload]:
 
 
 def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
-    """Return `overload` run on the CPU: it draws from the CPU's generator, as eager PyTorch does, or has no other kernel."""
+    """Return `overload` run on the CPU: it draws from the CPU's generator, or has no other kernel."""
     schema = read_schema(overload)
     makes_tensors = _makes_tensors(overload._schema)
     returns_argument = any(result.form == "self" for result in schema.results)

@@ -2,8 +2,8 @@
 
 A key is "namespace.operator.overload", the name FX prints. Everything here works on dense strided tensors and numbers
 alone and, but for a few, exists on CPU and CUDA devices. Left out on purpose: whatever touches files, storage
-internals, devices, streams or the process, and kernels that one kind of device has (oneDNN, cuDNN, fused attention). Attention has a key
-of its own, which each kind of device runs in its own way.
+internals, devices, streams or the process, and kernels that one kind of device has (oneDNN, cuDNN, fused attention).
+Attention has a key of its own, which each kind of device runs in its own way.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptiv
 _addmm_activation _assert_async.default|msg _assert_scalar _assert_tensor_metadata _batch_norm_with_update
 _batch_norm_with_update_functional _cdist_backward
 _cdist_forward _chunk_cat _conj _conj_copy _conj_physical _ctc_loss.Tensor|default _ctc_loss_backward.Tensor|default
-_dirichlet_grad _embedding_bag _embedding_bag_backward _embedding_bag_dense_backward _embedding_bag_forward_only
-_embedding_bag_per_sample_weights_backward _fake_quantize_learnable_per_channel_affine
+_dirichlet_grad _efficientzerotensor _embedding_bag _embedding_bag_backward _embedding_bag_dense_backward
+_embedding_bag_forward_only _embedding_bag_per_sample_weights_backward
+_fake_quantize_learnable_per_channel_affine
 _fake_quantize_learnable_per_channel_affine_backward _fake_quantize_learnable_per_tensor_affine
 _fake_quantize_learnable_per_tensor_affine_backward _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
 _fft_c2c _fft_c2r _fft_r2c _foreach_abs _foreach_abs_ _foreach_acos
@@ -156,8 +157,8 @@ split_copy.Tensor split_with_sizes split_with_sizes_copy sqrt sqrt_ squeeze.defa
 squeeze_.default|dim|dims squeeze_copy.default|dim|dims stack std.correction std_mean.correction sub.Scalar|Tensor
 sub_.Scalar|Tensor sum.default|dim_IntList sym_numel sym_size.int sym_storage_offset sym_stride.int t t_ t_copy take
 tan tan_ tanh tanh_ tanh_backward threshold threshold_ threshold_backward topk trace transpose.int transpose_
-transpose_copy.int triangular_solve tril tril_ tril_indices triu triu_ triu_indices trunc trunc_ unbind.int
-unbind_copy.int unfold unfold_backward unfold_copy uniform uniform_ unique_consecutive unique_dim
+transpose_copy.int triangular_solve tril tril_ tril_indices triu triu_ triu_indices true_divide.Tensor trunc trunc_
+unbind.int unbind_copy.int unfold unfold_backward unfold_copy uniform uniform_ unique_consecutive unique_dim
 unique_dim_consecutive unsafe_split.Tensor unsafe_split_with_sizes unsqueeze unsqueeze_ unsqueeze_copy
 upsample_bicubic2d upsample_bicubic2d_backward upsample_bilinear2d upsample_bilinear2d_backward upsample_linear1d
 upsample_linear1d_backward upsample_nearest1d upsample_nearest1d_backward upsample_nearest2d
