@@ -14,6 +14,7 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
 from torch.fx import GraphModule, Node
 
+from dynamo_genie.torch_internals.effect_tokens import drop_dead_tokens
 from dynamo_genie.torch_internals.operators import OperatorBase
 from dynamo_genie.torch_internals.probe import Probe, require
 
@@ -36,6 +37,7 @@ def capture_aten(
     `inference` alone, with its writes to inputs left in it (`keep_inference_input_mutations`); and on the setting
     `unlift_effect_tokens`, under which tokens that order effects stay inside the graph instead of becoming inputs.
     """
+    forward, backward, inference = map(_without_tokens, (forward, backward, inference))
     with functorch_config.patch(unlift_effect_tokens=True):
         compiled: Callable[..., Any] = aot_module_simplified(
             gm,
@@ -47,6 +49,14 @@ def capture_aten(
             keep_inference_input_mutations=True,
         )
     return compiled
+
+
+def _without_tokens(compiler: GraphCompiler) -> GraphCompiler:
+    def compile_graph(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        drop_dead_tokens(gm)
+        return compiler(gm, example_inputs)
+
+    return compile_graph
 
 
 @dataclass(frozen=True)

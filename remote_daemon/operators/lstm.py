@@ -72,8 +72,7 @@ def lstm_layer_backward(
             torch.zeros_like(result) if grad is None else grad
             for result, grad in zip(results, (grad_output, grad_hy, grad_cy), strict=True)
         ]
-        found = torch.autograd.grad(results, given, gradients, allow_unused=True)
-    return tuple(torch.zeros_like(it) if grad is None else grad for it, grad in zip(given, found, strict=True))
+        return torch.autograd.grad(results, given, gradients, materialize_grads=True)
 
 
 def _forward(

@@ -156,16 +156,22 @@ def test_the_daemon_chooses_a_branch_and_counts_steps_without_a_round_trip(compi
     same(plain(x), expected)
 
 
-@pytest.mark.skipif(BACKEND_NAME != "genie", reason="the error names the line")
-def test_an_error_inside_a_branch_names_its_operator_and_line(compiled: Any) -> None:
-    def solve(x: Tensor) -> Tensor:
+def test_checks_of_linear_algebra_inside_a_branch(backend: Any) -> None:
+    def factor(x: Tensor) -> Tensor:
         return torch.cond(x.sum() > 0, lambda a: torch.linalg.cholesky(a).contiguous(), lambda a: a * 1, (x,))
 
-    call = compiled(solve)
+    for x in (torch.eye(3), -torch.eye(3)):
+        assert_like_aot_eager(backend, factor, x)
+
+
+@pytest.mark.skipif(BACKEND_NAME != "genie", reason="the error names the line")
+def test_an_error_inside_a_branch_names_its_line(compiled: Any) -> None:
+    def rows(x: Tensor, index: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda a, i: a[i] * 2, lambda a, i: a[i * 0], (x, index))
+
+    call = compiled(rows)
     with torch.no_grad():
-        same(plain(call(-torch.eye(3))), -torch.eye(3))
-        with pytest.raises(torch.linalg.LinAlgError, match="positive-definite") as caught:
-            plain(call(torch.ones(3, 3)))
-    assert "torch.linalg.cholesky(a).contiguous()" in "\n".join(
-        [str(caught.value), *getattr(caught.value, "__notes__", [])]
-    )
+        same(plain(call(-X, torch.tensor([7]))), -X[:1])
+        with pytest.raises(IndexError, match="out of bounds") as caught:
+            plain(call(X, torch.tensor([7])))
+    assert "a[i] * 2" in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
