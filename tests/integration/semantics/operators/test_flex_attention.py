@@ -62,21 +62,26 @@ def test_flex_attention_equals_its_math_form(backend: Any) -> None:
     assert_like_aot_eager(backend, all_of_it, QUERY, KEY, VALUE)
 
 
-def test_half_precision_and_sizes_that_change(backend: Any) -> None:
-    assert_like_aot_eager(backend, scores, *(it.bfloat16() for it in (QUERY, KEY, VALUE)))
-    call = torch.compile(mask_made_inside, backend=backend, dynamic=True)
-    for length in (7, 16, LENGTH):
-        shorter = tuple(it[:, :, :length] for it in (QUERY, KEY, VALUE))
-        torch._dynamo.mark_dynamic(shorter[0], 2)
-        reference = torch.compile(mask_made_inside, backend="aot_eager", dynamic=True)
-        same(call(*shorter), reference(*shorter))
+def test_half_precision(backend: Any) -> None:
+    assert_like_aot_eager(backend, scores, *(it.bfloat16() for it in (QUERY, KEY, VALUE)), calls=1)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sizes_that_change(backend: Any) -> None:
+    call, reference = (torch.compile(mask_made_inside, backend=it, dynamic=True) for it in (backend, "aot_eager"))
+    with torch.no_grad():
+        for length in (7, 16, LENGTH):
+            shorter = tuple(it[:, :, :length] for it in (QUERY, KEY, VALUE))
+            same(call(*shorter), reference(*shorter))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_generate_with_flex_attention(backend: Any) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
         num_key_value_heads=2, attn_implementation="flex_attention",
     )  # fmt: skip
     torch.manual_seed(0)
@@ -87,7 +92,7 @@ def test_generate_with_flex_attention(backend: Any) -> None:
         torch._dynamo.reset()
         model.forward = torch.compile(type(model).forward.__get__(model), backend=one)
         found.append(
-            model.generate(prompt, max_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True)
+            model.generate(prompt, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
         )
     same(found[1].sequences, found[0].sequences)
     same(list(found[1].logits), list(found[0].logits))
