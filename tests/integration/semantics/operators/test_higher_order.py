@@ -175,3 +175,18 @@ def test_an_error_inside_a_branch_names_its_line(compiled: Any) -> None:
         with pytest.raises(IndexError, match="out of bounds") as caught:
             plain(call(X, torch.tensor([7])))
     assert "a[i] * 2" in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+
+
+def test_results_of_other_calls_are_operands_and_are_written(compiled: Any) -> None:
+    def counts(x: Tensor, total: Tensor) -> Tensor:
+        def positive(x: Tensor) -> Tensor:
+            total.add_(1)
+            return x.sin()
+
+        return torch.cond(x.sum() > 0, positive, lambda x: x.cos(), (x,))
+
+    with torch.no_grad():
+        x, total = compiled(lambda x: (x * 1, x * 0))(X)
+        same(plain(compiled(counts)(x, total)), X.sin())
+        same(plain(total), torch.ones(3, 4))
+        same(plain(torch.cond(x.sum() > 0, lambda a: a.sin(), lambda a: a.cos(), (x,))), X.sin())
