@@ -136,7 +136,9 @@ def _check_trace() -> None:
     with FakeTensorMode():
         fake = torch.empty(2)
     traced = trace(lambda tensor: tensor.sin(), [fake], {})
-    require([node.target for node in traced.graph.find_nodes(op="call_function")] == [aten.sin.default], "traces")
+    require(
+        any(node.target is aten.sin.default for node in traced.graph.nodes), "the operators of a function are found"
+    )
 
 
 def _check_dense_form() -> None:
