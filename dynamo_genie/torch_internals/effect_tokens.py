@@ -54,10 +54,11 @@ def _check() -> None:
     require(gm(1) == (1,), "tokens are noted as such")
 
 
-PROBES = (
+PROBES = tuple(
     Probe(
-        "torch._functorch._aot_autograd.descriptors.ForwardTokenAOTInput",
+        f"torch._functorch._aot_autograd.descriptors.{kind.__name__}",
         "takes tokens that nothing uses out of graphs with branches",
         _check,
-    ),
+    )
+    for kind in (*_INPUTS, *_OUTPUTS)
 )

@@ -156,17 +156,38 @@ def _check_rules() -> None:
         require(modes <= operator.python_key_table.keys(), "an operator has a rule for each mode of a capture")
 
 
-PROBES = (
-    Probe("torch._ops.HigherOrderOperator.python_key_table", "captures graphs with remote operands", _check_rules),
-    Probe("torch._subclasses.fake_tensor.FakeTensor.fake_mode", "traces functions of fake tensors", _check_trace),
-    Probe(
-        "torch._higher_order_ops.auto_functionalize.read_view_information_from_args",
-        "tells what an operator writes that a graph calls on copies",
-        _check_mutable_call,
-    ),
-    Probe(
-        "torch._ops.HigherOrderOperator.py_kernels",
-        "takes flex attention apart into plain operators",
-        _check_dense_form,
-    ),
-)
+PROBES = tuple(
+    Probe(hook, purpose, check)
+    for hooks, purpose, check in (
+        (
+            tuple(
+                f"torch._higher_order_ops.auto_functionalize.{name}"
+                for name in (
+                    "AliasViewInfo", "AsStridedViewInfo", "SliceViewInfo", "get_mutable_args_from_schema",
+                    "read_view_information_from_args",
+                )
+            ),
+            "tells what an operator writes that a graph calls on copies",
+            _check_mutable_call,
+        ),
+        (
+            (
+                "torch._C.DispatchKey", "torch._ops.HigherOrderOperator", "torch._ops.OperatorBase",
+                "torch._ops.OpOverload", "torch.utils._pytree.tree_unflatten",
+            ),
+            "takes flex attention apart into plain operators",
+            _check_dense_form,
+        ),
+        (
+            ("torch._subclasses.functional_tensor.FunctionalTensorMode",),
+            "captures graphs with remote operands",
+            _check_rules,
+        ),
+        (
+            ("torch._subclasses.fake_tensor.FakeTensor", "torch._subclasses.fake_tensor.FakeTensorMode"),
+            "traces functions of fake tensors",
+            _check_trace,
+        ),
+    )
+    for hook in hooks
+)  # fmt: skip
