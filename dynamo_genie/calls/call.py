@@ -52,6 +52,7 @@ class GraphCall:
         self._shared = plan.shared
         self._fetched = plan.fetched
         self._immediate, self._saved = plan.immediate, plan.saved
+        self._numbers = plan.numbers
         self._held = held
         self._mesh = mesh
         self._moved: dict[tuple[Handle, Session], Handle] = {}
@@ -117,8 +118,10 @@ class GraphCall:
 
     def results(self) -> list[Any]:
         """Return the graph's results, remote but for those the program must have here."""
-        fetched: dict[int, torch.Tensor] = {}
+        fetched: dict[int, Any] = {}
         self.read(fetched).fetch()
+        for i in self._numbers & fetched.keys():
+            fetched[i] = fetched[i].item()
         results = [
             fetched[i] if i in fetched else wrap_result(output, self.values[slot])
             for i, (output, slot) in enumerate(zip(self.metadata, self._results, strict=True))
@@ -143,7 +146,7 @@ class GraphCall:
             if i in self._fetched:
                 results[i] = bring_here(tensor)
 
-    def read(self, into: dict[int, torch.Tensor]) -> ReadBack:
+    def read(self, into: dict[int, Any]) -> ReadBack:
         """Have the daemons begin; return what is to be fetched, of which results come `into`, by position."""
         several = len(self._sessions) > 1
         if several:  # all run before one of them is waited for

@@ -8,6 +8,7 @@ from typing import Any
 from torch.fx import GraphModule
 
 from dynamo_genie.errors import StaleHandleError
+from dynamo_genie.lowering.numbers import numbers_of
 from dynamo_genie.tensor.remote_tensor import handle_of
 
 
@@ -18,6 +19,7 @@ class LocalGraph:
 
     def __init__(self, gm: GraphModule) -> None:
         self._run: Callable[..., Any] = gm.forward
+        self._numbers = numbers_of(gm)
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties `args`, so that arguments can die as soon as they were read.
@@ -33,4 +35,5 @@ class LocalGraph:
                 )
         mine = list(args)
         args.clear()
-        return list(self._run(*mine))
+        results = self._run(*mine)
+        return [value.item() if i in self._numbers else value for i, value in enumerate(results)]

@@ -11,6 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.calls.saved import SavedValue, saved_values
+from dynamo_genie.lowering.numbers import numbers_of
 from dynamo_genie.modes import Mode
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
 from dynamo_genie.passes.graphs.shared_memory import results_in_one_memory
@@ -41,8 +42,9 @@ class CallPlan:
         input_kinds: The tensor class of each input, for the byte counters.
         output_kinds: The tensor class of each output.
         passed_through: For each output, the position of the input it is, or -1.
-        fetched: Outputs that come here with the call: gradients of local parameters; all where no result stays, or all
-            that are no caches where the program wants plain tensors.
+        fetched: Outputs that come here with the call: numbers, gradients of local parameters; all where no result stays,
+            or all that are no caches where the program wants plain tensors.
+        numbers: Outputs of which plain numbers are made, when they are here.
         shared: Outputs that live in one memory, group by group; what is `fetched` of them comes with that memory.
         immediate: Whether a call waits until the daemon has run it, and raises what went wrong there.
         backward: Whether the graph is a backward, whose inputs a forward has saved.
@@ -62,6 +64,7 @@ class CallPlan:
     immediate: bool = False
     backward: bool = False
     saved: tuple[SavedValue, ...] = ()
+    numbers: frozenset[int] = frozenset()
 
     def bound(self, args: Sequence[Any]) -> tuple[int, ...]:
         """Return the positions of the local parameters and buffers of a call: those that are bound, not sent."""
@@ -108,6 +111,7 @@ def plan_calls(
     returned: Any = gm.graph.output_node().args[0]
     outputs = list(returned)
     gradients = frozenset(i for i in gradients if i < len(outputs) and isinstance(outputs[i], Node))
+    numbers = numbers_of(gm)
     made = frozenset(i for i, output in enumerate(outputs) if isinstance(output, Node))
     output_kinds: tuple[TensorClass, ...] = tuple(
         "activation"
@@ -117,7 +121,7 @@ def plan_calls(
     )
     if mode.results_stay and plain:
         made = frozenset(i for i in made if output_kinds[i] not in ("kv_cache", "activation"))
-    fetched = gradients if mode.results_stay and not plain else made
+    fetched = gradients | numbers if mode.results_stay and not plain else made
     return CallPlan(
         mode=mode,
         engine=engine,
@@ -128,6 +132,7 @@ def plan_calls(
         output_kinds=output_kinds,
         passed_through=tuple(position.get(output, -1) for output in outputs),
         fetched=fetched,
+        numbers=numbers,
         shared=results_in_one_memory(gm),
         immediate=immediate or (plain and not fetched),
         backward=backward,

@@ -50,8 +50,15 @@ def is_in_table(target: OpOverload) -> bool:
     return (PORTABLE_KEYS.get(PORTABLE_REPLACEMENTS.get(target, target)) or _name(target)) in OPERATORS
 
 
+def is_supported(target: Any) -> bool:
+    """Say whether a daemon runs an FX target; regions are inlined before."""
+    return _name(target) in OPERATORS or target is torch.ops.higher_order.invoke_subgraph
+
+
 def _name(target: Any) -> str:
-    if isinstance(target, (OpOverload, HigherOrderOperator)):
+    if isinstance(target, HigherOrderOperator):
+        return f"higher_order.{target}"
+    if isinstance(target, OpOverload):
         return str(target)
     module = getattr(target, "__module__", None) or "?"
     name = getattr(target, "__name__", repr(target))

@@ -14,8 +14,6 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.errors import UnsupportedOperator
-
 Extents: TypeAlias = tuple[int, ...]
 
 # What torch's own sympy functions mean for numbers; lambdify prints them by these names.
@@ -69,7 +67,6 @@ class OutputShapes:
         self.outputs = tuple(_metadata(value) for value in values)
         unknown = [any(s not in sources for item in items for s in item.free_symbols) for items in expressions]
         self.depends_on_data = any(unknown)
-        _refuse_numbers(values, unknown)
         expressions = [() if skip else items for skip, items in zip(unknown, expressions, strict=True)]
         free = sorted({s for items in expressions for item in items for s in item.free_symbols}, key=str)
         self.depends_on_call = any(not item.is_number for items in expressions for item in items)
@@ -100,16 +97,6 @@ def shapes_of(gm: GraphModule) -> OutputShapes:
     outputs: Any = gm.graph.output_node().args[0]
     placeholders = gm.graph.find_nodes(op="placeholder")
     return OutputShapes(placeholders, [getattr(o, "meta", {}).get("val", o) for o in outputs])
-
-
-def _refuse_numbers(values: Sequence[Any], unknown: Sequence[bool]) -> None:
-    """Refuse a graph that returns a plain number which only the daemon will know."""
-    for value, depends_on_data in zip(values, unknown, strict=True):
-        if depends_on_data and not isinstance(value, torch.Tensor):
-            raise UnsupportedOperator(
-                f"the graph returns {value}, a number that depends on the data; return it as a tensor, or leave "
-                "torch._dynamo.config.capture_scalar_outputs off, which splits the graph there"
-            )
 
 
 def _metadata(value: Any) -> OutputMetadata:

@@ -18,6 +18,7 @@ from torch._guards import TracingContext
 from torch._inductor import inductor_prims
 from torch.fx import GraphModule, Node
 
+from dynamo_genie.torch_internals.effect_tokens import drop_dead_tokens
 from dynamo_genie.torch_internals.opaque import opaque
 from dynamo_genie.torch_internals.operators import OperatorBase, OpOverload
 from dynamo_genie.torch_internals.probe import Probe, require
@@ -44,6 +45,7 @@ def capture_aten(
     `unlift_effect_tokens`, under which tokens that order effects stay inside the graph instead of becoming inputs.
     Dynamo hides what a backend returns from its frame evaluator; a backward runs wherever `backward()` is called.
     """
+    forward, backward, inference = map(_without_tokens, (forward, backward, inference))
     with functorch_config.patch(unlift_effect_tokens=True):
         compiled: Callable[..., Any] = aot_module_simplified(
             gm,
@@ -68,6 +70,14 @@ def _hidden(compiler: GraphCompiler) -> GraphCompiler:
         run: Any = opaque(compiler(gm, example_inputs))
         run._boxed_call = True
         return run  # type: ignore[no-any-return]
+
+    return compile_graph
+
+
+def _without_tokens(compiler: GraphCompiler) -> GraphCompiler:
+    def compile_graph(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        drop_dead_tokens(gm)
+        return compiler(gm, example_inputs)
 
     return compile_graph
 

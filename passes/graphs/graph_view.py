@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
-from dynamo_genie.passes.graphs.portable_operators import portable_attention
+from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers, portable_attention
 from dynamo_genie.schemas import read_schema
-from dynamo_genie.torch_internals.operators import OpOverload
+from dynamo_genie.torch_internals.operators import HigherOrderOperator, OpOverload
 
 aten = torch.ops.aten
 
@@ -66,6 +68,33 @@ def written_by(node: Node) -> Iterator[Node]:
         schema = read_schema(node.target)
         for place in schema.writes:
             yield from nodes_in(schema.argument(place, node.args, node.kwargs))
+
+
+def all_graphs(gm: GraphModule) -> Iterator[GraphModule]:
+    """Yield a graph and all that stand in it, for branches and loops."""
+    return (module for module in gm.modules() if isinstance(module, GraphModule))
+
+
+def value_of(node: Node) -> Any:
+    """Return the fake value of a new node, from those of its arguments."""
+    target: Any = node.target
+    args, kwargs = map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+    return target(*args, **kwargs)
+
+
+def subgraphs(node: Node) -> Iterator[GraphModule]:
+    """Yield the graphs that a branch or a loop runs, which its arguments name."""
+    for argument in node.args if isinstance(node.target, HigherOrderOperator) else ():
+        if isinstance(argument, Node) and argument.op == "get_attr":
+            owner = node.graph.owning_module
+            value = attrgetter(str(argument.target))(owner) if owner is not None else None
+            if isinstance(value, GraphModule):
+                yield value
+
+
+def draws(node: Node) -> bool:
+    """Say whether running a node draws random numbers, itself or in a graph that it runs."""
+    return draws_random_numbers(node.target) or any(draws(inner) for gm in subgraphs(node) for inner in gm.graph.nodes)
 
 
 def is_view(node: Node) -> bool:

@@ -37,10 +37,32 @@ def portable_grouped_mm_backward(*args: Any, **kwargs: Any) -> Any:
     return torch.ops.transformers.grouped_mm_fallback_backward.default(*args, **kwargs)
 
 
+def portable_lstm_layer(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.lstm_layer" in a graph: what PyTorch makes of an LSTM's layer on a CPU."""
+    return aten.mkldnn_rnn_layer.default(*args, **kwargs)
+
+
+def portable_lstm_layer_backward(*args: Any, **kwargs: Any) -> Any:
+    """Stand for "genie.lstm_layer_backward" in a graph: gradients of `portable_lstm_layer`."""
+    return aten.mkldnn_rnn_layer_backward.default(*args, **kwargs)
+
+
+def portable_generator_state() -> torch.Tensor:
+    """Stand for "genie.generator_state" in a graph: the state of the CPU's generator, from which numbers are drawn."""
+    return torch.get_rng_state()
+
+
+def portable_set_generator_state(state: torch.Tensor) -> None:
+    """Stand for "genie.set_generator_state" in a graph: draw as from this state on."""
+    torch.set_rng_state(state)
+
+
 PORTABLE_REPLACEMENTS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {
         aten._scaled_dot_product_flash_attention_for_cpu.default: portable_attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward.default: portable_attention_backward,
+        aten.mkldnn_rnn_layer.default: portable_lstm_layer,
+        aten.mkldnn_rnn_layer_backward.default: portable_lstm_layer_backward,
     }
 )
 """What replaces each operator that only one kind of device has."""
@@ -51,13 +73,22 @@ PORTABLE_KEYS: Mapping[Any, str] = MappingProxyType(
         portable_attention_backward: "genie.attention_backward",
         portable_grouped_mm: "genie.grouped_mm",
         portable_grouped_mm_backward: "genie.grouped_mm_backward",
+        portable_lstm_layer: "genie.lstm_layer",
+        portable_lstm_layer_backward: "genie.lstm_layer_backward",
+        portable_generator_state: "genie.generator_state",
+        portable_set_generator_state: "genie.set_generator_state",
     }
 )
 """The key of each portable operator in the table of operators."""
 
 
 def draws_random_numbers(target: Any) -> bool:
-    """Say whether running the target of a call draws from a generator. Portable attention never does: no dropout."""
+    """Say whether running the target of a call draws from a generator, or touches its state.
+
+    Portable attention never does: it has no dropout.
+    """
+    if target in (portable_generator_state, portable_set_generator_state):
+        return True
     if not isinstance(target, OpOverload) or target in PORTABLE_REPLACEMENTS:
         return False
     return torch.Tag.nondeterministic_seeded in target.tags

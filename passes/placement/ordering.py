@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import is_getitem, is_view, nodes_in, shared_by, written_by
-from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
+from dynamo_genie.passes.graphs.graph_view import draws, is_getitem, is_view, nodes_in, shared_by, written_by
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,7 @@ def find_ordering(gm: GraphModule) -> Ordering:
     for node in gm.graph.nodes:
         for root in _written_by(node, roots):
             written[root].append(node)
-    before: list[tuple[Node, Node]] = list(
-        pairwise(node for node in gm.graph.nodes if draws_random_numbers(node.target))
-    )
+    before: list[tuple[Node, Node]] = list(pairwise(node for node in gm.graph.nodes if draws(node)))
     together: list[tuple[Node, Node]] = []
     for root, accesses in _accesses(gm, roots, written).items():
         _order(root, accesses, written[root], before, together)

@@ -12,8 +12,7 @@ import networkx as nx
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import is_getitem, is_view, result_nodes
-from dynamo_genie.passes.graphs.portable_operators import draws_random_numbers
+from dynamo_genie.passes.graphs.graph_view import draws, is_getitem, is_view, result_nodes
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.passes.placement.ordering import Ordering, find_ordering
 from dynamo_genie.passes.understanding.cost import find_costs
@@ -58,7 +57,7 @@ def _nodes(gm: GraphModule, costs: dict[Node, Facts], ordering: Ordering) -> Ite
             shape=_shape_of(node),
             view=is_view(node),
             pure=_is_pure(node),
-            random=draws_random_numbers(node.target),
+            random=draws(node),
             result=node in results,
             writes=tuple(writes.get(node, ())),
             written=node in ordering.written,
@@ -101,7 +100,7 @@ def _shape_of(node: Node) -> str:
 
 def _is_pure(node: Node) -> bool:
     """Say whether a call gives the same result wherever and however often it runs, and does nothing else."""
-    if node.op != "call_function" or draws_random_numbers(node.target):
+    if node.op != "call_function" or draws(node):
         return False
     target = node.target
     if not isinstance(target, OpOverload):

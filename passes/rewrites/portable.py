@@ -19,6 +19,7 @@ import torch
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
 
+from dynamo_genie.passes.graphs.graph_view import all_graphs
 from dynamo_genie.passes.graphs.portable_operators import (
     PORTABLE_REPLACEMENTS,
     portable_grouped_mm,
@@ -38,7 +39,12 @@ _FOREIGN: Mapping[str, Callable[..., Any]] = MappingProxyType(
 
 
 def make_portable(gm: GraphModule) -> PassResult:
-    """Rewrite `gm` in place so that no operator in it belongs to one kind of device."""
+    """Rewrite `gm` in place so that no operator in it, or in a branch, belongs to one kind of device."""
+    changed = [_rewrite(graph_module) for graph_module in all_graphs(gm)]
+    return PassResult(gm, any(changed))
+
+
+def _rewrite(gm: GraphModule) -> bool:
     modified = False
     for node in gm.graph.nodes:
         if node.op == "call_function" and node.target in PORTABLE_REPLACEMENTS:
@@ -54,4 +60,4 @@ def make_portable(gm: GraphModule) -> PassResult:
     if modified:
         gm.graph.lint()
         gm.recompile()
-    return PassResult(gm, modified)
+    return modified

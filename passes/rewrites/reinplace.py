@@ -33,10 +33,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
 
-from dynamo_genie.passes.graphs.graph_view import is_getitem, nodes_in, reached, shared_by, written_by
+from dynamo_genie.passes.graphs.graph_view import is_getitem, nodes_in, reached, shared_by, value_of, written_by
 
 aten = torch.ops.aten
 
@@ -131,15 +130,8 @@ def _write_in_place(update: Node) -> None:
     with graph.inserting_before(update):
         view = graph.call_function(_INTO_VIEW[update.target], (old, *place), dict(update.kwargs))
         write = graph.call_function(aten.copy_.default, (view, new))
-    view.meta = {**update.meta, "val": _value_of(view)}
+    view.meta = {**update.meta, "val": value_of(view)}
     write.meta = {**update.meta, "val": view.meta["val"]}
     assert isinstance(old, Node)
     update.replace_all_uses_with(old)
     graph.erase_node(update)
-
-
-def _value_of(view: Node) -> Any:
-    """Return the fake value of a new node, from those of its arguments."""
-    target: Any = view.target
-    args, kwargs = map_arg((view.args, view.kwargs), lambda node: node.meta["val"])
-    return target(*args, **kwargs)

@@ -63,6 +63,8 @@ def _no_cudagraphs(traits: Traits, device_type: str) -> str:
         return (
             f"its caches grow by `cat`, so shapes change at every call, and {traits.growth}; a Static cache keeps them"
         )
+    if traits.branches:
+        return _branches(traits)
     if traits.random:
         return "it draws random numbers, which the CPU's generator makes"
     if traits.reads_data:
@@ -72,9 +74,15 @@ def _no_cudagraphs(traits: Traits, device_type: str) -> str:
     return ""
 
 
+def _branches(traits: Traits) -> str:
+    return f"{traits.branches} runs graphs of its own, which the daemon chooses by their data or calls by the row"
+
+
 def _no_inductor(traits: Traits) -> str:
     if traits.grows:
         return "its caches grow by `cat`, so every call would need a compilation; a Static cache keeps shapes"
+    if traits.branches:
+        return _branches(traits)
     if traits.random:
         return "it draws random numbers, which would be others than eager PyTorch draws"
     if traits.default_dtype != "float32":  # a setting of the whole process, and compilers work beside the calls

@@ -9,15 +9,16 @@ A program becomes one generated function with one node a line::
         v4 = o1(v3, v1, alpha=2); v3 = v1 = None
         return (v4,)
 
-Its text is made of this module's own words, integers, and argument names out of PyTorch's schemas; nothing that came
-over the network is ever part of it.
+A sub-program becomes such a function too, which the operator that runs it is given. The text is made of this module's
+own words, integers, and argument names out of PyTorch's schemas; nothing that came over the network is ever part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import CodeType, TracebackType
+from itertools import accumulate
+from types import FunctionType, TracebackType
 from typing import Any
 
 import torch
@@ -25,13 +26,14 @@ import torch
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.engine import Executable, NodeError
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
-from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
+from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram, bodies
 from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.tensors import TORCH_DTYPES
 
 _FIRST_NODE_LINE = 4
 _FILE_NAME = "<program>"
+_ZEROS = "aten._efficientzerotensor.default"
 
 
 def compile_program(
@@ -51,19 +53,39 @@ def compile_program(
     program = resolved.program
     if len(constants) != len(program.constants):
         raise ProtocolError(f"program has {len(program.constants)} constants, {len(constants)} were given")
-    run = _Source(program, _growing(resolved, arenas), resolved.device, constants).function()
-    keys = tuple(node.op for node in program.nodes)
+    subs: list[FunctionType] = []
+    for body, operators in zip(program.subprograms, resolved.nested, strict=True):
+        held = [constants[index] for index in body.constants]
+        subs.append(_Source(body, operators, resolved.device, held, subs).function())
+    run = _Source(program, _growing(resolved, arenas), resolved.device, constants, subs).function()
+    keys = tuple(node.op for body in bodies(program) for node in body.nodes)
+    counts = accumulate((len(body.nodes) for body in bodies(program)), initial=0)
+    firsts = {id(function.__code__): first for function, first in zip((run, *subs), counts, strict=False)}
 
-    def execute(inputs: list[Any]) -> tuple[Any, ...]:
+    def run_nodes(inputs: list[Any]) -> tuple[Any, ...]:
         try:
-            return run(inputs)
+            found: tuple[Any, ...] = run(inputs)
         except Exception as error:
-            node = _failed_node(error.__traceback__, run.__code__)
+            node = _failed_node(error.__traceback__, firsts)
             if node is None or node >= len(keys):
                 raise
             raise NodeError(node, keys[node]) from error
+        return found
 
+    execute = _with_memory(run_nodes) if _ZEROS in keys else run_nodes
     return execute if program.default_dtype == "float32" else _with_default_dtype(execute, program.default_dtype)
+
+
+def _with_memory(execute: Executable) -> Executable:
+    """Give results that are zeros without memory (a gradient that nothing reaches) their memory."""
+
+    def run(inputs: list[Any]) -> tuple[Any, ...]:
+        return tuple(
+            value.clone() if isinstance(value, torch.Tensor) and value._is_zerotensor() else value
+            for value in execute(inputs)
+        )
+
+    return run
 
 
 def _with_default_dtype(execute: Executable, name: str) -> Executable:
@@ -93,20 +115,34 @@ def _growing(resolved: ResolvedProgram, arenas: KVArenas | None) -> Sequence[Ope
     return growing
 
 
-def _failed_node(traceback: TracebackType | None, code: CodeType) -> int | None:
-    """Return the number of the node at whose line the generated function failed."""
+def _failed_node(traceback: TracebackType | None, firsts: Mapping[int, int]) -> int | None:
+    """Return the number of the node at whose line a generated function failed, the innermost one.
+
+    Args:
+        firsts: For the code of each function, by its `id` (code of equal text is equal), the number of its first node.
+    """
+    found = None
     while traceback is not None:
-        if traceback.tb_frame.f_code is code and traceback.tb_lineno >= _FIRST_NODE_LINE:
-            return traceback.tb_lineno - _FIRST_NODE_LINE
+        first = firsts.get(id(traceback.tb_frame.f_code))
+        if first is not None and traceback.tb_lineno >= _FIRST_NODE_LINE:
+            found = first + traceback.tb_lineno - _FIRST_NODE_LINE
         traceback = traceback.tb_next
-    return None
+    return found
 
 
 class _Source:
-    """Writes the generated function and collects the objects that it names: `o0...` operators, `c0...` literals."""
+    """Writes the generated function and collects the objects that it names.
+
+    Those are `o0...` operators, `c0...` literals, `t0...` constants and `s0...` sub-programs.
+    """
 
     def __init__(
-        self, program: p.Program, operators: Sequence[Operator], device: torch.device, constants: Sequence[torch.Tensor]
+        self,
+        program: p.Program | p.SubProgram,
+        operators: Sequence[Operator],
+        device: torch.device,
+        constants: Sequence[torch.Tensor],
+        subs: Sequence[FunctionType],
     ) -> None:
         self._program = program
         self._operators = operators
@@ -116,11 +152,12 @@ class _Source:
         self._n_inputs = len(program.inputs)
         self._constants = [self._bind("t", number, tensor) for number, tensor in enumerate(constants)]
         self._device = device
+        self._subs = subs
 
-    def function(self) -> Callable[[list[Any]], tuple[Any, ...]]:
+    def function(self) -> FunctionType:
         source = "\n".join(self._lines())
         exec(compile(source, _FILE_NAME, "exec", dont_inherit=True), self._names)  # noqa: S102
-        run: Callable[[list[Any]], tuple[Any, ...]] = self._names["run"]
+        run: FunctionType = self._names["run"]
         return run
 
     def _lines(self) -> list[str]:
@@ -148,6 +185,8 @@ class _Source:
             case p.Ref(index=index):
                 position = index - self._n_inputs
                 return self._constants[position] if 0 <= position < len(self._constants) else f"v{index}"
+            case p.SubRef(index=index):
+                return self._bind("s", index, self._subs[index])
             case p.Items(items=items):
                 return f"[{', '.join(self._argument(item) for item in items)}]"
             case None | True | False:
@@ -186,7 +225,7 @@ def _schema_name(operator: Operator, given: str) -> str:
     return next(formal.name for formal in operator.schema.arguments if formal.name == given)
 
 
-def _last_uses(program: p.Program) -> dict[int, list[int]]:
+def _last_uses(program: p.Program | p.SubProgram) -> dict[int, list[int]]:
     """Return, for each node, the values that nothing needs after it (its own result, if nothing ever does)."""
     first = len(program.inputs) + len(program.constants)
     last: dict[int, int] = {first + number: number for number in range(len(program.nodes))}

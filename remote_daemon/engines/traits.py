@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.runtime.wire.operators import HIGHER_ORDER
 
 RESIDENT_ROLES = frozenset({"weight", "buffer", "constant", "kv_cache"})
 
@@ -18,6 +19,7 @@ class Traits:
     Attributes:
         phase: The phase that most of its values are said to belong to; empty where nothing is said.
         grows: Whether caches grow by `cat`, so that shapes change from call to call.
+        branches: The first operator that runs sub-programs; empty where there is none.
         growth: Where they grow, why there is no fixed form of the program in which shapes stay; empty where there is.
         reads_data: The first operator that must wait for the device; empty where there is none.
         random: Whether it draws random numbers.
@@ -36,6 +38,7 @@ class Traits:
     nodes: int
     default_dtype: str = "float32"
     growth: str = ""
+    branches: str = ""
 
 
 def traits_of(resolved: ResolvedProgram, growth: str = "") -> Traits:
@@ -55,4 +58,5 @@ def traits_of(resolved: ResolvedProgram, growth: str = "") -> Traits:
         nodes=len(program.nodes),
         default_dtype=program.default_dtype,
         growth=growth,
+        branches=next((node.op for node in program.nodes if node.op in HIGHER_ORDER), ""),
     )

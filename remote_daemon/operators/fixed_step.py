@@ -83,6 +83,8 @@ def fixed_step(resolved: ResolvedProgram, attend: Attend) -> FixedStep:
         NotFixed: A cache grows, or is read, in another way.
     """
     program = resolved.program
+    if program.subprograms:
+        raise NotFixed("it has branches or loops, which may grow a cache or not")
     n = len(program.inputs)
     first = n + len(program.constants)
     uses = _uses_of(program)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 
 from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.operators.control_flow import CONTROL_FLOW
 from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.torch_internals.operators import FunctionSchema, JitType
@@ -46,16 +47,25 @@ _NUMERIC = frozenset({"int", "SymInt", "float", "bool", "SymBool", "number", "Sc
 _REFUSED_KEYWORDS = frozenset({"device", "pin_memory"})
 
 
-def check_program(program: p.Program, operators: Sequence[Operator]) -> None:
-    """Raise `ProtocolError` at the first node whose arguments do not fit the operator's schema."""
-    kinds = [_input_kind(item) for item in program.inputs] + [ValueKind.TENSOR] * len(program.constants)
-    for number, (node, operator) in enumerate(zip(program.nodes, operators, strict=True)):
-        where = f"node {number} ({node.op})"
-        if operator.schema is None:
-            kinds.append(_check_function(node, where, kinds))
-        else:
-            _check_arguments(node, operator.schema, where, kinds)
-            kinds.append(_result_kind(operator.schema))
+def check_program(program: p.Program, operators: Sequence[Sequence[Operator]]) -> None:
+    """Raise `ProtocolError` at the first node whose arguments do not fit its operator.
+
+    Args:
+        operators: Those of the program's nodes, then those of each sub-program's.
+    """
+    bodies: tuple[p.Program | p.SubProgram, ...] = (program, *program.subprograms)
+    for body, own in zip(bodies, operators, strict=True):
+        kinds = [_input_kind(item) for item in body.inputs] + [ValueKind.TENSOR] * len(body.constants)
+        for number, (node, operator) in enumerate(zip(body.nodes, own, strict=True)):
+            where = f"node {number} ({node.op})"
+            if operator.key in CONTROL_FLOW:
+                _check_control_flow(node, where, kinds, program.subprograms)
+                kinds.append(ValueKind.SEVERAL)
+            elif operator.schema is None:
+                kinds.append(_check_function(node, where, kinds))
+            else:
+                _check_arguments(node, operator.schema, where, kinds)
+                kinds.append(_result_kind(operator.schema))
 
 
 def _input_kind(item: p.TensorInput | p.ScalarInput) -> ValueKind:
@@ -85,6 +95,31 @@ def _check_function(node: p.Node, where: str, kinds: Sequence[ValueKind]) -> Val
         if not is_number and not (isinstance(argument, p.Ref) and kinds[argument.index] is ValueKind.NUMBER):
             raise ProtocolError(f"{where}: works on plain numbers, not on {_describe(argument, kinds)}")
     return ValueKind.NUMBER
+
+
+def _check_control_flow(
+    node: p.Node, where: str, kinds: Sequence[ValueKind], subprograms: Sequence[p.SubProgram]
+) -> None:
+    """Check a branch or a loop: what comes where, and that sub-programs take and return what the operator needs."""
+    form = CONTROL_FLOW[node.op]
+    wanted = ((bool, p.Ref),) * form.chosen + (p.SubRef,) * form.bodies + (p.Items,) * form.lists
+    if node.kwargs or len(node.args) != len(wanted) or not all(map(isinstance, node.args, wanted)):
+        truth = "a truth value, " if form.chosen else ""
+        raise ProtocolError(f"{where}: takes {truth}{form.bodies} sub-programs and {form.lists} lists, in this order")
+    bodies = [subprograms[argument.index] for argument in node.args if isinstance(argument, p.SubRef)]
+    lists = [argument.items for argument in node.args if isinstance(argument, p.Items)]
+    given = [item for items in lists for item in items]
+    for body in bodies:
+        if len(body.inputs) != len(given):
+            raise ProtocolError(f"{where}: a sub-program takes {len(body.inputs)} values, and gets {len(given)}")
+        for item, formal in zip(given, body.inputs, strict=True):
+            if not _fits(item, "Tensor" if isinstance(formal, p.TensorInput) else "number", kinds):
+                raise ProtocolError(
+                    f"{where}: a sub-program wants {_input_kind(formal).value}, not {_describe(item, kinds)}"
+                )
+    problem = form.problem([len(body.outputs) for body in bodies], [len(items) for items in lists])
+    if problem:
+        raise ProtocolError(f"{where}: {problem}")
 
 
 def _check_arguments(node: p.Node, schema: FunctionSchema, where: str, kinds: Sequence[ValueKind]) -> None:

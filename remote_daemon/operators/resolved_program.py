@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from dynamo_genie.remote_daemon.operators.arena_plan import ArenaPlan, plan_arenas
 from dynamo_genie.remote_daemon.operators.program_check import check_program
 from dynamo_genie.remote_daemon.operators.table import Operator, resolve_operator, without_logsumexp
-from dynamo_genie.runtime.wire.program import Program, Ref
+from dynamo_genie.runtime.wire.program import Program, Ref, SubProgram
 
 _HALF = frozenset({"float16", "bfloat16"})
 
@@ -22,12 +23,14 @@ class ResolvedProgram:
         device: What it is resolved for.
         operators: One for each node.
         arenas: Where its caches may grow in place.
+        nested: The operators of each sub-program, one for each node; their caches do not grow in place.
     """
 
     program: Program
     device: torch.device
     operators: tuple[Operator, ...]
     arenas: ArenaPlan
+    nested: tuple[tuple[Operator, ...], ...] = ()
 
 
 def resolve_program(program: Program, device: torch.device) -> ResolvedProgram:
@@ -36,15 +39,24 @@ def resolve_program(program: Program, device: torch.device) -> ResolvedProgram:
     Raises:
         ProtocolError: A node does not fit its operator's schema.
     """
-    found = {key: resolve_operator(key, device) for key in {node.op for node in program.nodes}}
-    read = _logsumexps(program)
-    first = len(program.inputs) + len(program.constants)
-    operators = tuple(
+    found = {node.op: resolve_operator(node.op, device) for body in bodies(program) for node in body.nodes}
+    operators, *nested = (_operators(body, found) for body in bodies(program))
+    check_program(program, (operators, *nested))
+    return ResolvedProgram(program, device, operators, plan_arenas(program, unlike_products(device)), tuple(nested))
+
+
+def bodies(program: Program) -> tuple[Program | SubProgram, ...]:
+    """Return a program and its sub-programs, in order."""
+    return (program, *program.subprograms)
+
+
+def _operators(body: Program | SubProgram, found: Mapping[str, Operator]) -> tuple[Operator, ...]:
+    read = _logsumexps(body)
+    first = len(body.inputs) + len(body.constants)
+    return tuple(
         found[node.op] if value in read else without_logsumexp(found[node.op])
-        for value, node in enumerate(program.nodes, first)
+        for value, node in enumerate(body.nodes, first)
     )
-    check_program(program, operators)
-    return ResolvedProgram(program, device, operators, plan_arenas(program, unlike_products(device)))
 
 
 def unlike_products(device: torch.device) -> frozenset[str]:
@@ -55,7 +67,7 @@ def unlike_products(device: torch.device) -> frozenset[str]:
     return _HALF if device.type == "cpu" and torch.__version__ >= "2.15" else frozenset()
 
 
-def _logsumexps(program: Program) -> set[int]:
+def _logsumexps(program: Program | SubProgram) -> set[int]:
     """Return the values of several results of which another one than the first is read."""
     return {
         node.args[0].index

@@ -10,15 +10,16 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.operators import attention, grouped_mm
-from dynamo_genie.runtime.wire.operators import ATEN, FUNCTIONS
+from dynamo_genie.remote_daemon.operators import attention, generator, grouped_mm, lstm
+from dynamo_genie.remote_daemon.operators.control_flow import CONTROL_FLOW
+from dynamo_genie.runtime.wire.operators import ATEN, CPU_ONLY, FUNCTIONS
 from dynamo_genie.schemas import read_schema
 from dynamo_genie.torch_internals.operators import FunctionSchema, OpOverload
 from dynamo_genie.torch_internals.pytree import tree_map_only
@@ -34,7 +35,7 @@ class Operator:
 
     Attributes:
         run: What is called.
-        schema: None for functions on plain numbers and for "getitem".
+        schema: None for functions on plain numbers, "getitem", branches and loops.
         needs_device: Whether a call must be told on which device to make its result.
         overload: The ATen operator that `run` is, where it is one: what compilers know it by.
     """
@@ -49,6 +50,8 @@ class Operator:
     @property
     def reads_data(self) -> bool:
         """Whether the result is a number, or has a size, that only the data can tell: a device must be waited for."""
+        if self.key in CONTROL_FLOW:
+            return CONTROL_FLOW[self.key].reads_data
         if self.key in _GROUPED:  # plain products on rows that the data tells
             return True
         tags = self.overload.tags if self.overload is not None else ()
@@ -62,13 +65,18 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
     function = _functions().get(key)
     if function is not None:
         return Operator(key, function, None)
-    if key in _ATTENTION:
-        portable, kernel = _ATTENTION[key]
+    if key in CONTROL_FLOW:
+        return Operator(key, CONTROL_FLOW[key].run, None)
+    if key in _KERNELS:
+        portable, kernel = _KERNELS[key]
         if device.type == "cpu":
             return Operator(key, kernel._op, kernel._schema, overload=kernel)
         return Operator(key, portable, kernel._schema)
     if key in _GROUPED:
         return Operator(key, *_GROUPED[key])
+    if key in _GENERATOR:
+        run, schema = _GENERATOR[key]
+        return Operator(key, run if schema.arguments else partial(run, device), schema, random=True)
     overload = _overloads().get(key)
     if overload is None:
         raise ProtocolError(f"operator {key} is in the table, but torch {torch.__version__} here does not have it")
@@ -84,7 +92,7 @@ def _on_device(key: str, overload: OpOverload, device: torch.device) -> Operator
     schema = overload._schema
     random = torch.Tag.nondeterministic_seeded in overload.tags
     run: Run = overload._op
-    if random and device.type != "cpu":
+    if device.type != "cpu" and (random or key in CPU_ONLY):
         run = _as_on_cpu(overload, device)
     return Operator(key, run, schema, random, _makes_tensors(schema), overload)
 
@@ -165,7 +173,7 @@ def _overloads() -> dict[str, OpOverload]:
 
 
 def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
-    """Return `overload` drawing from the CPU generator, so that every device gets the numbers eager CPU gets."""
+    """Return `overload` run on the CPU: it draws from the CPU's generator, or has no other kernel."""
     schema = read_schema(overload)
     makes_tensors = _makes_tensors(overload._schema)
     returns_argument = any(result.form == "self" for result in schema.results)
@@ -184,9 +192,9 @@ def _as_on_cpu(overload: OpOverload, device: torch.device) -> Run:
     return run
 
 
-# --- attention -------------------------------------------------------------------------------------------
+# --- operators of our own --------------------------------------------------------------------------------
 
-_ATTENTION: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
+_KERNELS: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
     {
         "genie.attention": (
             attention.attention,
@@ -196,6 +204,8 @@ _ATTENTION: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
             attention.attention_backward,
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
         ),
+        "genie.lstm_layer": (lstm.lstm_layer, torch.ops.aten.mkldnn_rnn_layer.default),
+        "genie.lstm_layer_backward": (lstm.lstm_layer_backward, torch.ops.aten.mkldnn_rnn_layer_backward.default),
     }
 )
 """What each is on any device, and the kernel of PyTorch's that it is on a CPU."""
@@ -204,5 +214,12 @@ _GROUPED: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
     {
         "genie.grouped_mm": (grouped_mm.grouped_mm, grouped_mm.SCHEMA),
         "genie.grouped_mm_backward": (grouped_mm.grouped_mm_backward, grouped_mm.BACKWARD_SCHEMA),
+    }
+)
+
+_GENERATOR: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
+    {
+        "genie.generator_state": (generator.generator_state, generator.STATE_SCHEMA),
+        "genie.set_generator_state": (generator.set_generator_state, generator.SET_STATE_SCHEMA),
     }
 )

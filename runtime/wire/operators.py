@@ -1,9 +1,9 @@
 """The frozen table of operators that a Program may name. Data only; no torch.
 
 A key is "namespace.operator.overload", the name FX prints. Everything here works on dense strided tensors and numbers
-alone and exists on CPU and CUDA devices. Left out on purpose: whatever touches files, storage internals, devices,
-streams or the process, and kernels that one kind of device has (oneDNN, cuDNN, fused attention). Attention has a key
-of its own, which each kind of device runs in its own way.
+alone and, but for a few, exists on CPU and CUDA devices. Left out on purpose: whatever touches files, storage
+internals, devices, streams or the process, and kernels that one kind of device has (oneDNN, cuDNN, fused attention).
+Attention has a key of its own, which each kind of device runs in its own way.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptiv
 _addmm_activation _assert_async.default|msg _assert_scalar _assert_tensor_metadata _batch_norm_with_update
 _batch_norm_with_update_functional _cdist_backward
 _cdist_forward _chunk_cat _conj _conj_copy _conj_physical _ctc_loss.Tensor|default _ctc_loss_backward.Tensor|default
-_dirichlet_grad _embedding_bag _embedding_bag_backward _embedding_bag_forward_only
-_embedding_bag_per_sample_weights_backward _fft_c2c _fft_c2r _fft_r2c _foreach_abs _foreach_abs_ _foreach_acos
+_dirichlet_grad _efficientzerotensor _embedding_bag _embedding_bag_backward _embedding_bag_dense_backward
+_embedding_bag_forward_only _embedding_bag_per_sample_weights_backward
+_fake_quantize_learnable_per_channel_affine
+_fake_quantize_learnable_per_channel_affine_backward _fake_quantize_learnable_per_tensor_affine
+_fake_quantize_learnable_per_tensor_affine_backward _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+_fft_c2c _fft_c2r _fft_r2c _foreach_abs _foreach_abs_ _foreach_acos
 _foreach_acos_ _foreach_add.List|Scalar|ScalarList|Tensor _foreach_add_.List|Scalar|ScalarList|Tensor
 _foreach_addcdiv.Scalar|ScalarList|Tensor _foreach_addcdiv_.Scalar|ScalarList|Tensor
 _foreach_addcmul.Scalar|ScalarList|Tensor _foreach_addcmul_.Scalar|ScalarList|Tensor _foreach_asin _foreach_asin_
@@ -49,13 +53,18 @@ _foreach_rsqrt_ _foreach_sigmoid _foreach_sigmoid_ _foreach_sign _foreach_sign_ 
 _foreach_sinh _foreach_sinh_ _foreach_sqrt _foreach_sqrt_ _foreach_sub.List|Scalar|ScalarList
 _foreach_sub_.List|Scalar|ScalarList _foreach_tan _foreach_tan_ _foreach_tanh _foreach_tanh_ _foreach_trunc
 _foreach_trunc_ _foreach_zero _foreach_zero_ _functional_assert_async.msg _functional_assert_scalar
-_fused_adagrad_.default|tensor_lr _fused_adam_.default|tensor_lr _fused_adamw_.default|tensor_lr
-_fused_sgd_.default|tensor_lr _index_put_impl_ _int_mm _linalg_check_errors _linalg_det _linalg_eigh _linalg_eigvals
+_fused_adagrad_.default|tensor_lr _fused_adam_.default|tensor_lr
+_fused_adamw_.default|tensor_lr _fused_moving_avg_obs_fq_helper_functional
+_fused_sgd_.default|tensor_lr _histogramdd_bin_edges _histogramdd_from_bin_cts
+_histogramdd_from_bin_tensors _index_put_impl_ _int_mm
+_linalg_check_errors _linalg_det _linalg_eigh _linalg_eigvals
 _linalg_slogdet _linalg_solve_ex _linalg_svd _local_scalar_dense _log_softmax _log_softmax_backward_data
-_native_batch_norm_legit.default|no_stats _native_batch_norm_legit_functional _native_batch_norm_legit_no_training
+_native_batch_norm_legit.default|no_stats _native_batch_norm_legit_functional
+_native_batch_norm_legit_no_training _native_multi_head_attention
 _neg_view _neg_view_copy _pdist_backward _pdist_forward _prelu_kernel _prelu_kernel_backward _reshape_alias
-_reshape_copy _safe_softmax _sample_dirichlet _segment_reduce_backward _softmax _softmax_backward_data
-_standard_gamma _standard_gamma_grad _to_copy _trilinear _unique _unique2 _unsafe_index.Tensor _unsafe_index_put
+_reshape_copy _safe_softmax _sample_dirichlet _scaled_mm _segment_reduce_backward _softmax _softmax_backward_data
+_standard_gamma _standard_gamma_grad _to_copy _transformer_encoder_layer_fwd
+_trilinear _unique _unique2 _unsafe_index.Tensor _unsafe_index_put
 _unsafe_masked_index _unsafe_masked_index_put_accumulate _unsafe_view _upsample_bicubic2d_aa
 _upsample_bicubic2d_aa_backward _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward _upsample_nearest_exact1d
 _upsample_nearest_exact1d_backward _upsample_nearest_exact2d _upsample_nearest_exact2d_backward
@@ -79,16 +88,20 @@ convolution_backward copy copy_ copysign.Scalar|Tensor copysign_.Scalar|Tensor c
 count_nonzero.default|dim_IntList cummax cummin cumprod cumprod_ cumsum cumsum_ deg2rad deg2rad_ detach detach_
 detach_copy diag_embed diagonal diagonal_backward diagonal_copy diagonal_scatter digamma digamma_ dist
 div.Scalar|Scalar_mode|Tensor|Tensor_mode div_.Scalar|Scalar_mode|Tensor|Tensor_mode dot elu elu_ elu_backward
-embedding embedding_dense_backward empty.memory_format empty_like empty_permuted empty_strided eq.Scalar|Tensor
+embedding embedding_dense_backward embedding_renorm embedding_renorm_ empty.memory_format
+empty_like empty_permuted empty_strided eq.Scalar|Tensor
 eq_.Scalar|Tensor equal erf erf_ erfc erfc_ erfinv erfinv_ exp exp2 exp2_ exp_ expand expand_copy expm1 expm1_
-exponential exponential_ eye.default|m fill.Scalar|Tensor fill_.Scalar|Tensor flip floor floor_
+exponential exponential_
+eye.default|m fake_quantize_per_channel_affine_cachemask fake_quantize_per_tensor_affine_cachemask
+fill.Scalar|Tensor fill_.Scalar|Tensor flip floor floor_
 floor_divide.Scalar|default floor_divide_.Scalar|Tensor fmax fmin fmod.Scalar|Tensor fmod_.Scalar|Tensor frac frac_
 fractional_max_pool2d fractional_max_pool2d_backward fractional_max_pool3d fractional_max_pool3d_backward
 frexp.Tensor full full_like gather gcd gcd_ ge.Scalar|Tensor ge_.Scalar|Tensor gelu gelu_ gelu_backward geometric
 geometric_ geqrf glu glu_backward glu_jvp grid_sampler_2d grid_sampler_2d_backward grid_sampler_3d
 grid_sampler_3d_backward gt.Scalar|Tensor gt_.Scalar|Tensor hardshrink hardshrink_backward hardsigmoid hardsigmoid_
 hardsigmoid_backward hardswish hardswish_ hardswish_backward hardtanh hardtanh_ hardtanh_backward hash_tensor
-heaviside heaviside_ histc huber_loss huber_loss_backward hypot hypot_ i0 i0_ igamma igamma_ igammac igammac_ im2col
+heaviside heaviside_ histc histogram.bin_ct|bins_tensor huber_loss huber_loss_backward hypot
+hypot_ i0 i0_ igamma igamma_ igammac igammac_ im2col
 index.Tensor index_add index_add_ index_copy index_copy_ index_fill.int_Scalar|int_Tensor
 index_fill_.int_Scalar|int_Tensor index_put index_put_ index_reduce index_reduce_ index_select
 isin.Scalar_Tensor|Tensor_Scalar|Tensor_Tensor isinf isnan isneginf isposinf kthvalue lcm lcm_ ldexp.Tensor ldexp_
@@ -144,8 +157,8 @@ split_copy.Tensor split_with_sizes split_with_sizes_copy sqrt sqrt_ squeeze.defa
 squeeze_.default|dim|dims squeeze_copy.default|dim|dims stack std.correction std_mean.correction sub.Scalar|Tensor
 sub_.Scalar|Tensor sum.default|dim_IntList sym_numel sym_size.int sym_storage_offset sym_stride.int t t_ t_copy take
 tan tan_ tanh tanh_ tanh_backward threshold threshold_ threshold_backward topk trace transpose.int transpose_
-transpose_copy.int triangular_solve tril tril_ tril_indices triu triu_ triu_indices trunc trunc_ unbind.int
-unbind_copy.int unfold unfold_backward unfold_copy uniform uniform_ unique_consecutive unique_dim
+transpose_copy.int triangular_solve tril tril_ tril_indices triu triu_ triu_indices true_divide.Tensor trunc trunc_
+unbind.int unbind_copy.int unfold unfold_backward unfold_copy uniform uniform_ unique_consecutive unique_dim
 unique_dim_consecutive unsafe_split.Tensor unsafe_split_with_sizes unsqueeze unsqueeze_ unsqueeze_copy
 upsample_bicubic2d upsample_bicubic2d_backward upsample_bilinear2d upsample_bilinear2d_backward upsample_linear1d
 upsample_linear1d_backward upsample_nearest1d upsample_nearest1d_backward upsample_nearest2d
@@ -155,6 +168,12 @@ view_as_complex_copy view_as_real view_as_real_copy view_copy.default|dtype wher
 xlogy.Scalar_Other|Scalar_Self|Tensor xlogy_.Scalar_Other|Tensor zero zero_ zeros zeros_like
 """,
 )
+
+CPU_ONLY: frozenset[str] = frozenset(
+    _expand("aten", "_histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors")
+    + _expand("aten", "histogram.bin_ct|bins_tensor")
+)
+"""Those of them that other devices have no kernel for: there they run on the CPU of the daemon's machine."""
 
 FUNCTIONS: tuple[str, ...] = (
     "getitem",
@@ -172,7 +191,13 @@ FUNCTIONS: tuple[str, ...] = (
 
 PORTABLE: tuple[str, ...] = (
     "genie.attention", "genie.attention_backward", "genie.grouped_mm", "genie.grouped_mm_backward",
+    "genie.generator_state", "genie.set_generator_state", "genie.lstm_layer", "genie.lstm_layer_backward",
 )  # fmt: skip
 """Operators of our own: one meaning everywhere, a kernel of its own on each kind of device."""
 
-OPERATORS: frozenset[str] = frozenset(ATEN + FUNCTIONS + PORTABLE)
+HIGHER_ORDER: tuple[str, ...] = tuple(
+    f"higher_order.{name}" for name in "cond map_impl scan while_loop while_loop_stack_output".split()
+)
+"""Branches and loops: operators that run sub-programs, which their arguments name."""
+
+OPERATORS: frozenset[str] = frozenset(ATEN + FUNCTIONS + PORTABLE + HIGHER_ORDER)

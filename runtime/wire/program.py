@@ -1,86 +1,66 @@
 """A Program: the portable, typed form of an ATen graph that a daemon can run. No torch, and no device in it.
 
 Values are numbered: inputs first, then constants, then one value per node, in order; `Ref(i)` names value i.
-A node with several results is one value, a tuple; "getitem" nodes take it apart.
+A node with several results is one value, a tuple; "getitem" nodes take it apart. Branches and loops run sub-programs,
+whose values are numbered in the same way, each for itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from dynamo_genie.errors import ProtocolError
+from dynamo_genie.runtime.wire.arguments import (
+    Argument,
+    ComplexNumber,
+    DtypeName,
+    Index,
+    Int64,
+    Items,
+    LayoutName,
+    MemoryFormatName,
+    ProgramRecord,
+    Ref,
+    SubRef,
+    Word,
+    references,
+)
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_NODES, MAX_RANK
-from dynamo_genie.runtime.wire.operators import OPERATORS
+from dynamo_genie.runtime.wire.operators import HIGHER_ORDER, OPERATORS
 from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor
 
-PROGRAM_VERSION = 2
+__all__ = [
+    "Argument", "ComplexNumber", "DtypeName", "Items", "LayoutName", "MemoryFormatName", "Node", "Program", "Ref",
+    "ScalarInput", "ScalarKind", "SubProgram", "SubRef", "TensorInput", "ValueFacts", "decode_program",
+    "encode_program", "program_digest", "references", "role_of", "validate_program",
+]  # fmt: skip
+
+PROGRAM_VERSION = 3
 MAX_ARGUMENTS = 64
 MAX_NESTING = 4
+MAX_SUBPROGRAMS = 1024
+MAX_DEPTH = 16
+"""Sub-programs of sub-programs."""
 MAX_VALUES = MAX_NODES + 2 * MAX_ITEMS
 
-Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
-Int64: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-Word: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 ScalarKind: TypeAlias = Literal["int", "float", "bool"]
-
-
-class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
-    """Base: a msgpack array whose first element is the tag."""
-
-
-# --- arguments -------------------------------------------------------------------------------------------
-
-
-class Ref(_Record, frozen=True, tag="r"):
-    """The value with this number."""
-
-    index: Index
-
-
-class ComplexNumber(_Record, frozen=True, tag="c"):
-    real: float
-    imag: float
-
-
-class DtypeName(_Record, frozen=True, tag="d"):
-    name: Dtype
-
-
-class LayoutName(_Record, frozen=True, tag="l"):
-    name: Literal["strided"]
-
-
-class MemoryFormatName(_Record, frozen=True, tag="m"):
-    name: Literal["contiguous_format", "channels_last", "channels_last_3d", "preserve_format"]
-
-
-class Items(_Record, frozen=True, tag="i"):
-    """A list of arguments (`int[]`, `Tensor[]`, `Tensor?[]`, ...)."""
-
-    items: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=MAX_ITEMS)]
-
-
-Argument: TypeAlias = (
-    None | bool | Int64 | float | Word | Ref | ComplexNumber | DtypeName | LayoutName | MemoryFormatName | Items
-)
 
 
 # --- the program -----------------------------------------------------------------------------------------
 
 
-class TensorInput(_Record, frozen=True, tag="T"):
+class TensorInput(ProgramRecord, frozen=True, tag="T"):
     """A tensor comes in here; None leaves its dtype or rank open (programs made from one eager operator)."""
 
     dtype: Dtype | None = None
     rank: Annotated[int, msgspec.Meta(ge=0, le=MAX_RANK)] | None = None
 
 
-class ScalarInput(_Record, frozen=True, tag="S"):
+class ScalarInput(ProgramRecord, frozen=True, tag="S"):
     """A plain number comes in here: a symbolic size of a graph, or a number given to one eager operator."""
 
     kind: ScalarKind
@@ -111,12 +91,25 @@ class ValueFacts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     confidence: float = 0.0
 
 
+class SubProgram(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a branch or the body of a loop computes: sees its inputs and nothing around it.
+
+    `constants` are numbers of the Program's own constants. It may name sub-programs that stand before it.
+    """
+
+    inputs: Annotated[tuple[TensorInput | ScalarInput, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    constants: Annotated[tuple[Index, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    nodes: Annotated[tuple[Node, ...], msgspec.Meta(max_length=MAX_NODES)]
+    outputs: Annotated[tuple[Argument, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+
+
 class Program(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What to compute. `outputs` holds references and literals; `mutated_inputs` are written in place.
 
     `random` says that running it draws random numbers. `default_dtype` is the client's when the program was made:
     operators that mix integers with Python floats, or make tensors, follow it. `facts` holds the distinct facts
     about values and `fact_of` says, for each value, which of them is its own; both are empty where nothing is known.
+    Of the values of sub-programs nothing is known.
     """
 
     version: int
@@ -129,6 +122,7 @@ class Program(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     default_dtype: Dtype = "float32"
     facts: Annotated[tuple[ValueFacts, ...], msgspec.Meta(max_length=MAX_VALUES)] = ()
     fact_of: Annotated[tuple[Index, ...], msgspec.Meta(max_length=MAX_VALUES)] = ()
+    subprograms: Annotated[tuple[SubProgram, ...], msgspec.Meta(max_length=MAX_SUBPROGRAMS)] = ()
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -138,15 +132,6 @@ _DECODER = msgspec.msgpack.Decoder(Program)
 def role_of(program: Program, value: int) -> str:
     """Return what the facts say a value is; empty where nothing is said."""
     return program.facts[program.fact_of[value]].role if program.fact_of else ""
-
-
-def references(argument: Argument) -> Iterator[int]:
-    """Yield the numbers of the values that an argument names: its own, or those in a list of any depth."""
-    if isinstance(argument, Ref):
-        yield argument.index
-    elif isinstance(argument, Items):
-        for item in argument.items:
-            yield from references(item)
 
 
 def encode_program(program: Program) -> bytes:
@@ -176,14 +161,8 @@ def validate_program(program: Program) -> None:
     """Raise `ProtocolError` unless references point backwards, operators are known and sizes are bounded."""
     if program.version != PROGRAM_VERSION:
         raise ProtocolError(f"program has version {program.version}; this release reads {PROGRAM_VERSION}")
-    first = len(program.inputs) + len(program.constants)
-    for number, node in enumerate(program.nodes):
-        _check_node(node, f"node {number} ({node.op})", first + number)
-    known = first + len(program.nodes)
-    for number, output in enumerate(program.outputs):
-        if isinstance(output, (str, Items, DtypeName, LayoutName, MemoryFormatName, ComplexNumber)):
-            raise ProtocolError(f"output {number} of the program is neither a reference nor a plain number")
-        _check_argument(output, f"output {number}", known, depth=0)
+    _check_subprograms(program)
+    known = _check_body(program, "", len(program.subprograms))
     _check_mutated(program)
     if program.fact_of and len(program.fact_of) != known:
         raise ProtocolError(f"facts are given for {len(program.fact_of)} of the program's {known} values")
@@ -191,11 +170,46 @@ def validate_program(program: Program) -> None:
         raise ProtocolError("a value of the program names facts that are not there")
 
 
-def _check_node(node: Node, where: str, known: int) -> None:
+def _check_subprograms(program: Program) -> None:
+    """Check sub-programs: each names those before it only, so that none can run itself, and not in too many steps."""
+    if len(program.nodes) + sum(len(body.nodes) for body in program.subprograms) > MAX_NODES:
+        raise ProtocolError(f"the program and its sub-programs have more than {MAX_NODES} nodes")
+    depths: list[int] = []
+    for number, body in enumerate(program.subprograms):
+        where = f"sub-program {number}, "
+        if any(index >= len(program.constants) for index in body.constants):
+            raise ProtocolError(f"{where}a constant is none of the program's")
+        _check_body(body, where, number)
+        named = (argument.index for node in body.nodes for argument in node.args if isinstance(argument, SubRef))
+        depths.append(1 + max((depths[index] for index in named), default=0))
+        if depths[-1] > MAX_DEPTH:
+            raise ProtocolError(f"{where}sub-programs are nested deeper than {MAX_DEPTH}")
+
+
+def _check_body(body: Program | SubProgram, where: str, subprograms: int) -> int:
+    """Check nodes and outputs, which may name the first `subprograms`; return how many values there are."""
+    first = len(body.inputs) + len(body.constants)
+    for number, node in enumerate(body.nodes):
+        _check_node(node, f"{where}node {number} ({node.op})", first + number, subprograms)
+    known = first + len(body.nodes)
+    for number, output in enumerate(body.outputs):
+        if isinstance(output, (str, Items, SubRef, DtypeName, LayoutName, MemoryFormatName, ComplexNumber)):
+            raise ProtocolError(f"{where}output {number} of the program is neither a reference nor a plain number")
+        _check_argument(output, f"{where}output {number}", known, depth=0)
+    return known
+
+
+def _check_node(node: Node, where: str, known: int, subprograms: int) -> None:
     if node.op not in OPERATORS:
         raise ProtocolError(f"{where}: the operator is not in the table of operators")
     for argument in node.args:
-        _check_argument(argument, where, known, depth=0)
+        if isinstance(argument, SubRef) and node.op in HIGHER_ORDER:
+            if argument.index >= subprograms:
+                raise ProtocolError(
+                    f"{where}: names sub-program {argument.index}, but only {subprograms} stand before it"
+                )
+        else:
+            _check_argument(argument, where, known, depth=0)
     names = [name for name, _ in node.kwargs]
     if any(a >= b for a, b in pairwise(names)):
         raise ProtocolError(f"{where}: keyword arguments are not sorted, or one is given twice")
@@ -204,6 +218,8 @@ def _check_node(node: Node, where: str, known: int) -> None:
 
 
 def _check_argument(argument: Argument, where: str, known: int, depth: int) -> None:
+    if isinstance(argument, SubRef):
+        raise ProtocolError(f"{where}: takes no sub-program there")
     if isinstance(argument, Ref):
         if argument.index >= known:
             raise ProtocolError(f"{where}: refers to value {argument.index}, but only {known} exist there")

@@ -12,7 +12,7 @@ from dynamo_genie.runtime.wire.limits import MAX_RANK as MAX_RANK
 Dtype = Literal[
     "bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64",
     "float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128",
-    "float8_e4m3fn", "float8_e5m2",
+    "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu",
 ]  # fmt: skip
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
