@@ -53,6 +53,8 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "histogramdd:float32": "refused by name: has no CUDA kernel",
     "nn.functional.linear_cross_entropy.chunked:float32": "refused by name: a fused kernel outside of ATen",
     "nn.functional.linear_cross_entropy.chunked_none:float32": "refused by name: a fused kernel outside of ATen",
+    "nn.functional.linear_cross_entropy.chunked:bfloat16": "refused by name: outside of ATen",
+    "nn.functional.linear_cross_entropy.chunked_none:bfloat16": "refused by name: outside of ATen",
     "nn.functional.linear_cross_entropy.chunked:float32 backward": "refused by name: outside of ATen",
     "nn.functional.linear_cross_entropy.chunked_none:float32 backward": "refused by name: outside of ATen",
 }
