@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from dynamo_genie.runtime.session.memory import Memory
-from dynamo_genie.runtime.session.session import Handle
+from dynamo_genie.runtime.session.session import Handle, Memory
 from dynamo_genie.tensors import span_numel
 from dynamo_genie.torch_internals.guarded_memory import no_torch_function, take_over, wrapper_tensor
 

@@ -39,7 +39,8 @@ def resolve_program(program: Program, device: torch.device) -> ResolvedProgram:
     Raises:
         ProtocolError: A node does not fit its operator's schema.
     """
-    found = {node.op: resolve_operator(node.op, device) for body in bodies(program) for node in body.nodes}
+    keys = dict.fromkeys(node.op for body in bodies(program) for node in body.nodes)
+    found = {key: resolve_operator(key, device) for key in keys}
     operators, *nested = (_operators(body, found) for body in bodies(program))
     check_program(program, (operators, *nested))
     return ResolvedProgram(program, device, operators, plan_arenas(program, unlike_products(device)), tuple(nested))

@@ -151,7 +151,8 @@ def test_inspection_and_status_say_what_runs_each_program_and_why() -> None:
 def test_an_engine_that_does_not_exist_is_refused() -> None:
     worker = WorkerInProcess()
     register(worker, 1, "warp")
-    [reply] = worker.send(m.Sync(1))
-    assert isinstance(reply, m.Failed)
-    assert "there is no engine 'warp'; there are auto, eager" in reply.error.message
+    news, reply = worker.send(m.Sync(1))
+    assert isinstance(news, m.LateFailures)
+    assert isinstance(reply, m.Done)
+    assert "there is no engine 'warp'; there are auto, eager" in news.errors[0].message
     assert set(ENGINES) >= {AUTO, EAGER, INDUCTOR, CUDAGRAPHS, TENSORRT}
