@@ -42,8 +42,8 @@ class CallPlan:
         input_kinds: The tensor class of each input, for the byte counters.
         output_kinds: The tensor class of each output.
         passed_through: For each output, the position of the input it is, or -1.
-        fetched: Outputs that come here with the call: numbers, gradients of local parameters; all where no result stays,
-            or all that are no caches where the program wants plain tensors.
+        fetched: Outputs that come here with the call: numbers, gradients of local parameters; all where no result
+            stays, or all that are no caches where the program wants plain tensors.
         numbers: Outputs of which plain numbers are made, when they are here.
         shared: Outputs that live in one memory, group by group; what is `fetched` of them comes with that memory.
         immediate: Whether a call waits until the daemon has run it, and raises what went wrong there.
