@@ -78,7 +78,7 @@ def answers_in_python() -> bool:
 class _Guard(NamedTuple):
     """The key that guards, and the registrations that last as long as they are held."""
 
-    keys: DispatchKeySet
+    keys: DispatchKeySet | None
     libraries: tuple[torch.library.Library, ...]
 
 
@@ -89,12 +89,16 @@ def answering_in_python() -> AbstractContextManager[None]:
 
 @cache
 def _guard() -> _Guard:
-    """Register the kernels that raise, once a process."""
+    """Register the kernels that raise, once a process; none where this torch has no such key, as its probe says."""
+    try:
+        key = _dispatch_key_parse(_KEY)
+    except RuntimeError:
+        return _Guard(None, ())
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(_refuse, _KEY)
     copies = torch.library.Library("aten", "IMPL")  # it has a kernel for all devices, which reads
     copies.impl("copy_", _refuse_copy, _KEY)
-    return _Guard(DispatchKeySet(_dispatch_key_parse(_KEY)), (everything, copies))
+    return _Guard(DispatchKeySet(key), (everything, copies))
 
 
 def _refuse(operator: Any, *args: Any, **kwargs: Any) -> NoReturn:
