@@ -11,6 +11,9 @@ import torch
 
 from dynamo_genie.torch_internals.operators import OpOverload
 
+_SHARES_ITS_FIRST = frozenset({"aten::_unsafe_view", "aten::unsafe_split", "aten::unsafe_split_with_sizes"})
+"""Operators whose results are on the memory of their first argument, and whose schemas do not say so."""
+
 Place: TypeAlias = int | str
 """Where an argument stands: its position, or its name where it can be given by name only."""
 
@@ -63,14 +66,19 @@ def read_schema(operator: OpOverload) -> OperatorSchema:
         shares.append(place)
         if formal.alias_info.is_write:
             writes.append(place)
-    results = tuple(_result(result, aliases) for result in operator._schema.returns)
+    undeclared = operator._schema.name in _SHARES_ITS_FIRST
+    if undeclared:
+        shares.append(0)
+    only = shares[0] if len(shares) == 1 else None
+    results = tuple(_result(result, aliases, only, undeclared) for result in operator._schema.returns)
     return OperatorSchema(tuple(formal.name for formal in arguments), tuple(shares), tuple(writes), results)
 
 
-def _result(result: Any, aliases: Mapping[str, Place]) -> OperatorResult:
-    shared = None
+def _result(result: Any, aliases: Mapping[str, Place], only: Place | None, undeclared: bool) -> OperatorResult:
+    """Read one return. A list of views does not say of what; it is of the `only` argument whose memory is shared."""
+    shared = only if undeclared else None
     if result.alias_info is not None:
-        shared = next((aliases[name] for name in result.alias_info.before_set if name in aliases), None)
+        shared = next((aliases[name] for name in result.alias_info.before_set if name in aliases), only)
         if result.alias_info.is_write:
             return OperatorResult("self", shared)
     if isinstance(result.type, torch.ListType):

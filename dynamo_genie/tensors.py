@@ -11,6 +11,7 @@ import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.runtime.wire.tensor import DTYPES, MAX_RANK, Dtype, TensorSpec
+from dynamo_genie.torch_internals.tensors import is_zeros_without_memory
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPES})
 """Wire name to torch dtype."""
@@ -53,8 +54,10 @@ def dense_form(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor itself when its elements fill one block of memory as they are, else a contiguous copy.
 
     Dense tensors keep their strides (a transposed weight travels transposed). Expanded, sliced and overlapping ones are
-    copied; lazy conjugation and negation are carried out.
+    copied; lazy conjugation and negation are carried out, and zeros that autograd gave no memory get some.
     """
+    if is_zeros_without_memory(tensor):
+        return tensor.detach().clone()
     plain = tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
     return plain if plain.is_contiguous() or is_dense(plain.shape, plain.stride()) else plain.detach().contiguous()
 

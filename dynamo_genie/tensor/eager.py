@@ -263,6 +263,12 @@ def _to_copy(func: Any, args: Args, kwargs: Kwargs) -> Any:
     return send_operator(func, args, kwargs)
 
 
+def _slice_inverse(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Look at the memory as the other tensor lies in it, as the kernel does; fake tensors know views of one only."""
+    tensor, source, *_ = args
+    return aten.as_strided.default(tensor, source.shape, source.stride(), source.storage_offset())
+
+
 def _reinterpret(func: Any, args: Args, kwargs: Kwargs) -> Any:
     args[0].memory.reinterpreted = True
     return send_operator(func, args, kwargs)
@@ -277,6 +283,7 @@ _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingPro
         aten.is_pinned.default: lambda func, args, kwargs: False,
         aten.equal.default: _equal,
         aten.is_set_to.default: _is_set_to,
+        aten.slice_inverse.default: _slice_inverse,
         aten._conj.default: _reinterpret,
         aten._neg_view.default: _reinterpret,
         aten._to_copy.default: _to_copy,

@@ -97,8 +97,8 @@ def live_on(tensor: InDaemon, plain: torch.Tensor) -> None:
 
 
 def view_of(memory: torch.Tensor, tensor: InDaemon) -> torch.Tensor:
-    """Return the part of memory that is here which a tensor is."""
-    with torch.inference_mode(False):
+    """Return the part of memory that is here which a tensor is; of one made in inference mode, as one made there."""
+    with torch.inference_mode(tensor.is_inference()):
         empty = torch.empty(0, dtype=tensor.dtype)
         return empty.set_(memory.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 

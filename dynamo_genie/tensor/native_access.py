@@ -9,7 +9,6 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import bring_here, live_on, read
-from dynamo_genie.tensor.to_local import ToLocal
 from dynamo_genie.torch_internals.capture import is_tracing
 from dynamo_genie.torch_internals.guarded_memory import data_of, take_over
 from dynamo_genie.torch_internals.opaque import opaque_class
@@ -40,6 +39,10 @@ class NativeAccess(InDaemon):
     def data_ptr(self) -> int:
         """Return the address of the first element."""
         return super().data_ptr() if self.traced else bring_here(self).data_ptr()
+
+    def const_data_ptr(self) -> int:
+        """Return the address of the first element, for who only reads."""
+        return self.data_ptr()
 
     def untyped_storage(self) -> torch.UntypedStorage:
         """Return the memory as bytes; to who traces a graph, none that could be another tensor's."""
@@ -99,12 +102,11 @@ class NativeAccess(InDaemon):
         return torch.empty(0, dtype=self.dtype).new(*args, **wanted)
 
     def as_subclass(self, cls: Any) -> Any:
-        """Return a tensor of another class on the same memory; with a gradient, one of the same values."""
+        """Return a tensor of another class on the same memory."""
         if self.traced:
             return super().as_subclass(cls)
-        if self.requires_grad and torch.is_grad_enabled():
-            return ToLocal.apply(self)[0].as_subclass(cls)  # type: ignore[no-untyped-call]
-        return bring_here(self).as_subclass(cls)
+        bring_here(self)
+        return torch.ops.aten.alias.default(self).as_subclass(cls)  # a plain view now, of which autograd knows
 
     def __copy__(self) -> Any:
         """Return another tensor on the same memory, as `copy.copy` does."""

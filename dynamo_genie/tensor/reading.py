@@ -11,6 +11,7 @@ from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import read, read_number
 from dynamo_genie.torch_internals.guarded_memory import answers_in_python
 from dynamo_genie.torch_internals.opaque import opaque_class
+from dynamo_genie.torch_internals.tensors import text_with_history
 
 aten = torch.ops.aten
 
@@ -33,15 +34,15 @@ class Reading(InDaemon):
 
     def __float__(self) -> float:
         """Return the one element."""
-        return super().__float__() if self.traced else float(read_number(self))
+        return super().__float__() if self.traced else float(_one(self))
 
     def __int__(self) -> int:
         """Return the one element, cut to a whole number."""
-        return super().__int__() if self.traced else int(read_number(self))
+        return super().__int__() if self.traced else int(_one(self))
 
     def __complex__(self) -> complex:
         """Return the one element."""
-        return super().__complex__() if self.traced else complex(read_number(self))
+        return super().__complex__() if self.traced else complex(_one(self))
 
     def __bool__(self) -> bool:
         """Return whether the one element is not zero."""
@@ -78,13 +79,22 @@ class Reading(InDaemon):
         if self.traced:
             return f"RemoteTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
         local = read(self)
-        return repr(local.requires_grad_() if self.requires_grad and self.is_leaf else local)
+        if self.requires_grad and self.is_leaf:
+            return repr(local.requires_grad_())
+        return repr(local) if self.grad_fn is None else text_with_history(repr(local), self.grad_fn)
 
     def __format__(self, format_spec: str) -> str:
         """Format a number as a number, anything else like `repr`."""
         if self.dim() == 0 and not self.traced:
             return format(self.item(), format_spec)
         return object.__format__(self, format_spec)
+
+
+def _one(tensor: Reading) -> Any:
+    """Return the one element as a plain number; raise as Python's conversions of tensors do where it has several."""
+    if tensor.numel() != 1:
+        raise ValueError("only one element tensors can be converted to Python scalars")
+    return read_number(tensor)
 
 
 def subscript(tensor: Reading, index: Any) -> Any:

@@ -60,9 +60,9 @@ def way_of(func: OpOverload) -> Way:
             return Way.RESHAPES
     elif func.namespace == "c10d":
         return Way.NEEDS_MEMORY  # collectives write without saying so
-    if is_in_table(func):
-        return Way.SENT
-    return Way.TAKEN_APART if composes_others(func) else Way.UNKNOWN
+    if composes_others(func):
+        return Way.TAKEN_APART  # in the table or not: such operators may answer with their argument
+    return Way.SENT if is_in_table(func) else Way.UNKNOWN
 
 
 def reshape_in_place(func: OpOverload, args: Args, kwargs: Kwargs) -> Any:

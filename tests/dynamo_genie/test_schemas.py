@@ -19,8 +19,25 @@ def test_a_view_shares_memory_that_it_does_not_write() -> None:
 
 
 def test_a_list_of_views_shares_the_memory_of_the_argument_that_is_split() -> None:
-    schema = read_schema(aten.split.Tensor)
-    assert (schema.shares, schema.writes, schema.results[0].form) == ((0,), (), "list")
+    for operator in (aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int):
+        schema = read_schema(operator)
+        assert (schema.shares, schema.writes, schema.results) == ((0,), (), (OperatorResult("list", 0),))
+    assert read_schema(aten._foreach_add.Scalar).results == (OperatorResult("list"),)
+
+
+def test_results_that_share_memory_without_a_word_in_their_schemas_are_known() -> None:
+    values = torch.arange(6.0).view(2, 3)
+    for operator, argument in (
+        (aten.unsafe_split.Tensor, 1),
+        (aten.unsafe_split_with_sizes.default, [1, 1]),
+        (aten._unsafe_view.default, [3, 2]),
+    ):
+        schema = read_schema(operator)
+        assert schema.shares == (0,)
+        assert schema.results[0].argument == 0
+        found = operator(values, argument)
+        first = found[0] if schema.results[0].form == "list" else found
+        assert first.untyped_storage().data_ptr() == values.untyped_storage().data_ptr()
 
 
 def test_an_out_argument_is_known_by_name_wherever_it_stands() -> None:

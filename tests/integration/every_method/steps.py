@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.integration.compare import difference, plain
@@ -134,6 +135,15 @@ def compiled(backend: Any) -> Make:
 def _fresh_code() -> Callable[[Tensor], Tensor]:
     """A function whose code object is its own: Dynamo counts recompilations of a code object."""
     return FunctionType(eager.__code__.replace(co_name="result"), globals())
+
+
+class Watched(TorchDispatchMode):
+    """Watches operators, also those that others are composed of; PyTorch has other formulas when it is watched."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:
+            result = func.decompose(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
 
 def eager(source: Tensor) -> Tensor:
