@@ -57,8 +57,12 @@ test: $(READY) ## The fast tests.
 
 .PHONY: test-slow
 test-slow: $(READY) ## The slow tests; stops taking up new ones after SLOW_LIMIT seconds.
-	@$(PYTEST) -m 'slow and not gpu' --timeout 600 --session-timeout $(SLOW_LIMIT) $(PYTEST_FLAGS) \
+	@$(PYTEST) -m 'slow and not sweep and not gpu' --timeout 600 --session-timeout $(SLOW_LIMIT) $(PYTEST_FLAGS) \
 		|| { status=$$?; test $$status -eq 5 || exit $$status; } # 5: nothing is marked slow
+
+.PHONY: test-sweep
+test-sweep: $(READY) ## Every member of a tensor, PyTorch's own samples, whole programs: against eager, for an hour.
+	$(PYTEST) -m 'sweep and not gpu' --timeout 1200 $(PYTEST_FLAGS)
 
 # PIP_CONSTRAINT in place of a cap that this machine's pip may have on torch: the version that was asked for counts.
 .PHONY: test-torch

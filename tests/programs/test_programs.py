@@ -55,6 +55,7 @@ def run(program: ModuleType, backend: Any) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_computes_what_it_computes_under_aot_eager(program: str) -> None:

@@ -67,6 +67,7 @@ def test_a_step_of_adam_has_the_bits_of_aot_eager(backend: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_of_every_optimizer_has_the_bits_of_aot_eager(name: str, backend: Any) -> None:

@@ -21,7 +21,7 @@ from tests.integration.every_method.steps import MODES, disagreement, eager, use
 from tests.integration.every_method.sweep import DIES, Finding, sweep
 from tests.integration.every_method.worker import REFUSED as IS_REFUSED
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep]
 
 NEEDS_A_DAEMON = True
 

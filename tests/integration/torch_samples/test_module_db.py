@@ -114,6 +114,7 @@ def _tangent(output: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_module_samples_equal_eager(training: bool, backend: Any) -> None:

@@ -122,6 +122,7 @@ def _arguments(entry: Entry) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(1800)
 def test_optimizer_samples_equal_eager(backend: Any) -> None:
     found = list(entries())

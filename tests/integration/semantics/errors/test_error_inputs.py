@@ -74,6 +74,7 @@ def _is_plain(value: Any) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_operators_refuse_what_eager_refuses(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
