@@ -270,6 +270,17 @@ def _reinterpret(func: Any, args: Args, kwargs: Kwargs) -> Any:
     return send_operator(func, args, kwargs)
 
 
+def _batch_norm(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Write the running statistics, as `native_batch_norm` does in training though its schema does not say so."""
+    mean, variance, training = args[3:6]
+    if not training or mean is None or variance is None:
+        return send_operator(func, args, kwargs)
+    *results, new_mean, new_variance = aten._native_batch_norm_legit_functional.default(*args, **kwargs)
+    mean.copy_(new_mean)
+    variance.copy_(new_variance)
+    return tuple(results)
+
+
 _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingProxyType(
     {
         aten.detach.default: _same_tensor,
@@ -282,5 +293,6 @@ _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingPro
         aten._conj.default: _reinterpret,
         aten._neg_view.default: _reinterpret,
         aten._to_copy.default: _to_copy,
+        aten.native_batch_norm.default: _batch_norm,
     }
 )

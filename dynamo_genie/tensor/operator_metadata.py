@@ -98,7 +98,7 @@ def infer_results(
             raise UnsupportedOperator(
                 f"{func} changes the shape of a remote tensor in place; use the form that returns a new tensor"
             )
-    return _describe(func, out)
+    return _describe(func, _asked_for(func, args, kwargs, out))
 
 
 def _unknown(func: OpOverload) -> ResultMetadata:
@@ -131,6 +131,16 @@ def _describe(func: OpOverload, out: Any) -> ResultMetadata:
         if result.form != "self":
             found.extend(metadata_of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
     return ResultMetadata(tuple(found), tuple(layout))
+
+
+def _asked_for(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """Put None for what an `output_mask` leaves out: kernels return None there, and fake tensors often a tensor."""
+    names = [argument.name for argument in func._schema.arguments]
+    if "output_mask" not in names:
+        return out
+    position = names.index("output_mask")
+    mask = args[position] if position < len(args) else kwargs["output_mask"]
+    return tuple(value if asked else None for value, asked in zip(out, mask, strict=True))
 
 
 def _length(value: Any) -> int:
