@@ -22,7 +22,7 @@ from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.schemas import OperatorSchema, read_schema
 from dynamo_genie.tensor.bring_together import gather
 from dynamo_genie.tensor.memory_here import read_number
-from dynamo_genie.tensor.operator_lowering import StructureKey, flatten_call, lower_operator
+from dynamo_genie.tensor.operator_lowering import ABSENT, StructureKey, flatten_call, lower_operator
 from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results, metadata_of
 from dynamo_genie.tensor.program_call import ProgramCall
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
@@ -75,7 +75,7 @@ def send_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
     metas = tuple([(tuple(t.shape), t.stride(), t.dtype, t.storage_offset()) for t in tensors])
     default = torch.get_default_dtype()
     results = infer_results(func, structure, tuple(scalars), metas, default)
-    lowered = _lower(func, structure, results.list_lengths, default)
+    lowered = _lower(func, structure, results.layout, default)
     if lowered is None:
         return run_unsupported(func, schema, args, kwargs)
     kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
@@ -88,10 +88,10 @@ def send_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 @lru_cache(maxsize=4096)
 def _lower(
-    func: OpOverload, structure: StructureKey, lengths: tuple[int, ...], default_dtype: torch.dtype
+    func: OpOverload, structure: StructureKey, layout: tuple[int, ...], default_dtype: torch.dtype
 ) -> LoweredProgram | None:
     try:
-        return lower_operator(func, structure, lengths)
+        return lower_operator(func, structure, layout)
     except UnsupportedOperator:
         return None
 
@@ -210,7 +210,9 @@ def _wrap(
             values.append(argument)
             continue
         base = argument if isinstance(argument, RemoteTensor) else None
-        if length >= 0:
+        if length == ABSENT:
+            values.append(None)
+        elif length >= 0:
             values.append([_remote(kind, *next(new), base) for _ in range(length)])
         else:
             values.append(_remote(kind, *next(new), base))
@@ -274,6 +276,17 @@ def _reinterpret(func: Any, args: Args, kwargs: Kwargs) -> Any:
     return send_operator(func, args, kwargs)
 
 
+def _batch_norm(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Write the running statistics, as `native_batch_norm` does in training though its schema does not say so."""
+    mean, variance, training = args[3:6]
+    if not training or mean is None or variance is None:
+        return send_operator(func, args, kwargs)
+    *results, new_mean, new_variance = aten._native_batch_norm_legit_functional.default(*args, **kwargs)
+    mean.copy_(new_mean)
+    variance.copy_(new_variance)
+    return tuple(results)
+
+
 _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingProxyType(
     {
         aten.detach.default: _same_tensor,
@@ -287,5 +300,6 @@ _SPECIAL: MappingProxyType[Any, Callable[[Any, Args, Kwargs], Any]] = MappingPro
         aten._conj.default: _reinterpret,
         aten._neg_view.default: _reinterpret,
         aten._to_copy.default: _to_copy,
+        aten.native_batch_norm.default: _batch_norm,
     }
 )

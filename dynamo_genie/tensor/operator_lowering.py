@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -22,6 +22,9 @@ from dynamo_genie.torch_internals.pytree import tree_leaves
 # Marks in a structure key. Bytes, because no operator takes bytes, so no literal can look like a mark.
 _TENSOR, _INT, _FLOAT = b"T", b"I", b"F"
 _KINDS: Mapping[bytes, p.ScalarKind] = MappingProxyType({_INT: "int", _FLOAT: "float"})
+ABSENT = -2
+"""In place of the length of a list: the result is None."""
+
 _LITERALS = frozenset({bool, type(None), str, torch.dtype, torch.layout, torch.memory_format})
 
 StructureKey: TypeAlias = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
@@ -68,16 +71,17 @@ def _flatten(value: Any, tensors: list[torch.Tensor], scalars: list[int | float]
     return value
 
 
-def lower_operator(func: OpOverload, structure: StructureKey, list_lengths: Sequence[int] = ()) -> LoweredProgram:
+def lower_operator(func: OpOverload, structure: StructureKey, layout: Sequence[int] = ()) -> LoweredProgram:
     """Return the Program of one eager call; its inputs are the call's tensors, then its numbers.
 
     Its outputs are the results in the order of the schema, lists laid out flat; a result that is one of the
-    arguments written in place is left out.
+    arguments written in place, or that is None, is left out.
 
     Args:
         func: The operator, as `__torch_dispatch__` receives it.
         structure: What `flatten_call` returned for the call.
-        list_lengths: The length of each result that is a list of tensors, in order.
+        layout: For each return of the schema, the number of tensors of a list, ABSENT for None, or -1 otherwise;
+            empty where it returns neither lists nor None.
     """
     key = operator_key(func, None)
     marks = [leaf for leaf in tree_leaves(structure) if type(leaf) is bytes]
@@ -89,7 +93,7 @@ def lower_operator(func: OpOverload, structure: StructureKey, list_lengths: Sequ
     args = tuple(_lower(value, key) for value in positional)
     kwargs = tuple((name, _lower(value, key)) for name, value in named.items())
     nodes = [p.Node(key, args, kwargs)]
-    outputs, scalar_outputs = _outputs(func, nodes, len(inputs), iter(list_lengths))
+    outputs, scalar_outputs = _outputs(func, nodes, len(inputs), layout)
     program = p.Program(
         version=p.PROGRAM_VERSION,
         inputs=inputs,
@@ -110,7 +114,7 @@ def _lower(value: Any, key: str) -> p.Argument:
 
 
 def _outputs(
-    func: OpOverload, nodes: list[p.Node], value: int, list_lengths: Iterator[int]
+    func: OpOverload, nodes: list[p.Node], value: int, layout: Sequence[int]
 ) -> tuple[tuple[p.Argument, ...], tuple[int, ...]]:
     """Return references to the results, adding the "getitem" nodes that take them out of the call's value."""
     outputs: list[p.Argument] = []
@@ -122,12 +126,13 @@ def _outputs(
         nodes.append(p.Node("getitem", (p.Ref(container), position)))
         return call + len(nodes) - 1
 
-    for position, result in enumerate(results):
-        if result.form == "self":
+    lengths = layout or (-1,) * len(results)
+    for position, (result, length) in enumerate(zip(results, lengths, strict=True)):
+        if result.form == "self" or length == ABSENT:
             continue
         source = call if len(results) == 1 else item_of(call, position)
         if result.form == "list":
-            outputs += [p.Ref(item_of(source, i)) for i in range(next(list_lengths))]
+            outputs += [p.Ref(item_of(source, i)) for i in range(length)]
             continue
         if result.form == "scalar":
             scalars.append(len(outputs))

@@ -11,7 +11,7 @@ import torch
 
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.schemas import read_schema
-from dynamo_genie.tensor.operator_lowering import StructureKey, rebuild_call
+from dynamo_genie.tensor.operator_lowering import ABSENT, StructureKey, rebuild_call
 from dynamo_genie.torch_internals.fake import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -50,18 +50,13 @@ class ResultMetadata:
     """What a call returns. `tensors` has one entry per new tensor, lists laid out flat.
 
     Attributes:
-        layout: For each return of the schema, the number of tensors of a list, or -1 for anything else.
+        layout: For each return of the schema, the number of tensors of a list, ABSENT for None, or -1 otherwise.
         known: False when only the daemon can tell, by running the call; then `tensors` is empty.
     """
 
     tensors: tuple[Metadata, ...]
     layout: tuple[int, ...]
     known: bool = True
-
-    @property
-    def list_lengths(self) -> tuple[int, ...]:
-        """The lengths of the results that are lists."""
-        return tuple(n for n in self.layout if n >= 0)
 
 
 def metadata_of(tensor: torch.Tensor) -> Metadata:
@@ -103,7 +98,7 @@ def infer_results(
             raise UnsupportedOperator(
                 f"{func} changes the shape of a remote tensor in place; use the form that returns a new tensor"
             )
-    return _describe(func, out)
+    return _describe(func, _asked_for(func, args, kwargs, out))
 
 
 def _unknown(func: OpOverload) -> ResultMetadata:
@@ -132,7 +127,23 @@ def _describe(func: OpOverload, out: Any) -> ResultMetadata:
     found: list[Metadata] = []
     layout: list[int] = []
     for result, value in zip(results, values, strict=True):
-        layout.append(len(value) if isinstance(value, list | tuple) else -1)
+        layout.append(_length(value))
         if result.form != "self":
             found.extend(metadata_of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
     return ResultMetadata(tuple(found), tuple(layout))
+
+
+def _asked_for(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """Put None for what an `output_mask` leaves out: kernels return None there, and fake tensors often a tensor."""
+    names = [argument.name for argument in func._schema.arguments]
+    if "output_mask" not in names:
+        return out
+    position = names.index("output_mask")
+    mask = args[position] if position < len(args) else kwargs["output_mask"]
+    return tuple(value if asked else None for value, asked in zip(out, mask, strict=True))
+
+
+def _length(value: Any) -> int:
+    if value is None:  # such as a gradient that `output_mask` leaves out
+        return ABSENT
+    return len(value) if isinstance(value, list | tuple) else -1

@@ -11,7 +11,7 @@ from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.remote_daemon.engines.eager import compile_program
 from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import program as p
-from dynamo_genie.tensor.operator_lowering import flatten_call, lower_operator
+from dynamo_genie.tensor.operator_lowering import ABSENT, flatten_call, lower_operator
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
@@ -32,13 +32,13 @@ class ThroughPrograms(TorchDispatchMode):
         copies = [tensor.clone() for tensor in tensors]
         state = torch.get_rng_state()
         result = func(*args, **kwargs)
-        lengths = [len(r) for r in (result if isinstance(result, tuple) else [result]) if isinstance(r, list)]
-        program = lower_operator(func, structure, lengths).program
+        layout = [_length(r) for r in (result if isinstance(result, tuple) else [result])]
+        program = lower_operator(func, structure, layout if func._schema.returns else ()).program
         torch.set_rng_state(state)
         sent = resolve_program(p.decode_program(p.encode_program(program)), CPU)
         found = compile_program(sent, ())([*copies, *scalars])
         written = any(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns)
-        expected = [] if written or not func._schema.returns else list(torch.utils._pytree.tree_leaves(result))
+        expected = [] if written or not func._schema.returns else _leaves(result)
         if "empty" in str(func):  # whatever lay in memory
             expected, found = [r.shape for r in expected], [r.shape for r in found]
         same = zip([*found, *copies], [*expected, *tensors], strict=True)
@@ -47,10 +47,30 @@ class ThroughPrograms(TorchDispatchMode):
         return result
 
 
+def _length(result: Any) -> int:
+    return ABSENT if result is None else len(result) if isinstance(result, list) else -1
+
+
+def _leaves(result: Any) -> list[Any]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if leaf is not None]
+
+
 def _equal(one: Any, other: Any) -> bool:
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
         return one is other or bool(one == other)
     return one.dtype == other.dtype and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
+
+
+def test_gradients_that_nobody_asks_for_are_no_results() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.GroupNorm(2, 4), nn.LayerNorm(6))
+    model[1].weight.requires_grad_(False)
+    through = ThroughPrograms()
+    with through:
+        model(torch.randn(3, 2, 8)).sum().backward()
+        model[2](torch.randn(3, 6)).sum().backward()
+    assert model[0].weight.grad is not None
+    assert {"aten.convolution_backward.default", "aten.native_layer_norm_backward.default"} <= through.seen
 
 
 def test_a_training_step_one_operator_at_a_time() -> None:

@@ -134,3 +134,26 @@ def test_evaluation_between_training_steps_sees_the_new_weights(compiled: Compil
             optimizer.zero_grad()
         with torch.no_grad():
             same(call(x), eager(x))
+
+
+def test_a_convolution_of_results_leaves_out_the_gradient_that_nobody_asks_for(compiled: Compile) -> None:
+    eager = nn.Conv1d(2, 4, 3)
+    remote = copy.deepcopy(eager)
+    x = torch.randn(3, 2, 8)
+    for model, features in ((eager, x * 2), (remote, compiled(lambda x: x * 2)(x))):
+        model(features).square().mean().backward()
+    same([p.grad for p in remote.parameters()], [p.grad for p in eager.parameters()])
+
+
+def test_a_batch_norm_of_results_writes_its_running_statistics(compiled: Compile) -> None:
+    eager = nn.BatchNorm1d(2)
+    remote = copy.deepcopy(eager)
+    for seed in range(2):
+        x = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(seed))
+        for model, features in ((eager, x * 2), (remote, compiled(lambda x: x * 2)(x))):
+            model(features).square().mean().backward()
+    assert not torch.equal(eager.running_mean, torch.zeros(2))
+    same(dict(remote.named_buffers()), dict(eager.named_buffers()))
+    same([p.grad for p in remote.parameters()], [p.grad for p in eager.parameters()])
+    x = torch.randn(3, 2, 8)
+    same(remote.eval()(compiled(lambda x: x * 2)(x)), eager.eval()(x * 2))
