@@ -7,9 +7,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from dynamo_genie.errors import StaleHandleError
 from dynamo_genie.lowering.numbers import numbers_of
-from dynamo_genie.tensor.remote_tensor import handle_of
 
 
 class LocalGraph:
@@ -22,17 +20,7 @@ class LocalGraph:
         self._numbers = numbers_of(gm)
 
     def __call__(self, args: list[Any]) -> list[Any]:
-        """Run the graph; empties `args`, so that arguments can die as soon as they were read.
-
-        Raises:
-            StaleHandleError: An argument is a remote tensor, whose elements are not here.
-        """
-        for position, arg in enumerate(args):
-            if handle_of(arg) is not None:
-                raise StaleHandleError(
-                    f"input {position} of a graph compiled in mode 'local' is a remote tensor; "
-                    "bring it here first, with .materialize()"
-                )
+        """Run the graph; empties `args`, so that arguments can die as soon as they were read."""
         mine = list(args)
         args.clear()
         results = self._run(*mine)
