@@ -119,4 +119,4 @@ def test_the_installed_package_registers_its_backend_and_its_command() -> None:
     }
 
 
-PUBLIC_NAMES = ("connect", "refresh", "reset_stats", "shutdown", "stats")
+PUBLIC_NAMES = ("connect", "refresh", "reset_stats", "shutdown", "stats", "synchronize", "to_local")

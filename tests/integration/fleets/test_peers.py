@@ -190,9 +190,10 @@ def test_views_arrive_as_what_they_show(pair: Pair, name: str) -> None:
 
 def test_a_handle_keeps_its_kind_and_owns_its_memory(pair: Pair) -> None:
     handle = pair.first.put(torch.ones(3))
-    handle.kind, handle.root, handle.root_nbytes = "activation", 12345, 99
+    handle.kind, handle.memory.nbytes = "activation", 99
     moved = pair.move(handle, pair.second)
-    assert (moved.kind, moved.root, moved.root_nbytes, moved.session) == ("activation", moved.id, 0, pair.second)
+    assert (moved.kind, moved.memory.nbytes, moved.session) == ("activation", 0, pair.second)
+    assert moved.memory is not handle.memory
 
 
 def test_the_clients_bytes_do_not_grow_with_the_tensor_and_both_daemons_count_alike(pair: Pair) -> None:

@@ -125,7 +125,7 @@ def test_the_table_names_every_graph_its_caches_and_its_bytes(dumps: dict[str, P
 def test_each_pass_leaves_the_graph_in_numbered_files(dumps: dict[str, Path]) -> None:
     [folder] = (path.parent for path in dumps["bert"].glob("*/plan.json"))
     names = sorted(path.name for path in folder.glob("*.py"))
-    assert names[:3] == ["00_captured.py", "01_effects.py", "02_portable.py"]
+    assert names[:3] == ["00_captured.py", "01_effects.py", "02_copies.py"]
     assert [int(name[:2]) for name in names] == list(range(len(names)))
     assert {path.stem for path in folder.glob("[0-9]*.json")} == {Path(name).stem for name in names}
     assert (folder / "passes.json").is_file()
