@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import read, read_number
-from dynamo_genie.torch_internals.guarded_memory import answers_in_python
+from dynamo_genie.torch_internals.guarded_memory import answers_in_python, wrapper_tensor
 from dynamo_genie.torch_internals.opaque import opaque_class
 from dynamo_genie.torch_internals.tensors import text_with_history
 
@@ -30,7 +31,13 @@ class Reading(InDaemon):
 
     def item(self) -> Any:
         """Return the one element as a plain number."""
-        return super().item() if self.traced else read_number(self)
+        handle = self.handle or self.base
+        if handle is None:
+            return super().item()
+        known = handle.memory.numbers  # of a loop over elements this is all that is done
+        if known is not None and known[0] is self.dtype and self.numel() == 1:
+            return known[1][self.storage_offset()]
+        return read_number(self)
 
     def __float__(self) -> float:
         """Return the one element."""
@@ -99,14 +106,15 @@ def _one(tensor: Reading) -> Any:
 
 def subscript(tensor: Reading, index: Any) -> Any:
     """Return `tensor[index]`; an element of memory whose contents are known is not even named in the daemon."""
-    if not tensor.traced and tensor.memory.contents is not None and answers_in_python():
-        view = _element(tensor, index if type(index) is tuple else (index,))
+    handle = tensor.handle or tensor.base
+    if handle is not None and handle.memory.contents is not None:
+        view = _element(tensor, handle, index if type(index) is tuple else (index,))
         if view is not None:
             return view
     return torch.Tensor.__getitem__(tensor, index)
 
 
-def _element(tensor: Reading, index: tuple[Any, ...]) -> Any:
+def _element(tensor: Reading, handle: Handle, index: tuple[Any, ...]) -> Any:
     """Return the element, or the row, at whole numbers; None where that is not what is asked for."""
     shape, stride, offset, count = tensor.shape, tensor.stride(), tensor.storage_offset(), len(index)
     if count > len(stride) or (tensor.requires_grad and torch.is_grad_enabled()):
@@ -116,8 +124,8 @@ def _element(tensor: Reading, index: tuple[Any, ...]) -> Any:
             return None
         offset += (at + size if at < 0 else at) * step
     whole = count == len(stride)
-    view = type(tensor)(
-        () if whole else shape[count:], () if whole else stride[count:], tensor.dtype, None, None, offset
+    view = wrapper_tensor(
+        type(tensor), () if whole else shape[count:], () if whole else stride[count:], offset, tensor.dtype
     )
-    view.base, view.tracked = tensor.handle or tensor.base, False
+    view.handle, view.base, view._carrier, view.tracked = None, handle, None, False
     return view

@@ -41,6 +41,7 @@ def test_what_is_no_model_or_no_options_has_a_named_error() -> None:
 
 def test_every_figure_is_there_before_anything_is_connected() -> None:
     dynamo_genie.shutdown()
+    dynamo_genie.reset_stats()
     found = dynamo_genie.stats()
     total = {**Counters().snapshot(), "live_handles": 0, "client_calls": 0}
     assert found == {"total": total, "daemons": {}, "client_operators": {}}
