@@ -27,6 +27,8 @@ from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infe
 from dynamo_genie.tensor.program_call import ProgramCall
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
 from dynamo_genie.tensor.run_here import (
+    Args,
+    Kwargs,
     Way,
     reshape_in_place,
     run_here,
@@ -40,9 +42,6 @@ from dynamo_genie.torch_internals.operators import OpOverload
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
-
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
 
 
 def run_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -19,28 +19,6 @@ from tests.runtime.weights.host_channel import HostChannel
 ROWS, WIDTH = 1031, 769  # no whole number of chunks, words or pages
 
 
-@pytest.fixture(params=["kernel", "sampled"])
-def tracker(request: pytest.FixtureRequest) -> Iterator[WriteTracker]:
-    try:
-        made = KernelWriteTracker() if request.param == "kernel" else SampledFingerprint()
-    except OSError as error:
-        pytest.skip(f"THE KERNEL CANNOT TRACK WRITES: {error}")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def channel() -> HostChannel:
-    return HostChannel()
-
-
-@pytest.fixture
-def weights(channel: HostChannel, tracker: WriteTracker) -> Iterator[ResidentWeights]:
-    made = ResidentWeights(channel, tracker)
-    yield made
-    made.close()
-
-
 def by_share_memory(tmp_path: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(ROWS, WIDTH).share_memory_(), torch.zeros(7).share_memory_()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,36 +12,10 @@ from torch import nn
 
 from dynamo_genie.runtime.weights.weights import ResidentWeights, WeightBinding
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
-from dynamo_genie.runtime.writes.write_tracking import KernelWriteTracker, SampledFingerprint, WriteTracker
+from dynamo_genie.runtime.writes.write_tracking import SampledFingerprint, WriteTracker
 from tests.runtime.weights.host_channel import HostChannel
 
 BIG = 1024  # a BIG x BIG float32 weight has 4 chunks
-
-
-def make_kernel_tracker() -> WriteTracker:
-    try:
-        return KernelWriteTracker()
-    except OSError as error:
-        pytest.skip(f"THE KERNEL CANNOT TRACK WRITES, exact tracking is not tested: {error}")
-
-
-@pytest.fixture(params=["kernel", "sampled"])
-def tracker(request: pytest.FixtureRequest) -> Iterator[WriteTracker]:
-    made = make_kernel_tracker() if request.param == "kernel" else SampledFingerprint()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def channel() -> HostChannel:
-    return HostChannel()
-
-
-@pytest.fixture
-def weights(channel: HostChannel, tracker: WriteTracker) -> Iterator[ResidentWeights]:
-    made = ResidentWeights(channel, tracker)
-    yield made
-    made.close()
 
 
 class Model(nn.Module):
