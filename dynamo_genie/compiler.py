@@ -30,6 +30,7 @@ from dynamo_genie.passes.graphs.origins import Origins
 from dynamo_genie.passes.graphs.pipeline import Pass, run_passes
 from dynamo_genie.passes.placement.ordering import writes_inputs
 from dynamo_genie.passes.understanding.analysis import analyse
+from dynamo_genie.tensor.any_kind import take_any_kind
 from dynamo_genie.tensor.higher_order import take_remote_operands
 from dynamo_genie.tensor.remote_tensor import IN_OUR_CALL, RemoteTensor
 from dynamo_genie.torch_internals.capture import capture_aten, forward_metadata
@@ -45,9 +46,9 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
     if options.mode.remote:
         _require_cpu(example_inputs)
     take_remote_operands()
-    capture = _Capture(
-        options, find_model_inputs(gm, example_inputs), _local_leaves(example_inputs), watch_for(options)
-    )
+    model, leaves = find_model_inputs(gm, example_inputs), _local_leaves(example_inputs)
+    capture = _Capture(options, model, leaves, watch_for(options))
+    example_inputs = take_any_kind(gm, example_inputs)
     compiled = capture_aten(
         gm,
         example_inputs,
