@@ -11,8 +11,10 @@ from torch.fx import GraphModule
 from dynamo_genie.compiler import compile_graph
 from dynamo_genie.errors import OptionError
 from dynamo_genie.options import resolve_options
+from dynamo_genie.tensor.remote_tensor import takes_remote_tensors
 
 
+@takes_remote_tensors
 def genie(
     gm: GraphModule,
     example_inputs: Sequence[Any],

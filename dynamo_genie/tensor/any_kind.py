@@ -1,8 +1,8 @@
 """A compiled graph takes a local tensor and a remote one in the same place: it is compiled once for both.
 
-Dynamo compiles a function anew for each type that an argument has. Here the graph is traced with plain tensors,
-whatever came, and the guards on its inputs are widened: a loop in which each argument is local now, and remote then,
-stays with one compilation.
+While Dynamo captures a graph for this backend, a remote tensor shows itself as a plain one of the same layout, so that
+sizes, strides and what became dynamic are the same for both. Dynamo would still compile a function anew for each type
+that an argument has: the guards on a graph's inputs are widened.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.tensor.remote_tensor import RemoteTensor, is_captured_as_plain
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
-from dynamo_genie.torch_internals.input_guards import accept_all_kinds, example_values, graph_inputs
+from dynamo_genie.torch_internals.input_guards import accept_both_kinds, example_values
 
 
 def take_any_kind(gm: GraphModule, example_inputs: Sequence[Any]) -> list[Any]:
     """Widen the guards on a graph's inputs; return the inputs with which it is to be traced, all plain.
 
     Parameters, what modules hold, and leaves that autograd keeps gradients on stay what they are: a gradient belongs
-    where its leaf is.
+    where its leaf is. What Dynamo captured for another backend, which then called this one, is left as it is.
     """
-    movable = [position for position, value in graph_inputs(gm).items() if _is_movable(value)]
-    accept_all_kinds(gm, movable, "carrier", _stand_ins)
+    if not is_captured_as_plain():
+        return list(example_inputs)
+    accept_both_kinds(RemoteTensor, "carrier", _is_movable, _stand_in)
     fakes = example_values(gm)
-    return [_plain(fakes[i]) if isinstance(value, RemoteTensor) else value for i, value in enumerate(example_inputs)]
+    return [fakes[i] if isinstance(value, RemoteTensor) else value for i, value in enumerate(example_inputs)]
 
 
 def _is_movable(value: torch.Tensor) -> bool:
@@ -36,7 +37,7 @@ def _is_movable(value: torch.Tensor) -> bool:
     return not (value.requires_grad and value.is_leaf) and not value.is_conj() and not value.is_neg()
 
 
-def _stand_ins(value: torch.Tensor) -> list[torch.Tensor]:
+def _stand_in(value: torch.Tensor) -> torch.Tensor:
     """Return a tensor of the kind that `value` is not."""
     with unset_fake_temporarily(), torch.inference_mode(value.is_inference()):
         other = (
@@ -44,10 +45,4 @@ def _stand_ins(value: torch.Tensor) -> list[torch.Tensor]:
             if isinstance(value, RemoteTensor)
             else RemoteTensor((), (), value.dtype, None)
         )
-        return [other.requires_grad_(value.requires_grad)]
-
-
-def _plain(fake: RemoteTensor) -> torch.Tensor:
-    """Return the fake tensor inside a fake remote tensor, with what autograd knows of the outer one."""
-    plain = fake.carrier.detach().requires_grad_(fake.requires_grad)
-    return plain if fake.is_leaf else torch.ops.aten.alias(plain)
+        return other.requires_grad_(value.requires_grad)

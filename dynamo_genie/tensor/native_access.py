@@ -46,7 +46,11 @@ class NativeAccess(InDaemon):
 
     def untyped_storage(self) -> torch.UntypedStorage:
         """Return the memory as bytes; to who traces a graph, none that could be another tensor's."""
-        return torch.UntypedStorage(0) if self.traced or is_tracing() else bring_here(self).untyped_storage()
+        if self.traced:
+            return torch.UntypedStorage(0)
+        if is_tracing():
+            return torch.UntypedStorage(self.memory_nbytes, device="meta")
+        return bring_here(self).untyped_storage()
 
     def storage(self) -> Any:
         """Return the memory as elements, in the form that PyTorch deprecates."""

@@ -9,8 +9,9 @@ compiled; the code here is none of theirs to trace, hence `opaque`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 from weakref import ref
 
 import torch
@@ -19,13 +20,29 @@ from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensor.memory_here import bring_here
 from dynamo_genie.tensor.native_access import NativeAccess
 from dynamo_genie.tensor.reading import Reading, subscript
-from dynamo_genie.torch_internals.capture import wants_elements
-from dynamo_genie.torch_internals.fake import unset_fake_temporarily
+from dynamo_genie.torch_internals.capture import capturing_backend, wants_elements
+from dynamo_genie.torch_internals.fake import fake_like, is_fake, unset_fake_temporarily
 from dynamo_genie.torch_internals.opaque import opaque, opaque_class
 from dynamo_genie.torch_internals.subscript import indexed_by
 
+BackendT = TypeVar("BackendT", bound=Callable[..., Any])
+
 IN_OUR_CALL: ContextVar[bool] = ContextVar("IN_OUR_CALL", default=False)
 """Whether a function that this backend compiled is being called: no other knows what to do with a carrier."""
+
+
+_TAKES_REMOTE = "takes_remote_tensors"
+
+
+def takes_remote_tensors(backend: BackendT) -> BackendT:
+    """Mark a backend for `torch.compile` whose graphs take a `RemoteTensor` wherever a plain tensor may come."""
+    setattr(backend, _TAKES_REMOTE, True)
+    return backend
+
+
+def is_captured_as_plain() -> bool:
+    """Say whether Dynamo captures a graph for a backend that is marked so, on this thread."""
+    return getattr(capturing_backend(), _TAKES_REMOTE, False)
 
 
 def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
@@ -77,9 +94,11 @@ class RemoteTensor(Reading, NativeAccess):
         return ["carrier"], None
 
     @staticmethod
-    def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> RemoteTensor:
-        """Make the tensor that tracing sees."""
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> torch.Tensor:
+        """Make the tensor that tracing sees: a plain one where Dynamo captures for a backend that takes both kinds."""
         carrier = inner["carrier"]
+        if is_fake(carrier) and is_captured_as_plain():
+            return fake_like(carrier, size, stride)
         handle = getattr(carrier, "genie_handle", None)
         return RemoteTensor(size, stride, carrier.dtype, handle, carrier, carrier.storage_offset())
 

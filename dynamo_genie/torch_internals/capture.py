@@ -12,6 +12,7 @@ import torch
 import torch._prims
 from torch._decomp import core_aten_decompositions
 from torch._dynamo import eval_frame
+from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._functorch import config as functorch_config
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._guards import TracingContext
@@ -110,6 +111,21 @@ def forward_metadata() -> ForwardMetadata | None:
 def is_tracing() -> bool:
     """Say whether Dynamo or AOTAutograd traces a graph on this thread. Relies on `TracingContext.try_get`."""
     return TracingContext.try_get() is not None
+
+
+def capturing_backend() -> Callable[..., Any] | None:
+    """Return the backend for which Dynamo captures a graph on this thread; None where it does not.
+
+    Relies on `InstructionTranslator.current_tx`, `OutputGraph.compiler_fn`, and the names under which torch's own
+    wrappers hold what they wrap.
+    """
+    try:
+        backend: Any = InstructionTranslator.current_tx().output.compiler_fn
+    except AttributeError:
+        return None
+    while (inner := getattr(backend, "_torchdynamo_orig_backend", getattr(backend, "compiler_fn", None))) is not None:
+        backend = inner
+    return backend  # type: ignore[no-any-return]
 
 
 def wants_elements(frame: FrameType) -> bool:
@@ -219,6 +235,18 @@ class _KeepsByHand(torch.autograd.Function):
         return gradients[0] * kept
 
 
+def _check_backend() -> None:
+    seen: list[Any] = []
+
+    def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        seen.append(capturing_backend())
+        return gm.forward
+
+    torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2))
+    require(seen == [backend], "the backend is known while a graph is captured for it")
+    require(capturing_backend() is None, "and none outside of a capture")
+
+
 def _check_unchecked() -> None:
     marked: list[str] = []
 
@@ -264,6 +292,12 @@ PROBES = (
         "torch._dynamo.eval_frame",
         "tells who asks for a tensor's elements past what hides us from Dynamo",
         lambda: require("eval_frame" in _DISABLED, "functions that Dynamo leaves alone are called from that file"),
+    ),
+    Probe(
+        "torch._dynamo.symbolic_convert.InstructionTranslator",
+        "captures remote tensors as plain ones for this backend",
+        _check_backend,
+        _NEW,
     ),
     Probe("saved_tensor_with_no_vc_check", "tells what autograd does not check for writes", _check_unchecked),
     Probe("torch._guards.TracingContext", "tells weights from other inputs of a graph", _check_metadata),

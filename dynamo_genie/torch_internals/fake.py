@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
     UnsupportedFakeTensorException,
     unset_fake_temporarily,
@@ -20,13 +22,30 @@ __all__ = [
     "DynamicOutputShapeException",
     "FakeTensorMode",
     "UnsupportedFakeTensorException",
+    "fake_like",
+    "is_fake",
     "unset_fake_temporarily",
 ]
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Say whether a plain tensor has no elements."""
+    return type(tensor) is FakeTensor
+
+
+def fake_like(fake: torch.Tensor, shape: Any, stride: Any) -> torch.Tensor:
+    """Return another fake tensor, of the mode and dtype of `fake`; sizes may be symbolic. Relies on its `fake_mode`."""
+    mode: FakeTensorMode = fake.fake_mode  # type: ignore[attr-defined]
+    with mode:
+        return torch.empty_strided(shape, stride, dtype=fake.dtype, device=fake.device)
 
 
 def _check_mode() -> None:
     with FakeTensorMode():
         product = torch.empty(2, 3) @ torch.empty(3, 4)
+    other = fake_like(product, (4, 5), (1, 4))
+    require(is_fake(other) and not is_fake(torch.ones(2)), "fake tensors are told from real ones")
+    require((product @ other).shape == (2, 5), "one can be made under the mode of another")
     require(product.shape == (2, 4), "operators on fake tensors give the shapes that real ones have")
 
 
@@ -48,6 +67,7 @@ def _raises(expected: type[BaseException], function: Callable[[torch.Tensor], ob
 
 PROBES = (
     Probe("torch._subclasses.fake_tensor.FakeTensorMode", "tells the shapes of results", _check_mode),
+    Probe("torch._subclasses.fake_tensor.FakeTensor", "tells the shapes of results", _check_mode),
     Probe("torch._subclasses.fake_tensor.unset_fake_temporarily", "handles constants during a capture", _check_unset),
     Probe(
         "torch._subclasses.fake_tensor.DynamicOutputShapeException",

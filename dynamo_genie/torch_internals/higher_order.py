@@ -17,7 +17,6 @@ from torch._higher_order_ops.auto_functionalize import (
 )
 from torch._ops import HigherOrderOperator, OperatorBase, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_unflatten
@@ -92,26 +91,6 @@ def dense_form(operator: HigherOrderOperator) -> Callable[..., Any]:
     return form
 
 
-def rewrite_operands(operator: HigherOrderOperator, rewrite: Callable[[Any], Any]) -> None:
-    """Rewrite the operands of a higher-order operator whenever a graph with it is captured; once an operator.
-
-    Relies on `python_key_table`, the rules of an operator by mode: a rule gets the mode, then the operands.
-    """
-    for mode in (FakeTensorMode, FunctionalTensorMode):
-        rule = operator.python_key_table.get(mode)
-        if rule is not None and not hasattr(rule, "genie_rewrites"):
-            operator.python_key_table[mode] = _rewriting(rule, rewrite)
-
-
-def _rewriting(rule: Callable[..., Any], rewrite: Callable[[Any], Any]) -> Callable[..., Any]:
-    def rewritten(mode: Any, *args: Any, **kwargs: Any) -> Any:
-        operands, named = rewrite((args, kwargs))
-        return rule(mode, *operands, **named)
-
-    rewritten.genie_rewrites = True  # type: ignore[attr-defined]
-    return rewritten
-
-
 def trace(
     function: Callable[..., Any], fakes: Sequence[Any], decompositions: Mapping[OperatorBase, Callable[..., Any]]
 ) -> GraphModule:
@@ -150,12 +129,6 @@ def _check_dense_form() -> None:
     require(torch.equal(found[0], query), "flex attention is a function of plain operators")
 
 
-def _check_rules() -> None:
-    for operator in (torch.ops.higher_order.cond, torch.ops.higher_order.flex_attention):
-        modes = {FakeTensorMode, FunctionalTensorMode}
-        require(modes <= operator.python_key_table.keys(), "an operator has a rule for each mode of a capture")
-
-
 PROBES = tuple(
     Probe(hook, purpose, check)
     for hooks, purpose, check in (
@@ -177,11 +150,6 @@ PROBES = tuple(
             ),
             "takes flex attention apart into plain operators",
             _check_dense_form,
-        ),
-        (
-            ("torch._subclasses.functional_tensor.FunctionalTensorMode",),
-            "captures graphs with remote operands",
-            _check_rules,
         ),
         (
             ("torch._subclasses.fake_tensor.FakeTensor", "torch._subclasses.fake_tensor.FakeTensorMode"),

@@ -1,4 +1,4 @@
-"""Dynamo's guards on the tensors that a graph takes in: here they come to accept more than one kind of tensor.
+"""Dynamo's guards on the tensors that a graph takes in: here they come to accept two kinds of tensor.
 
 While a backend compiles, the guards of the frame are still a set of records, from which Dynamo builds its checks when
 the backend is through.
@@ -14,42 +14,20 @@ from typing import Any
 import torch
 from torch._C._dynamo.guards import TensorGuards
 from torch._dynamo.guards import GuardBuilder
-from torch._dynamo.source import (
-    AttrSource,
-    SubclassAttrListSource,
-    TensorProperty,
-    TensorPropertySource,
-    is_from_source,
-)
-from torch._dynamo.variables.builder import TrackedFake
+from torch._dynamo.source import AttrSource, SubclassAttrListSource, is_from_source
 from torch._guards import Guard, TracingContext
 from torch.fx import GraphModule
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils.weak import TensorWeakRef
 
-from dynamo_genie.torch_internals.fake import unset_fake_temporarily
+from dynamo_genie.torch_internals.fake import fake_like, is_fake, unset_fake_temporarily
+from dynamo_genie.torch_internals.guarded_memory import no_torch_function, wrapper_tensor
 from dynamo_genie.torch_internals.probe import Probe, require
 
-StandIns = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-"""Returns a tensor of each kind that may come in a tensor's place: only type, dtype and autograd state matter."""
+Select = Callable[[torch.Tensor], bool]
+"""Tells which tensors may come in either kind."""
 
-
-def graph_inputs(gm: GraphModule) -> dict[int, torch.Tensor]:
-    """Return the real tensors, by position, with which a graph is compiled; those of modules are left out.
-
-    Relies on `grapharg` in the metadata of a placeholder.
-    """
-    found: dict[int, torch.Tensor] = {}
-    for position, node in enumerate(gm.graph.find_nodes(op="placeholder")):
-        argument = node.meta.get("grapharg")
-        value = argument.example if argument is not None else None
-        source = argument.source if argument is not None else None
-        if (
-            isinstance(value, torch.Tensor)
-            and source is not None
-            and not source.guard_source.is_unspecialized_nn_module()
-        ):
-            found[position] = value
-    return found
+StandIn = Callable[[torch.Tensor], torch.Tensor]
+"""Returns a tensor of the other kind that may come in a tensor's place: only type, dtype and autograd state matter."""
 
 
 def example_values(gm: GraphModule) -> list[Any]:
@@ -57,75 +35,76 @@ def example_values(gm: GraphModule) -> list[Any]:
     return [node.meta.get("example_value") for node in gm.graph.find_nodes(op="placeholder")]
 
 
-def accept_all_kinds(gm: GraphModule, positions: Sequence[int], inner: str, stand_ins: StandIns) -> None:
-    """Have the guards of some of a graph's inputs accept tensors of every kind that has the same layout and dtype.
+def accept_both_kinds(wrapper: type[torch.Tensor], inner: str, select: Select, stand_in: StandIn) -> None:
+    """Have the guards on some of the tensors that a frame takes in accept a plain tensor and a `wrapper` alike.
 
-    Guards on what is inside a tensor subclass go: on the tensor under its attribute `inner`, and on the wrapping.
-    Relies on `TracingContext.guards_context` and `ShapeEnv.tracked_fakes` being what Dynamo builds its checks from.
+    For a frame that was captured as if all were plain: what Dynamo guards of a wrapper beyond that goes, the wrapping
+    itself and what is under its attribute `inner`. Guards on tensors that belong to a module stay as they are. Relies
+    on `TracingContext.guards_context` and `ShapeEnv.tracked_fakes` being what Dynamo builds its checks from.
     """
-    placeholders = gm.graph.find_nodes(op="placeholder")
-    arguments = [node.meta["grapharg"] for node in placeholders if node.meta.get("grapharg") is not None]
-    sources = {placeholders[position].meta["grapharg"].source for position in positions}
-    inside = frozenset(AttrSource(source, inner) for source in sources)
-    context = TracingContext.get()
-    guards = context.guards_context.dynamo_guards
-    kept = [_widened(guard, sources, stand_ins) for guard in guards if not _is_inside(guard.originating_source, inside)]
-    guards.__init__(type(guards.inner)(guard for guard in kept if guard is not None))  # type: ignore[misc]
-    shape_env: Any = context.fake_mode.shape_env if context.fake_mode is not None else None
-    tracked: list[Any] = shape_env.tracked_fakes
-    tracked[:] = [each for fake in tracked for each in _unwrapped(fake, sources, inside)]
-    for argument in arguments:
-        if argument.source is not None and _is_inside(argument.source, inside):
-            argument.source = _outer(argument.source, inside)
+    tensors = _guarded_tensors()
+    wrapped = {source for source, tensor in tensors.items() if isinstance(tensor, wrapper)}
+    inside = frozenset(AttrSource(source, inner) for source in wrapped)
+    own = {source: tensor for source, tensor in tensors.items() if not _is_inside(source, inside)}
+    chosen = {source for source, tensor in own.items() if not _is_of_module(source) and select(tensor)}
+    guards = [each for each in _guards() if not _is_inside(each.originating_source, inside)]
+    guards = [each for each in guards if not _is_of_wrapping(each, wrapped) and not _is_of_type(each, chosen)]
+    _guards().__init__({_widened(each, stand_in) if each.originating_source in chosen else each for each in guards})
+    fake_mode = TracingContext.get().fake_mode
+    shape_env: Any = fake_mode.shape_env if fake_mode is not None else None
+    tracked: list[Any] = shape_env.tracked_fakes if shape_env is not None else []
+    tracked[:] = [fake for fake in tracked if not _is_inside(fake.source, inside)]
+
+
+def _guarded_tensors() -> dict[Any, torch.Tensor]:
+    """Return the tensors that a frame guards, by source; relies on the argument `value` of what creates the guards."""
+    found: dict[Any, torch.Tensor] = {}
+    for guard in _guards():
+        reference = getattr(guard.create_fn, "keywords", {}).get("value")
+        tensor = reference() if isinstance(reference, TensorWeakRef) else None
+        if tensor is not None:
+            found[guard.originating_source] = tensor
+    return found
+
+
+def _guards() -> Any:
+    return TracingContext.get().guards_context.dynamo_guards
 
 
 def _is_inside(source: Any, inside: Collection[Any]) -> bool:
-    return any(is_from_source(source, each) for each in inside)
+    return source is not None and any(is_from_source(source, each) for each in inside)
 
 
-def _outer(source: Any, inside: Collection[Any]) -> Any:
-    """Return where the same is found on the tensor that wraps the one inside: both have one layout."""
-    return source.base if source in inside else replace(source, base=_outer(source.base, inside))
+def _is_of_module(source: Any) -> bool:
+    return bool(source.guard_source.is_unspecialized_nn_module() or source.guard_source.is_specialized_nn_module())
 
 
-def _unwrapped(fake: Any, sources: Collection[Any], inside: Collection[Any]) -> list[Any]:
-    """Return what stands for a tracked tensor, so that its sizes are read off whatever comes in its place."""
-    if fake.source in inside:
-        return [replace(fake, source=fake.source.base)]
-    if fake.source not in sources or not is_traceable_wrapper_subclass(fake.fake):
-        return [fake]
-    sizes: list[Any] = list(fake.fake.shape)
-    return [
-        TrackedFake(size, TensorPropertySource(fake.source, TensorProperty.SIZE, dim), None)
-        for dim, size in enumerate(sizes)
-        if isinstance(size, torch.SymInt)
-    ]
-
-
-def _widened(guard: Guard, sources: set[Any], stand_ins: StandIns) -> Guard | None:
-    """Return what takes the place of a guard: nothing where it is about the wrapping of a tensor."""
+def _is_of_wrapping(guard: Guard, wrapped: Collection[Any]) -> bool:
     source = guard.originating_source
     if isinstance(source, SubclassAttrListSource):
-        return None if source.base in sources else guard
-    if source not in sources:
-        return guard
-    name = guard.create_fn_name()
-    if name in ("TYPE_MATCH", "TENSOR_SUBCLASS_METADATA_MATCH"):
-        return None
-    if name != "TENSOR_MATCH":
-        return guard
-    return replace(guard, create_fn=partial(_match_any_kind, original=guard.create_fn, stand_ins=stand_ins), _hash=None)
+        return source.base in wrapped
+    return source in wrapped and guard.create_fn_name() == "TENSOR_SUBCLASS_METADATA_MATCH"
 
 
-def _match_any_kind(builder: GuardBuilder, guard: Guard, *, original: Callable[..., Any], stand_ins: StandIns) -> None:
+def _is_of_type(guard: Guard, sources: Collection[Any]) -> bool:
+    return guard.originating_source in sources and guard.create_fn_name() == "TYPE_MATCH"
+
+
+def _widened(guard: Guard, stand_in: StandIn) -> Guard:
+    if guard.create_fn_name() != "TENSOR_MATCH":
+        return guard
+    return replace(guard, create_fn=partial(_match_both_kinds, original=guard.create_fn, stand_in=stand_in), _hash=None)
+
+
+def _match_both_kinds(builder: GuardBuilder, guard: Guard, *, original: Callable[..., Any], stand_in: StandIn) -> None:
     """Build Dynamo's guard on a tensor, with a check of our own in place of the one that knows a single type."""
     manager = builder.get_guard_manager(guard)
     value = builder.get(guard)
 
     def add(_: object, sizes: list[Any], strides: list[Any], name: str, lines: list[str], *rest: Any) -> None:
-        checks = [_check_of(value, sizes, strides), *[_check_of(other, sizes, strides) for other in stand_ins(value)]]
+        same, other = _check_of(value, sizes, strides), _check_of(stand_in(value), sizes, strides)
         user_stack = rest[:-2]  # since torch 2.13
-        manager.add_lambda_guard(lambda tensor: any(check(tensor) for check in checks), lines, *user_stack)
+        manager.add_lambda_guard(lambda tensor: same(tensor) or other(tensor), lines, *user_stack)
 
     redirected = _Redirected(manager, add_tensor_match_guard=add)
     original(_Redirected(builder, get_guard_manager=lambda _: redirected), guard)
@@ -151,30 +130,67 @@ class _Redirected:
         return getattr(self._target, name)
 
 
+class _Wrapper(torch.Tensor):
+    """Holds a tensor, and is captured as a plain one."""
+
+    part: torch.Tensor
+
+    __torch_function__ = no_torch_function  # type: ignore[assignment]
+
+    @classmethod
+    def around(cls, part: torch.Tensor) -> _Wrapper:
+        wrapper = wrapper_tensor(cls, part.shape, part.stride(), 0, part.dtype)
+        wrapper.part = part
+        return wrapper
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch types its own as a C function, not as a class method
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return func(*(arg.part if isinstance(arg, cls) else arg for arg in args), **(kwargs or {}))
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["part"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> torch.Tensor:
+        return fake_like(inner["part"], size, stride)
+
+
 @cache
 def _check_widened() -> None:
-    seen: list[int] = []
+    seen: list[list[Any]] = []
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        positions = list(graph_inputs(gm))
-        seen.append(len(positions))
-        accept_all_kinds(gm, positions, "inner", lambda value: [torch.empty((), dtype=torch.float64)])
-        require(all(isinstance(value, torch.Tensor) for value in example_values(gm)), "inputs have fake values")
+        seen.append(example_values(gm))
+        accept_both_kinds(_Wrapper, "part", lambda _: True, _other)
         return gm.forward
 
     program = torch.compile(lambda x: x + 1, backend=backend, dynamic=False)
-    for dtype in (torch.float32, torch.float64):
-        program(torch.ones(2, dtype=dtype))
-    require(seen == [1], "a tensor of a kind that a guard was widened to runs what was compiled for another")
-    program(torch.ones(3))
-    require(seen == [1, 1], "a tensor of another shape is compiled for")
+    plain = torch.ones(2, 3)
+    for value in (plain, _Wrapper.around(plain)):
+        program(value)
+    require(len(seen) == 1, "a tensor of the kind that a guard was widened to runs what was compiled for the other")
+    for value in (_Wrapper.around(plain[1:]), plain[1:]):
+        program(value)
+    require(len(seen) == 2, "a tensor of another shape is compiled for, once for both kinds")
+    require(all(is_fake(value) for values in seen for value in values), "what is captured as a plain tensor is one")
 
+
+def _other(value: torch.Tensor) -> torch.Tensor:
+    with unset_fake_temporarily():
+        plain = torch.empty(0)
+        return plain if isinstance(value, _Wrapper) else _Wrapper.around(plain)
+
+
+_HOOKS = (
+    "torch._C._dynamo.guards.TensorGuards", "torch._dynamo.guards.GuardBuilder",
+    "torch._dynamo.source.AttrSource", "torch._dynamo.source.SubclassAttrListSource",
+    "torch._dynamo.source.is_from_source",
+    "torch._guards.Guard", "torch._guards.TracingContext", "torch.utils.weak.TensorWeakRef",
+)  # fmt: skip
 
 PROBES = tuple(
     Probe(hook, "compiles a function once for local and remote arguments", _check_widened, ("2.13.0",))
-    for hook in (
-        "torch._dynamo.guards.GuardBuilder", "torch._dynamo.source", "torch._dynamo.variables.builder.TrackedFake",
-        "torch._guards.Guard", "torch._guards.TracingContext", "torch._C._dynamo.guards.TensorGuards",
-        "torch.utils._python_dispatch.is_traceable_wrapper_subclass",
-    )
-)  # fmt: skip
+    for hook in _HOOKS
+)

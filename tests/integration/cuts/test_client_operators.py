@@ -425,3 +425,15 @@ def test_eager_operators_that_no_daemon_runs_are_announced_and_counted_too(
     monkeypatch.setenv("GENIE_UNSUPPORTED", "error")
     with pytest.raises(UnsupportedOperator, match=r"genie_client\.eager\.default"):
         own.eager(result)
+
+
+def test_a_part_of_a_result_of_another_call_is_written_here(compiled: Compile) -> None:
+    def bump_rows(x: Tensor) -> Tensor:
+        return own.bump(x[1:], x[:1] * 2) + x[1:]
+
+    run, make = compiled(bump_rows), compiled(lambda x: x + 1)
+    x = torch.arange(6.0).view(3, 2)
+    result, expected = make(x), x + 1
+    for _ in range(2):
+        same(run(result), bump_rows(expected))
+        same(result, expected)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.torch_internals.compile_context import clear_counters, graphs_compiled
-from tests.integration.compare import same
+from tests.integration.compare import read, same
 from tests.integration.conftest import Compile
 
 
@@ -21,7 +24,7 @@ def both_kinds(compiled: Compile, *shapes: tuple[int, ...]) -> list[tuple[Tensor
     """Pairs of a local tensor and a remote one with the same elements."""
     with torch.no_grad():
         local = [torch.randn(shape) for shape in shapes]
-        remote = [compiled(lambda x: x * 1, dynamic=True)(x) for x in local]
+        remote = [compiled(lambda x: x * 1, dynamic=False)(x) for x in local]
     assert all(type(x) is RemoteTensor for x in remote)
     return list(zip(local, remote, strict=True))
 
@@ -87,3 +90,63 @@ def test_writes_and_gradients_reach_what_came(compiled: Compile) -> None:
     for x in (other, other_remote):
         (run(weight * x, x) * x).sum().backward()
     same(weight.grad, 2 * other**3)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.t(),
+    "a slice": lambda x: x[1:, 2:],
+    "every other": lambda x: x[::2],
+    "expanded": lambda x: x[:1].expand(x.shape),
+    "no elements": lambda x: x[:0],
+    "a number": lambda x: x[0, 0],
+}
+
+
+def measure(x: Tensor, y: Tensor) -> tuple[Any, ...]:
+    grown = torch.cat([x.reshape(-1), y.reshape(-1)[:1]])
+    return grown, x * 2 + x.dim() * x.numel() + len(x.shape), y.sum(), x.shape, x.stride()
+
+
+@pytest.mark.parametrize("dynamic", [None, True, False], ids=str)
+@pytest.mark.parametrize("first", [0, 1], ids=["local first", "remote first"])
+def test_kinds_cost_no_compilation_in_any_layout(first: int, dynamic: bool | None, compiled: Compile) -> None:
+    """As many compilations as `aot_eager` needs for the same calls, all of them local there."""
+    calls = [
+        (LAYOUTS[layout], rows, kinds)
+        for layout in LAYOUTS
+        for rows, kinds in zip((4, 5, 7, 5), ((first, 0), (1 - first, 1), (first, 1), (1 - first, 0)), strict=True)
+    ]
+    pairs = {rows: both_kinds(compiled, (rows, 8), (rows, 3)) for rows in (4, 5, 7)}
+
+    def run(program: Callable[..., Any], remote: bool) -> int:
+        torch._dynamo.reset()
+        clear_counters()
+        for view, rows, (a, b) in calls:
+            x, y = pairs[rows][0][a * remote], pairs[rows][1][b * remote]
+            same(program(view(x), y), measure(view(pairs[rows][0][0]), pairs[rows][1][0]))
+        return graphs_compiled()
+
+    with torch._dynamo.config.patch(recompile_limit=100):
+        expected = run(torch.compile(measure, backend="aot_eager", dynamic=dynamic), remote=False)
+        assert run(compiled(measure, dynamic=dynamic), remote=True) == expected
+
+
+def test_a_cache_that_grows_in_either_place_is_compiled_for_twice(compiled: Compile) -> None:
+    run = compiled(lambda cache, new: torch.cat([cache, new]))
+    grown = expected = torch.randn(1, 4)
+    clear_counters()
+    for step in range(6):
+        new = torch.randn(1, 4)
+        grown, expected = run(read(grown) if step % 3 == 2 else grown, new), torch.cat([expected, new])
+        same(grown, expected)
+    assert graphs_compiled() == 2
+
+
+def test_an_argument_of_which_only_the_layout_is_used_costs_none_either(compiled: Compile) -> None:
+    run = compiled(lambda x, y: y * x.shape[0] + x.stride(0) * x.dim())
+    pairs = both_kinds(compiled, (4, 8), (2, 3))
+    clear_counters()
+    for a, b in product((0, 1), repeat=2):
+        same(run(pairs[0][a], pairs[1][b]), pairs[1][0] * 4 + 16)
+    assert graphs_compiled() == 1

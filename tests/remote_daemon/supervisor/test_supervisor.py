@@ -261,6 +261,8 @@ def test_two_daemons_cannot_share_an_endpoint(start_daemon: Start) -> None:
 
 def test_no_worker_outlives_any_test() -> None:
     dynamo_genie.shutdown()  # the embedded daemon that other tests of this process use
-    left = {child: Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ") for child in children_of(os.getpid())}
+    left = {
+        child: Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ") for child in children_of(os.getpid())
+    }
     # The standard library's own process, which stays until Python ends: a test's loader may have started it.
     assert [line for line in left.values() if b"multiprocessing.resource_tracker" not in line] == []

@@ -190,3 +190,11 @@ def test_results_of_other_calls_are_operands_and_are_written(compiled: Any) -> N
         same(plain(compiled(counts)(x, total)), X.sin())
         same(plain(total), torch.ones(3, 4))
         same(plain(torch.cond(x.sum() > 0, lambda a: a.sin(), lambda a: a.cos(), (x,))), X.sin())
+
+
+def test_a_loop_carries_the_result_of_another_call(compiled: Any) -> None:
+    def repeated(x: Tensor) -> Tensor:
+        return while_loop(lambda i, a: i < 4, lambda i, a: (i + 1, (a @ W).sin()), (torch.tensor(0), x))[1]
+
+    run = compiled(repeated)
+    same(plain(run(run(X))), repeated(repeated(X)))
