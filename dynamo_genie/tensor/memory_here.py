@@ -19,6 +19,7 @@ from dynamo_genie.runtime.session.read_back import ReadBack
 from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensors import is_dense
 from dynamo_genie.torch_internals.guarded_memory import answering_in_python, answers_in_python
+from dynamo_genie.torch_internals.opaque import opaque
 
 log = logging.getLogger(__name__)
 aten = torch.ops.aten
@@ -53,6 +54,7 @@ def read_together(tensors: Sequence[InDaemon]) -> list[torch.Tensor]:
     return [found[position] for position in range(len(tensors))]
 
 
+@opaque
 def read_number(tensor: InDaemon) -> Any:
     """Return the one element of a remote tensor as a plain number; raise as `Tensor.item` does where it has several."""
     memory, dtype = tensor.memory, tensor.dtype

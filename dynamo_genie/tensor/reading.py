@@ -11,7 +11,7 @@ from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import read, read_number
 from dynamo_genie.torch_internals.guarded_memory import answers_in_python, wrapper_tensor
-from dynamo_genie.torch_internals.opaque import opaque_class
+from dynamo_genie.torch_internals.opaque import opaque, opaque_class, unseen
 from dynamo_genie.torch_internals.tensors import text_with_history
 
 aten = torch.ops.aten
@@ -29,11 +29,12 @@ class Reading(InDaemon):
         """Return a plain local copy, detached."""
         return read(self)
 
+    @unseen
     def item(self) -> Any:
         """Return the one element as a plain number."""
         handle = self.handle or self.base
         if handle is None:
-            return super().item()
+            return _item_in_graph(self)
         known = handle.memory.numbers  # of a loop over elements this is all that is done
         if known is not None and known[0] is self.dtype and self.numel() == 1:
             return known[1][self.storage_offset()]
@@ -104,6 +105,12 @@ def _one(tensor: Reading) -> Any:
     return read_number(tensor)
 
 
+@opaque
+def _item_in_graph(tensor: Reading) -> Any:
+    return torch.Tensor.item(tensor)
+
+
+@unseen
 def subscript(tensor: Reading, index: Any) -> Any:
     """Return `tensor[index]`; an element of memory whose contents are known is not even named in the daemon."""
     handle = tensor.handle or tensor.base
@@ -114,6 +121,7 @@ def subscript(tensor: Reading, index: Any) -> Any:
     return torch.Tensor.__getitem__(tensor, index)
 
 
+@unseen
 def _element(tensor: Reading, handle: Handle, index: tuple[Any, ...]) -> Any:
     """Return the element, or the row, at whole numbers; None where that is not what is asked for."""
     shape, stride, offset, count = tensor.shape, tensor.stride(), tensor.storage_offset(), len(index)

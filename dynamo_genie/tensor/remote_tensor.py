@@ -22,7 +22,7 @@ from dynamo_genie.tensor.native_access import NativeAccess
 from dynamo_genie.tensor.reading import Reading, subscript
 from dynamo_genie.torch_internals.capture import capturing_backend, wants_elements
 from dynamo_genie.torch_internals.fake import fake_like, is_fake, unset_fake_temporarily
-from dynamo_genie.torch_internals.opaque import opaque, opaque_class
+from dynamo_genie.torch_internals.opaque import opaque_class
 from dynamo_genie.torch_internals.subscript import indexed_by
 
 BackendT = TypeVar("BackendT", bound=Callable[..., Any])
@@ -56,7 +56,7 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     return carrier
 
 
-@indexed_by(opaque(subscript))
+@indexed_by(subscript)
 @opaque_class
 class RemoteTensor(Reading, NativeAccess):
     """A tensor that lives in a daemon, or did until its memory was touched.

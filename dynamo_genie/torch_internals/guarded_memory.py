@@ -24,6 +24,7 @@ from torch._C import _disabled_torch_function_impl as no_torch_function
 from torch._C import _dispatch_tls_is_dispatch_key_excluded as is_excluded
 
 from dynamo_genie.errors import NoMemoryHere
+from dynamo_genie.torch_internals.opaque import unseen
 from dynamo_genie.torch_internals.probe import Probe, require
 
 __all__ = ["no_torch_function"]
@@ -36,6 +37,7 @@ _KEY = "FPGA"
 _CPU = torch.device("cpu")
 
 
+@unseen
 def wrapper_tensor(cls: type[TensorT], shape: Any, stride: Any, offset: Any, dtype: torch.dtype) -> TensorT:
     """Return a tensor of `cls` on the CPU that has a layout and no memory; sizes may be symbolic.
 

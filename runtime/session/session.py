@@ -31,6 +31,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 from dynamo_genie.tensors import dense_for_wire, empty_like_spec, flat_bytes, spec_of, tensor_bytes
+from dynamo_genie.torch_internals.opaque import unseen
 
 
 class Session:
@@ -326,5 +327,6 @@ class Handle:
         self.session = session
         self._dead = dead
 
+    @unseen  # runs wherever the last reference goes
     def __del__(self) -> None:
         self._dead.append(self.id)
