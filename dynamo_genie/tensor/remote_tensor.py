@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from types import MethodType
+from typing import Any, ClassVar, TypeVar
 from weakref import ref
 
 import torch
@@ -21,8 +22,8 @@ from dynamo_genie.tensor.memory_here import bring_here
 from dynamo_genie.tensor.native_access import NativeAccess
 from dynamo_genie.tensor.reading import Reading, subscript
 from dynamo_genie.torch_internals.capture import capturing_backend, wants_elements
-from dynamo_genie.torch_internals.fake import fake_like, is_fake, unset_fake_temporarily
-from dynamo_genie.torch_internals.opaque import opaque_class
+from dynamo_genie.torch_internals.fake import fake_like, is_described_as_gradient, is_fake, unset_fake_temporarily
+from dynamo_genie.torch_internals.opaque import opaque, opaque_class, unseen
 from dynamo_genie.torch_internals.subscript import indexed_by
 
 BackendT = TypeVar("BackendT", bound=Callable[..., Any])
@@ -56,6 +57,24 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     return carrier
 
 
+class _Flatten:
+    """`RemoteTensor.__tensor_flatten__`, which shows Dynamo and AOTAutograd the carrier, and is not always there.
+
+    A `Tangent` has none; and where a fake is made of a plain leaf whose gradient is remote, that passes for plain.
+    """
+
+    @unseen
+    def __get__(self, tensor: RemoteTensor | None, owner: type[RemoteTensor]) -> Callable[..., tuple[list[str], None]]:
+        if tensor is not None and (tensor.wraps_nothing or is_described_as_gradient(sys._getframe(1))):
+            raise AttributeError("__tensor_flatten__")
+        return _flatten if tensor is None else MethodType(_flatten, tensor)
+
+
+@opaque
+def _flatten(tensor: RemoteTensor) -> tuple[list[str], None]:
+    return ["carrier"], None
+
+
 @indexed_by(subscript)
 @opaque_class
 class RemoteTensor(Reading, NativeAccess):
@@ -63,9 +82,11 @@ class RemoteTensor(Reading, NativeAccess):
 
     Attributes:
         saved_from: Of a value that a forward graph saved: what shows the same memory, and its version at that time.
+        wraps_nothing: Whether AOTAutograd, which asks with `hasattr`, is to find no carrier.
     """
 
     saved_from: tuple[torch.Tensor, int] | None = None
+    wraps_nothing: ClassVar[bool] = False
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch types its own as a C function, not as a class method
@@ -89,9 +110,7 @@ class RemoteTensor(Reading, NativeAccess):
             self._carrier.genie_source = ref(self)  # type: ignore[attr-defined]
         return self._carrier
 
-    def __tensor_flatten__(self) -> tuple[list[str], None]:
-        """Show Dynamo and AOTAutograd the carrier."""
-        return ["carrier"], None
+    __tensor_flatten__ = _Flatten()
 
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> torch.Tensor:
@@ -140,10 +159,7 @@ class Tangent(RemoteTensor):
     What is computed from a `Tangent` is one.
     """
 
-    @property
-    def __tensor_flatten__(self) -> Any:
-        """Not there: `hasattr` tells AOTAutograd that there is no carrier to take out."""
-        raise AttributeError("__tensor_flatten__")
+    wraps_nothing = True
 
 
 def _elements(tensor: RemoteTensor) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
     unset_fake_temporarily,
 )
+from torch._subclasses.meta_utils import MetaTensorDescriber
 
+from dynamo_genie.torch_internals.opaque import unseen
 from dynamo_genie.torch_internals.probe import Probe, require
 
 __all__ = [
@@ -23,9 +27,12 @@ __all__ = [
     "FakeTensorMode",
     "UnsupportedFakeTensorException",
     "fake_like",
+    "is_described_as_gradient",
     "is_fake",
     "unset_fake_temporarily",
 ]
+
+_DESCRIBES = MetaTensorDescriber.describe_tensor.__code__
 
 
 def is_fake(tensor: torch.Tensor) -> bool:
@@ -38,6 +45,21 @@ def fake_like(fake: torch.Tensor, shape: Any, stride: Any) -> torch.Tensor:
     mode: FakeTensorMode = fake.fake_mode  # type: ignore[attr-defined]
     with mode:
         return torch.empty_strided(shape, stride, dtype=fake.dtype, device=fake.device)
+
+
+@unseen
+def is_described_as_gradient(frame: FrameType | None) -> bool:
+    """Say whether code asks for a tensor's `__tensor_flatten__` to make a fake of the tensor whose gradient it is.
+
+    What is made of a plain tensor then fails on a gradient that wraps another one. Relies on `describe_tensor` calling
+    itself, and on nothing but `is_traceable_wrapper_subclass` between it and who is asked.
+    """
+    for _ in range(4):
+        if frame is None or frame.f_code is _DESCRIBES:
+            break
+        frame = frame.f_back
+    caller = frame.f_back if frame is not None else None
+    return frame is not None and frame.f_code is _DESCRIBES and caller is not None and caller.f_code is _DESCRIBES
 
 
 def _check_mode() -> None:
@@ -65,7 +87,29 @@ def _raises(expected: type[BaseException], function: Callable[[torch.Tensor], ob
     require(False, f"{expected.__name__} says that a result depends on the data")
 
 
+def _check_described() -> None:
+    asked: list[bool] = []
+
+    class _Asked(torch.Tensor):
+        @property
+        def __tensor_flatten__(self) -> Any:
+            asked.append(is_described_as_gradient(sys._getframe(1)))
+            raise AttributeError
+
+        @staticmethod
+        def __tensor_unflatten__(*parts: Any) -> Any: ...
+
+    leaf = torch.ones(2, requires_grad=True)
+    leaf.grad = torch.ones(2).as_subclass(_Asked)
+    MetaTensorDescriber().describe_tensor(leaf.grad)
+    require(asked != [] and not any(asked), "a tensor is described for itself")
+    asked.clear()
+    MetaTensorDescriber().describe_tensor(leaf)
+    require(any(asked), "a gradient is described with its leaf")
+
+
 PROBES = (
+    Probe("torch._subclasses.meta_utils.MetaTensorDescriber", "takes leaves with remote gradients", _check_described),
     Probe("torch._subclasses.fake_tensor.FakeTensorMode", "tells the shapes of results", _check_mode),
     Probe("torch._subclasses.fake_tensor.FakeTensor", "tells the shapes of results", _check_mode),
     Probe("torch._subclasses.fake_tensor.unset_fake_temporarily", "handles constants during a capture", _check_unset),
