@@ -111,7 +111,7 @@ def measure(x: Tensor, y: Tensor) -> tuple[Any, ...]:
 @pytest.mark.parametrize("dynamic", [None, True, False], ids=str)
 @pytest.mark.parametrize("first", [0, 1], ids=["local first", "remote first"])
 def test_kinds_cost_no_compilation_in_any_layout(first: int, dynamic: bool | None, compiled: Compile) -> None:
-    """As many compilations as `aot_eager` needs for the same calls, all of them local there."""
+    """At most as many compilations as `aot_eager` needs for the same calls, all of them local there."""
     calls = [
         (LAYOUTS[layout], rows, kinds)
         for layout in LAYOUTS
@@ -129,7 +129,7 @@ def test_kinds_cost_no_compilation_in_any_layout(first: int, dynamic: bool | Non
 
     with torch._dynamo.config.patch(recompile_limit=100):
         expected = run(torch.compile(measure, backend="aot_eager", dynamic=dynamic), remote=False)
-        assert run(compiled(measure, dynamic=dynamic), remote=True) == expected
+        assert run(compiled(measure, dynamic=dynamic), remote=True) <= expected
 
 
 def test_a_cache_that_grows_in_either_place_is_compiled_for_twice(compiled: Compile) -> None:
