@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from dynamo_genie.passes.graphs.graph_view import is_getitem, shared_by
+from dynamo_genie.passes.graphs.shared_memory import memory_of
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, source_of
 from dynamo_genie.torch_internals.capture import is_saved_unchecked
 
@@ -43,14 +43,14 @@ def saved_values(placeholders: Sequence[Node], outputs: Sequence[Any], n_results
     results: dict[Node, int] = {}
     for position, node in enumerate(outputs[:n_results]):
         if isinstance(node, Node):
-            memory = _memory_of(node)
+            memory = memory_of(node)
             if memory is node or memory not in results:  # if the whole is there, views are of that
                 results[memory] = position
     found = []
     for position, node in enumerate(outputs[n_results:], n_results):
         if not isinstance(node, Node) or not isinstance(node.meta.get("val"), torch.Tensor) or is_saved_unchecked(node):
             continue
-        memory = _memory_of(node)
+        memory = memory_of(node)
         argument, result = arguments.get(memory, _NOWHERE), results.get(memory, _NOWHERE)
         if argument != _NOWHERE:
             found.append(SavedValue(position, argument, _NOWHERE, memory is node))
@@ -90,12 +90,3 @@ def require_unmodified(args: Sequence[Any]) -> None:
                     "Hint: enable anomaly detection to find the operation that failed to compute its gradient, with "
                     "torch.autograd.set_detect_anomaly(True)."
                 )
-
-
-def _memory_of(node: Node) -> Node:
-    """Follow a value back through views and writes to what has its memory."""
-    while True:
-        shared = node.args[0] if is_getitem(node) else next(shared_by(node), None)
-        if not isinstance(shared, Node) or (is_getitem(node) and next(shared_by(shared), None) is None):
-            return node
-        node = shared

@@ -49,18 +49,9 @@ EXCLUDED = {
 }
 
 KNOWN_DIFFERENCES: dict[str, str] = {
-    "as_strided_copy:float32": "reads memory around its argument, and only what the argument shows is sent",
-    "histogram:float32": "refused by name: has no CUDA kernel",
-    "histogramdd:float32": "refused by name: has no CUDA kernel",
-    **{
-        f"nn.functional.max_unpool2d{variant}:{dtype}": "PyTorch's meta function knows no channels_last"
-        for variant in ("", ".grad")
-        for dtype in ("float32", "bfloat16", "float32 backward")
-    },
-    "nn.functional.linear_cross_entropy.chunked:float32": "refused by name: a fused kernel outside of ATen",
-    "nn.functional.linear_cross_entropy.chunked_none:float32": "refused by name: a fused kernel outside of ATen",
-    "nn.functional.linear_cross_entropy.chunked:bfloat16": "refused by name: outside of ATen",
-    "nn.functional.linear_cross_entropy.chunked_none:bfloat16": "refused by name: outside of ATen",
+    f"nn.functional.max_unpool2d{variant}:{dtype}": "PyTorch's meta function knows no channels_last"
+    for variant in ("", ".grad")
+    for dtype in ("float32", "bfloat16", "float32 backward")
 }
 """Operator and dtype, as the table prints them, to the reason why the backend may differ from eager there."""
 
