@@ -10,7 +10,7 @@ from torch._higher_order_ops import while_loop
 from tests.integration.compare import read, same
 from tests.integration.fleets.fleets import fleet_of
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Model(nn.Module):
