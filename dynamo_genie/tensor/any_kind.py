@@ -22,13 +22,25 @@ def take_any_kind(gm: GraphModule, example_inputs: Sequence[Any]) -> list[Any]:
     """Widen the guards on a graph's inputs; return the inputs with which it is to be traced, all plain.
 
     Parameters, what modules hold, and leaves that autograd keeps gradients on stay what they are: a gradient belongs
-    where its leaf is. What Dynamo captured for another backend, which then called this one, is left as it is.
+    where its leaf is. So does everything where remote inputs share memory: AOTAutograd sees that of plain ones alone,
+    and compiles another graph for them. What Dynamo captured for another backend, which then called this one, is left
+    as it is.
     """
     if not is_captured_as_plain():
         return list(example_inputs)
-    accept_both_kinds(RemoteTensor, "carrier", _is_movable, _stand_in)
+    widen = _is_movable if not _share_memory(example_inputs) else _nothing
+    accept_both_kinds(RemoteTensor, "carrier", widen, _stand_in)
     fakes = example_values(gm)
     return [fakes[i] if isinstance(value, RemoteTensor) else value for i, value in enumerate(example_inputs)]
+
+
+def _share_memory(inputs: Sequence[Any]) -> bool:
+    memories = [id(value.memory) for value in inputs if isinstance(value, RemoteTensor)]
+    return len(set(memories)) < len(memories)
+
+
+def _nothing(value: torch.Tensor) -> bool:
+    return False
 
 
 def _is_movable(value: torch.Tensor) -> bool:

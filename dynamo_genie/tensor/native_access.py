@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 from dynamo_genie.tensor.in_daemon import InDaemon
 from dynamo_genie.tensor.memory_here import bring_here, live_on, read
 from dynamo_genie.torch_internals.capture import is_tracing
+from dynamo_genie.torch_internals.fake import is_described
 from dynamo_genie.torch_internals.guarded_memory import data_of, take_over
 from dynamo_genie.torch_internals.opaque import opaque_class
 
@@ -48,7 +50,7 @@ class NativeAccess(InDaemon):
         """Return the memory as bytes; to who traces a graph, none that could be another tensor's."""
         if self.traced:
             return torch.UntypedStorage(0)
-        if is_tracing():
+        if is_tracing() or is_described(sys._getframe(1)):
             return torch.UntypedStorage(self.memory_nbytes, device="meta")
         return bring_here(self).untyped_storage()
 

@@ -128,12 +128,22 @@ def capturing_backend() -> Callable[..., Any] | None:
     return backend  # type: ignore[no-any-return]
 
 
+def is_exporting() -> bool:
+    """Say whether Dynamo captures for `torch.export`, which copies inputs. Relies on `InstructionTranslator.export`."""
+    try:
+        return bool(InstructionTranslator.current_tx().export)
+    except AttributeError:
+        return False
+
+
 def wants_elements(frame: FrameType) -> bool:
     """Say whether the code that asks for the inner tensor of a subclass is about to run a compiled graph on it.
 
     Relies on AOTAutograd taking subclasses apart in its own files, or in code that it generates and names after them.
-    Guards ask too, from C++, and while a graph is traced only layouts matter.
+    Guards ask too, from C++, and while a graph is traced only layouts matter, but to an export.
     """
+    if is_exporting():
+        return True
     asking: FrameType | None = frame
     while asking is not None and asking.f_code.co_filename == _DISABLED:  # what makes a method opaque to Dynamo
         asking = asking.f_back
@@ -244,6 +254,7 @@ def _check_backend() -> None:
 
     torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2))
     require(seen == [backend], "the backend is known while a graph is captured for it")
+    require(not is_exporting(), "nothing is exported outside of an export")
     require(capturing_backend() is None, "and none outside of a capture")
 
 

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch._dynamo import eval_frame
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -27,10 +28,13 @@ __all__ = [
     "FakeTensorMode",
     "UnsupportedFakeTensorException",
     "fake_like",
+    "is_described",
     "is_described_as_gradient",
     "is_fake",
     "unset_fake_temporarily",
 ]
+
+_DISABLED = eval_frame.__file__
 
 _DESCRIBES = MetaTensorDescriber.describe_tensor.__code__
 
@@ -45,6 +49,13 @@ def fake_like(fake: torch.Tensor, shape: Any, stride: Any) -> torch.Tensor:
     mode: FakeTensorMode = fake.fake_mode  # type: ignore[attr-defined]
     with mode:
         return torch.empty_strided(shape, stride, dtype=fake.dtype, device=fake.device)
+
+
+def is_described(frame: FrameType | None) -> bool:
+    """Say whether code asks for a tensor's memory to make a fake of the tensor; relies on `describe_tensor`."""
+    while frame is not None and frame.f_code.co_filename == _DISABLED:  # what makes a method opaque to Dynamo
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _DESCRIBES
 
 
 @unseen
@@ -89,8 +100,13 @@ def _raises(expected: type[BaseException], function: Callable[[torch.Tensor], ob
 
 def _check_described() -> None:
     asked: list[bool] = []
+    memory: list[bool] = []
 
     class _Asked(torch.Tensor):
+        def untyped_storage(self) -> torch.UntypedStorage:
+            memory.append(is_described(sys._getframe(1)))
+            return super().untyped_storage()
+
         @property
         def __tensor_flatten__(self) -> Any:
             asked.append(is_described_as_gradient(sys._getframe(1)))
@@ -103,12 +119,14 @@ def _check_described() -> None:
     leaf.grad = torch.ones(2).as_subclass(_Asked)
     MetaTensorDescriber().describe_tensor(leaf.grad)
     require(asked != [] and not any(asked), "a tensor is described for itself")
+    require(memory == [True], "its memory is asked for once")
     asked.clear()
     MetaTensorDescriber().describe_tensor(leaf)
     require(any(asked), "a gradient is described with its leaf")
 
 
 PROBES = (
+    Probe("torch._dynamo.eval_frame", "makes fakes of results outside of a capture", _check_described),
     Probe("torch._subclasses.meta_utils.MetaTensorDescriber", "takes leaves with remote gradients", _check_described),
     Probe("torch._subclasses.fake_tensor.FakeTensorMode", "tells the shapes of results", _check_mode),
     Probe("torch._subclasses.fake_tensor.FakeTensor", "tells the shapes of results", _check_mode),

@@ -1,4 +1,4 @@
-"""A layer of an LSTM for devices that lack PyTorch's CPU kernel (`mkldnn_rnn_layer`): the same, by `torch.lstm`.
+"""A layer of an LSTM: PyTorch's CPU kernel (`mkldnn_rnn_layer`), and the same for other devices, by `torch.lstm`.
 
 Shapes: input [length, batch, features], hidden and cell [1, batch, hidden]; gates in the order of `nn.LSTM`.
 """
@@ -6,11 +6,19 @@ Shapes: input [length, batch, features], hidden and cell [1, batch, hidden]; gat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def lstm_layer_on_cpu(*arguments: Any) -> Any:
+    """Run PyTorch's CPU kernel, which makes the workspace of its backward only where gradients are enabled."""
+    train: bool = arguments[-1]
+    with torch.set_grad_enabled(train):
+        return torch.ops.aten.mkldnn_rnn_layer.default(*arguments)
 
 
 def lstm_layer(

@@ -70,7 +70,7 @@ def resolve_operator(key: str, device: torch.device) -> Operator:
     if key in _KERNELS:
         portable, kernel = _KERNELS[key]
         if device.type == "cpu":
-            return Operator(key, kernel._op, kernel._schema, overload=kernel)
+            return Operator(key, _CPU_KERNELS.get(key, kernel._op), kernel._schema, overload=kernel)
         return Operator(key, portable, kernel._schema)
     if key in _GROUPED:
         return Operator(key, *_GROUPED[key])
@@ -209,6 +209,9 @@ _KERNELS: Mapping[str, tuple[Run, OpOverload]] = MappingProxyType(
     }
 )
 """What each is on any device, and the kernel of PyTorch's that it is on a CPU."""
+
+_CPU_KERNELS: Mapping[str, Run] = MappingProxyType({"genie.lstm_layer": lstm.lstm_layer_on_cpu})
+"""What runs that kernel, where it is not called bare."""
 
 _GROUPED: Mapping[str, tuple[Run, FunctionSchema]] = MappingProxyType(
     {

@@ -27,12 +27,24 @@ from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_SPANS, MAX_STRING
 from dynamo_genie.runtime.wire.program import decode_program
+from dynamo_genie.runtime.wire.record import ErrorInfo
 
 MAX_REFUSED = 4096
 """Refused programs whose reason is kept for those who call them."""
 
 FREED_SHARE = 8
 """Where a program lacks memory, an eighth of all that may be used is freed at a time."""
+
+
+_ABSENT = ErrorInfo(
+    kind="RuntimeError",
+    message="this result is not there: the operator's kernel returned none",
+    operator="",
+    program=-1,
+    node=-1,
+    traceback="",
+)
+"""What a result is poisoned with that a kernel left out: it has a name, and nobody reads it."""
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -142,11 +154,15 @@ class SessionCalls:
     def complete(self, launch: Launch, values: Sequence[Any]) -> None:
         """Let the handles of a launch name what its program returned.
 
+        A kernel may leave a result out, as that of `mkldnn_rnn_layer` does what only its backward wants.
+
         Raises:
             QuotaExceeded: The memory limit is reached.
         """
         for handle, value in zip(launch.outputs, values, strict=True):
-            if handle:
+            if handle and value is None:
+                self._handles.poison(handle, _ABSENT)
+            elif handle:
                 self._handles.add(handle, value, made=True)
 
     def take_spans(self) -> tuple[tuple[int, int, int], ...]:

@@ -150,3 +150,20 @@ def test_an_argument_of_which_only_the_layout_is_used_costs_none_either(compiled
     for a, b in product((0, 1), repeat=2):
         same(run(pairs[0][a], pairs[1][b]), pairs[1][0] * 4 + 16)
     assert graphs_compiled() == 1
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["local first", "remote first"])
+def test_views_of_one_memory_are_written_in_either_kind(first: int, compiled: Compile) -> None:
+    def write(a: Tensor, b: Tensor) -> Tensor:
+        a.add_(1)
+        b.mul_(2)
+        return a + b
+
+    run = compiled(write)
+    for left, right in ((slice(0, 4), slice(2, 6)), (slice(0, 6), slice(2, 8)), (slice(0, 8), slice(0, 8))):
+        torch._dynamo.reset()
+        for kind in (first, 1 - first, first):
+            [pair] = both_kinds(compiled, (8,))
+            expected, whole = pair[0].clone(), pair[kind]
+            same(run(whole[left], whole[right]), write(expected[left], expected[right]))
+            same(whole, expected)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.integration.compare import same
 from tests.integration.semantics.operators.reference import assert_like_aot_eager
 
 X = torch.randn(2, 5, 16, generator=torch.manual_seed(0))
@@ -49,6 +51,21 @@ def test_recurrent_layers(backend: Any) -> None:
         for layer in (nn.LSTM(4, 5, num_layers=2, bidirectional=True), nn.LSTM(4, 5, bias=False)):
             assert_like_aot_eager(backend, layer, x)
             assert_like_aot_eager(backend, layer, x, grad=True)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_outside_compiled_code_take_results(kind: Any, backend: Any) -> None:
+    layer, x = kind(4, 5, num_layers=2, bidirectional=True), torch.randn(3, 2, 4)
+    result = torch.compile(lambda x: x * 2, backend=backend)(x)
+    with torch.no_grad():
+        same(layer(result), layer(x * 2))
+    gradients = []
+    for given in (x * 2, result):
+        layer.zero_grad()
+        output, _ = layer(given)
+        output.sin().sum().backward()
+        gradients.append([output, [parameter.grad.clone() for parameter in layer.parameters()]])
+    same(gradients[1], gradients[0])
 
 
 def test_an_embedding_that_renormalises_its_rows(backend: Any) -> None:
