@@ -1,9 +1,10 @@
 """`RemoteTensor`: a tensor whose elements live in a daemon, and which behaves like the tensor eager would return.
 
 It claims the device that the program believes in (the CPU) and knows shape, strides and dtype; the elements come
-when something reads them. Eager operators on it run where it lives. Dynamo and AOTAutograd see through it to its
-*carrier*, a plain tensor of the same shape without memory, which brings the handle into calls that this backend
-compiled; the code here is none of theirs to trace, hence `opaque`.
+when something reads them. Eager operators on it run where it lives. Dynamo captures it for this backend as a plain
+tensor, and a compiled call gets it as it is. Where another backend captures, Dynamo and AOTAutograd see through it to
+its *carrier*, a plain tensor of the same shape: with its elements at a call, without memory while a graph is traced.
+The code here is none of theirs to trace, hence `opaque`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch._C._dynamo.guards import TensorGuards
 from torch._dynamo.guards import GuardBuilder
-from torch._dynamo.source import AttrSource, SubclassAttrListSource, is_from_source
+from torch._dynamo.source import AttrSource, SubclassAttrListSource
 from torch._guards import Guard, TracingContext
 from torch.fx import GraphModule
 from torch.utils.weak import TensorWeakRef
@@ -72,7 +72,9 @@ def _guards() -> Any:
 
 
 def _is_inside(source: Any, inside: Collection[Any]) -> bool:
-    return source is not None and any(is_from_source(source, each) for each in inside)
+    while source is not None and source not in inside:
+        source = getattr(source, "base", None)
+    return source is not None
 
 
 def _is_of_module(source: Any) -> bool:
@@ -186,7 +188,6 @@ def _other(value: torch.Tensor) -> torch.Tensor:
 _HOOKS = (
     "torch._C._dynamo.guards.TensorGuards", "torch._dynamo.guards.GuardBuilder",
     "torch._dynamo.source.AttrSource", "torch._dynamo.source.SubclassAttrListSource",
-    "torch._dynamo.source.is_from_source",
     "torch._guards.Guard", "torch._guards.TracingContext", "torch.utils.weak.TensorWeakRef",
 )  # fmt: skip
 
