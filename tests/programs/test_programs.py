@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+import dynamo_genie
 from tests.integration.compare import difference, read
 
 FOLDER = Path(__file__).parent
@@ -61,8 +62,10 @@ def run(program: ModuleType, backend: Any) -> Any:
 def test_a_program_computes_what_it_computes_under_aot_eager(program: str) -> None:
     loaded = load(program)
     expected = run(loaded, "aot_eager")
+    calls = dynamo_genie.stats()["total"]["calls"]
     actual = run(loaded, "genie")
     assert difference(actual, expected) is None
+    assert dynamo_genie.stats()["total"]["calls"] > calls, "nothing ran in the daemon"
     assert numbers_of(expected) > 0
 
 
