@@ -32,7 +32,7 @@ from dynamo_genie.passes.placement.ordering import writes_inputs
 from dynamo_genie.passes.understanding.analysis import analyse
 from dynamo_genie.tensor.any_kind import take_any_kind
 from dynamo_genie.tensor.higher_order import take_remote_operands
-from dynamo_genie.tensor.remote_tensor import IN_OUR_CALL, RemoteTensor
+from dynamo_genie.tensor.remote_tensor import IN_OUR_CALL, RemoteTensor, share_memory
 from dynamo_genie.torch_internals.capture import capture_aten, forward_metadata
 
 
@@ -83,8 +83,7 @@ def _safe_with_aliases(gm: GraphModule, compiled: Callable[..., Any]) -> Callabl
     """
 
     def run(*args: Any) -> Any:
-        memories = [id(arg.memory) for arg in args if isinstance(arg, RemoteTensor)]
-        return gm(*args) if len(set(memories)) < len(memories) else compiled(*args)
+        return gm(*args) if share_memory(args) else compiled(*args)
 
     return run
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from dynamo_genie.tensor.remote_tensor import RemoteTensor, is_captured_as_plain
+from dynamo_genie.tensor.remote_tensor import RemoteTensor, is_captured_as_plain, share_memory
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
 from dynamo_genie.torch_internals.input_guards import accept_both_kinds, example_values
 
@@ -28,15 +28,10 @@ def take_any_kind(gm: GraphModule, example_inputs: Sequence[Any]) -> list[Any]:
     """
     if not is_captured_as_plain():
         return list(example_inputs)
-    widen = _is_movable if not _share_memory(example_inputs) else _nothing
+    widen = _is_movable if not share_memory(example_inputs) else _nothing
     accept_both_kinds(RemoteTensor, "carrier", widen, _stand_in)
     fakes = example_values(gm)
     return [fakes[i] if isinstance(value, RemoteTensor) else value for i, value in enumerate(example_inputs)]
-
-
-def _share_memory(inputs: Sequence[Any]) -> bool:
-    memories = [id(value.memory) for value in inputs if isinstance(value, RemoteTensor)]
-    return len(set(memories)) < len(memories)
 
 
 def _nothing(value: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ The code here is none of theirs to trace, hence `opaque`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import MethodType
 from typing import Any, ClassVar, TypeVar
@@ -175,6 +175,12 @@ def handle_of(value: Any) -> Handle | None:
     if isinstance(value, RemoteTensor):
         return None if value.traced or value.memory.local is not None else value.named()
     return getattr(value, "genie_handle", None) if isinstance(value, torch.Tensor) else None
+
+
+def share_memory(values: Iterable[Any]) -> bool:
+    """Say whether two remote tensors among `values` lie in one memory."""
+    memories = [id(value.memory) for value in values if isinstance(value, RemoteTensor)]
+    return len(set(memories)) < len(memories)
 
 
 def source_of(value: Any) -> Any:

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import torch
 import torch._prims
 from torch._decomp import core_aten_decompositions
-from torch._dynamo import eval_frame
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._functorch import config as functorch_config
 from torch._functorch.aot_autograd import aot_module_simplified
@@ -20,11 +19,9 @@ from torch._inductor import inductor_prims
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.torch_internals.effect_tokens import drop_dead_tokens
-from dynamo_genie.torch_internals.opaque import opaque
+from dynamo_genie.torch_internals.opaque import caller_past_opaque, opaque
 from dynamo_genie.torch_internals.operators import OperatorBase, OpOverload
 from dynamo_genie.torch_internals.probe import Probe, require
-
-_DISABLED = eval_frame.__file__
 
 GraphCompiler: TypeAlias = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 """Receives an ATen graph with fake inputs, and returns what runs it on a list of real ones."""
@@ -119,10 +116,8 @@ def capturing_backend() -> Callable[..., Any] | None:
     Relies on `InstructionTranslator.current_tx`, `OutputGraph.compiler_fn`, and the names under which torch's own
     wrappers hold what they wrap.
     """
-    try:
-        backend: Any = InstructionTranslator.current_tx().output.compiler_fn
-    except AttributeError:
-        return None
+    capture = _capture()
+    backend: Any = capture.output.compiler_fn if capture is not None else None
     while (inner := getattr(backend, "_torchdynamo_orig_backend", getattr(backend, "compiler_fn", None))) is not None:
         backend = inner
     return backend  # type: ignore[no-any-return]
@@ -130,10 +125,16 @@ def capturing_backend() -> Callable[..., Any] | None:
 
 def is_exporting() -> bool:
     """Say whether Dynamo captures for `torch.export`, which copies inputs. Relies on `InstructionTranslator.export`."""
+    capture = _capture()
+    return capture is not None and bool(capture.export)
+
+
+def _capture() -> Any:
+    """Return what translates a frame of the program on this thread, None where nothing does."""
     try:
-        return bool(InstructionTranslator.current_tx().export)
-    except AttributeError:
-        return False
+        return InstructionTranslator.current_tx()
+    except AttributeError:  # of a thread that never captured anything
+        return None
 
 
 def wants_elements(frame: FrameType) -> bool:
@@ -144,9 +145,7 @@ def wants_elements(frame: FrameType) -> bool:
     """
     if is_exporting():
         return True
-    asking: FrameType | None = frame
-    while asking is not None and asking.f_code.co_filename == _DISABLED:  # what makes a method opaque to Dynamo
-        asking = asking.f_back
+    asking = caller_past_opaque(frame)
     return asking is not None and "_functorch" in asking.f_code.co_filename and not is_tracing()
 
 
@@ -298,11 +297,6 @@ PROBES = (
         "torch._functorch.config",
         "keeps the tokens that order effects inside a graph",
         lambda: functorch_config.patch(unlift_effect_tokens=True),
-    ),
-    Probe(
-        "torch._dynamo.eval_frame",
-        "tells who asks for a tensor's elements past what hides us from Dynamo",
-        lambda: require("eval_frame" in _DISABLED, "functions that Dynamo leaves alone are called from that file"),
     ),
     Probe(
         "torch._dynamo.symbolic_convert.InstructionTranslator",

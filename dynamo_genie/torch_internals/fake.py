@@ -8,7 +8,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch._dynamo import eval_frame
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -19,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch._subclasses.meta_utils import MetaTensorDescriber
 
-from dynamo_genie.torch_internals.opaque import unseen
+from dynamo_genie.torch_internals.opaque import caller_past_opaque, unseen
 from dynamo_genie.torch_internals.probe import Probe, require
 
 __all__ = [
@@ -33,8 +32,6 @@ __all__ = [
     "is_fake",
     "unset_fake_temporarily",
 ]
-
-_DISABLED = eval_frame.__file__
 
 _DESCRIBES = MetaTensorDescriber.describe_tensor.__code__
 
@@ -53,8 +50,7 @@ def fake_like(fake: torch.Tensor, shape: Any, stride: Any) -> torch.Tensor:
 
 def is_described(frame: FrameType | None) -> bool:
     """Say whether code asks for a tensor's memory to make a fake of the tensor; relies on `describe_tensor`."""
-    while frame is not None and frame.f_code.co_filename == _DISABLED:  # what makes a method opaque to Dynamo
-        frame = frame.f_back
+    frame = caller_past_opaque(frame)
     return frame is not None and frame.f_code is _DESCRIBES
 
 
@@ -126,7 +122,6 @@ def _check_described() -> None:
 
 
 PROBES = (
-    Probe("torch._dynamo.eval_frame", "makes fakes of results outside of a capture", _check_described),
     Probe("torch._subclasses.meta_utils.MetaTensorDescriber", "takes leaves with remote gradients", _check_described),
     Probe("torch._subclasses.fake_tensor.FakeTensorMode", "tells the shapes of results", _check_mode),
     Probe("torch._subclasses.fake_tensor.FakeTensor", "tells the shapes of results", _check_mode),

@@ -7,10 +7,11 @@ on a remote tensor, would be compiled as if it were the program's, broken in tur
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, TypeVar
 
 import torch
+from torch._dynamo import eval_frame
 from torch._dynamo.convert_frame import input_codes
 from torch._dynamo.eval_frame import skip_code
 
@@ -19,11 +20,20 @@ from dynamo_genie.torch_internals.probe import Probe, require
 F = TypeVar("F", bound=Callable[..., Any])
 ClassT = TypeVar("ClassT", bound=type)
 
+_DISABLED = eval_frame.__file__
+
 
 def opaque(function: F) -> F:
     """Return `function` so that Dynamo traces neither it nor what it calls, and breaks the graph where it is called."""
     disabled: F = torch.compiler.disable(function, reason="this is dynamo_genie's own code")
     return disabled
+
+
+def caller_past_opaque(frame: FrameType | None) -> FrameType | None:
+    """Return the first frame, from `frame` outwards, that is not of what makes a function opaque; by its file."""
+    while frame is not None and frame.f_code.co_filename == _DISABLED:
+        frame = frame.f_back
+    return frame
 
 
 def unseen(function: F) -> F:
@@ -103,6 +113,11 @@ def _check_opaque() -> None:
 
 
 PROBES = (
+    Probe(
+        "torch._dynamo.eval_frame",
+        "tells who calls what is hidden from Dynamo",
+        lambda: require("eval_frame" in _DISABLED, "functions that Dynamo leaves alone are called from that file"),
+    ),
     Probe("torch._dynamo.eval_frame.skip_code", "shows that nothing of ours is compiled", _check_opaque, ("2.13.0",)),
     Probe(
         "torch._dynamo.convert_frame.input_codes", "shows that nothing of ours is compiled", _check_opaque, ("2.13.0",)
