@@ -28,8 +28,8 @@ from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
 from dynamo_genie.remote_daemon.worker.state import WorkerState, open_state
-from dynamo_genie.runtime.session.attachment import Attachment
-from dynamo_genie.runtime.session.liveness import Liveness
+from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -50,12 +50,20 @@ def welcome(bulk: str = "in-process") -> m.Welcome:
 class Receiving:
     """The receiving half of a transport: what the worker said, and waits to be read."""
 
+    interrupted = False
+
     def __init__(self) -> None:
         self.said: queue.SimpleQueue[tuple[bytes, memoryview | None]] = queue.SimpleQueue()
         self._body: memoryview | None = None
 
     def say(self, message: m.WorkerToClient | m.BulkToClient, body: memoryview | None = None) -> None:
         self.said.put((codec.encode(message), body))
+
+    def renew(self) -> None:
+        """Let what was said be lost, as on a connection that broke."""
+        self.interrupted = False
+        while not self.said.empty():
+            self.said.get()
 
     def receive(self) -> bytes | None:
         try:
@@ -85,14 +93,20 @@ class WorkerEnd:
         self._dtype, self._generator = torch.get_default_dtype(), torch.default_generator.get_state()
         self._downloads = 0
         self._open = True
+        self.detached = False
         self.bulk: BulkToWorker | None = None
 
     def run(self, data: bytes) -> list[m.WorkerToClient]:
         """Run a control message on the worker's thread and return the replies once it has."""
         message = codec.client_to_worker(data)
         if isinstance(message, m.Attach):
-            return [m.Attached(message.request_id)]
+            return self._stream.attached(message.request_id)
         return self._thread.submit(self._take, message, len(data)).result()
+
+    @property
+    def unheard(self) -> int:
+        """To how many batches the answers are remembered."""
+        return len(self._stream._unheard)
 
     def _take(self, batch: m.Batch, nbytes: int) -> list[m.WorkerToClient]:
         before = torch.get_default_dtype(), torch.default_generator.get_state()
@@ -100,7 +114,9 @@ class WorkerEnd:
         torch.default_generator.set_state(self._generator)
         try:
             with torch.inference_mode():
-                return self._stream.take(batch, nbytes, 0.0)
+                replies = self._stream.take(batch, nbytes, 0.0)
+                self.detached |= m.Detached() in replies
+                return replies
         except GenieError as error:
             return [m.Failed(0, error_record(error))]
         finally:
@@ -124,7 +140,9 @@ class WorkerEnd:
 
 
 class ControlToWorker(Receiving):
-    """The control transport of one attachment."""
+    """The control transport of one attachment; while it `loses`, what is sent does not arrive."""
+
+    loses = False
 
     def __init__(self, worker: WorkerEnd, liveness: Liveness) -> None:
         super().__init__()
@@ -134,8 +152,9 @@ class ControlToWorker(Receiving):
     def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
         if not self._liveness.alive:
             raise SessionLost("this transport is closed")
-        for reply in self._worker.run(message):
-            self.say(reply)
+        if not self.loses:
+            for reply in self._worker.run(message):
+                self.say(reply)
         return True
 
 

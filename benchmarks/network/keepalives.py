@@ -1,26 +1,24 @@
 """Bytes that keep connections alive, found among the small packets of this host: no call moves them.
 
-A decode step may move less than what heartbeats move meanwhile, so that an average of an idle time would not do: each
-is looked at. ZeroMQ's heartbeats are told by their content (ZMTP 3.1, RFC 37: the commands PING and PONG), leases by
-the port of the daemon's supervisor.
+A decode step may move less than what a lease moves meanwhile, so that an average of an idle time would not do: each
+is looked at. Leases are told by the port of the daemon's supervisor. (What the kernel asks a silent connection has no
+payload.)
 """
 
 from __future__ import annotations
 
 import ctypes
-import re
 import socket
 import struct
 from collections.abc import Collection
 
 SMALL_NBYTES = 256
-"""Payload of the packets that are looked at; heartbeats and the messages of a lease have less."""
+"""Payload of the packets that are looked at; the messages of a lease have less."""
 
 _ETH_P_ALL, _ETH_P_IP = 0x0003, 0x0800
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
 _HEADERS = 52
 _BUFFER_NBYTES = 32 << 20
-_HEARTBEAT = re.compile(rb"\x04(.)\x04P[IO]NG", re.DOTALL)
 
 
 class KeepAlives:
@@ -33,7 +31,7 @@ class KeepAlives:
         _attach_filter(self._socket)
 
     def take(self, lease_ports: Collection[int]) -> int:
-        """Return the payload bytes of heartbeats and leases since the last call.
+        """Return the payload bytes of leases since the last call.
 
         Args:
             lease_ports: Ports of supervisors: all that small packets carry from and to them is a lease's.
@@ -58,10 +56,9 @@ def keep_alive_nbytes(packet: bytes, lease_ports: Collection[int]) -> int:
     if packet[9] != socket.IPPROTO_TCP:
         return 0
     source, target = struct.unpack_from("!HH", packet, start)
-    payload = packet[start + 4 * (packet[start + 12] >> 4) : struct.unpack_from("!H", packet, 2)[0]]
-    if source in lease_ports or target in lease_ports:
-        return len(payload)
-    return sum(2 + found[1][0] for found in _HEARTBEAT.finditer(payload))
+    if source not in lease_ports and target not in lease_ports:
+        return 0
+    return len(packet[start + 4 * (packet[start + 12] >> 4) : struct.unpack_from("!H", packet, 2)[0]])
 
 
 def _attach_filter(packets: socket.socket) -> None:

@@ -30,7 +30,7 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sent_packets: Packets that left.
         received_packets: Packets that came.
         overhead_bytes: Of all these bytes, the headers of Ethernet, IP and TCP, and ZeroMQ's framing.
-        background_bytes: Of all these bytes, heartbeats and leases: what keeps idle sessions alive.
+        background_bytes: Of all these bytes, leases: what keeps idle sessions alive.
     """
 
     sent_bytes: int

@@ -93,12 +93,15 @@ class StubWorker:
     def __init__(self) -> None:
         self.specs: dict[int, TensorSpec] = {}
         self.bulk = StubBulk()
+        self.interrupted = False
+        self._sequence = 0
         self._answers: deque[bytes] = deque()
 
     def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
         """Take a batch of commands."""
         batch = codec.client_to_worker(message)
         assert isinstance(batch, m.Batch)
+        self._sequence = batch.sequence
         for command in batch.commands:
             answer = self._answer(command)
             if answer is not None:
@@ -106,8 +109,11 @@ class StubWorker:
         return True
 
     def receive(self) -> bytes | None:
-        """Give the next answer."""
-        return self._answers.popleft()
+        """Give the next answer; who waits without a question wants to hear that what was sent has run."""
+        return self._answers.popleft() if self._answers else codec.encode(m.Acknowledged(self._sequence))
+
+    def renew(self) -> None:
+        """Do nothing: this leads nowhere."""
 
     def _answer(self, command: m.Command) -> m.WorkerToClient | None:
         match command:
@@ -143,6 +149,7 @@ class StubBulk:
     """Stands where the worker's bulk socket is: takes and gives bytes without looking at them."""
 
     def __init__(self) -> None:
+        self.interrupted = False
         self._answers: deque[m.BulkToClient] = deque()
         self._upload = m.UploadBegin(0, 0)
         self._arrived = 0
@@ -168,6 +175,9 @@ class StubBulk:
         if self._arrived == self._upload.nbytes:
             self._answers.append(m.UploadDone(self._upload.upload))
         return True
+
+    def renew(self) -> None:
+        """Do nothing: this leads nowhere."""
 
     def receive(self) -> bytes | None:
         """Give the next header."""

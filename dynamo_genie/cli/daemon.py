@@ -36,7 +36,9 @@ def daemon(
     ] = "0",
     keys: Annotated[Path | None, typer.Option(help="Directory made by `genie keygen`; needed off loopback")] = None,
     worker_ports: Annotated[str, typer.Option(help="Ports for workers, A-B; any free ones by default")] = "",
-    lease_s: Annotated[float, typer.Option(help="Drop a session whose client is silent so long", min=1.0)] = 15.0,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that a session waits for a client or a network that is silent", min=1.0)
+    ] = 30.0,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     owns_directory: Annotated[bool, typer.Option("--owns-directory", hidden=True)] = False,
 ) -> None:
@@ -52,8 +54,8 @@ def daemon(
         keys=load_server_keys(keys) if keys is not None else None,
         worker_ports=parse_ports(worker_ports) if worker_ports else None,
         parent_pid=parent_pid,
-        heartbeat_s=min(1.0, lease_s / 4),
-        lease_s=lease_s,
+        heartbeat_s=min(1.0, grace / 4),
+        lease_s=grace,
     )
     raise typer.Exit(serve(config, owns_directory=owns_directory))
 

@@ -15,7 +15,7 @@ from dynamo_genie.errors import DaemonUnavailable, OptionError
 from dynamo_genie.remote_daemon.channel.auth import ZAP_DOMAIN
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, TcpAddress, parse_endpoint, require_keys_off_loopback
 from dynamo_genie.runtime.wire.key_file import ServerKeyPair
-from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, KEEPALIVE_COUNT, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S
 from dynamo_genie.runtime.wire.messages import PeerKeys
 
 BACKLOG = 128
@@ -32,8 +32,10 @@ LINK_SETTINGS: Mapping[int, int] = MappingProxyType(
     {
         zmq.MAXMSGSIZE: 1 << 16,  # the other side answers with credits and complaints only
         zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
-        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
-        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: KEEPALIVE_IDLE_S,
+        zmq.TCP_KEEPALIVE_INTVL: KEEPALIVE_INTERVAL_S,
+        zmq.TCP_KEEPALIVE_CNT: KEEPALIVE_COUNT,
         zmq.RECONNECT_IVL: RECONNECT_MS,  # its key may be admitted a moment after it comes
         zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
         zmq.LINGER: 0,
@@ -117,8 +119,10 @@ def _configure(socket: Socket, address: TcpAddress | IpcAddress, max_frame_nbyte
     settings = {
         zmq.MAXMSGSIZE: max_frame_nbytes,  # without it one raw peer makes the server buffer all it sends
         zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
-        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
-        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: KEEPALIVE_IDLE_S,
+        zmq.TCP_KEEPALIVE_INTVL: KEEPALIVE_INTERVAL_S,
+        zmq.TCP_KEEPALIVE_CNT: KEEPALIVE_COUNT,
         zmq.ROUTER_MANDATORY: 1,
         zmq.ROUTER_HANDOVER: 0,  # a peer never takes over the routing id of another
         zmq.LINGER: 0,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynamo_genie.runtime.wire import messages as m
+
 
 @dataclass
 class Lease:
-    """One admitted session: whose it is, on which device, where its client is heard from, until when it lasts."""
+    """One admitted session: whose it is, on which device, where its client is heard from, until when it lasts.
+
+    `welcome` answered its `Hello`, and does so again if that is repeated.
+    """
 
     session: bytes
     tenant: str
@@ -15,6 +20,7 @@ class Lease:
     client: str
     peer: bytes
     expires: float
+    welcome: m.Welcome
 
 
 class Leases:
@@ -24,9 +30,17 @@ class Leases:
         self.duration_s = duration_s
         self._leases: dict[bytes, Lease] = {}
 
-    def grant(self, session: bytes, tenant: str, device: int, client: str, peer: bytes, now: float) -> None:
+    def grant(self, welcome: m.Welcome, tenant: str, device: int, client: str, peer: bytes, now: float) -> None:
         """Start the lease of a new session."""
-        self._leases[session] = Lease(session, tenant, device, client, peer, now + self.duration_s)
+        expires = now + self.duration_s
+        self._leases[welcome.session] = Lease(welcome.session, tenant, device, client, peer, expires, welcome)
+
+    def granted(self, peer: bytes, request_id: int) -> Lease | None:
+        """Return the lease that a connection's request was granted."""
+        for lease in self._leases.values():
+            if (lease.peer, lease.welcome.request_id) == (peer, request_id):
+                return lease
+        return None
 
     def renew(self, session: bytes, tenant: str, peer: bytes, now: float) -> bool:
         """Extend a lease; false if there is none of this tenant. Remembers where the client is now."""

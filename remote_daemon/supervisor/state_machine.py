@@ -45,7 +45,7 @@ class Rules:
     keyed: bool
     devices: int = 1
     heartbeat_s: float = 1.0
-    lease_s: float = 15.0
+    lease_s: float = 30.0
     drain_s: float = 10.0
     max_sessions: int = 256
     tenant_name: Callable[[str], str] = lambda key: key[:8] or "default"
@@ -129,6 +129,9 @@ class SupervisorStateMachine:
             why = f"there is no device {device}: this daemon has {self._rules.devices}, counted from 0"
             return [_refuse(peer, hello, "OptionError", why)]
         tenant = self._tenant(key, device)
+        granted = self._leases.granted(peer, hello.request_id)
+        if granted is not None and (granted.tenant, granted.device) == (key, device):
+            return [TellClient(peer, granted.welcome)]  # it was asked again, and perhaps not heard the first time
         if tenant.ready is not None and tenant.worker is not None:
             return self._admit(tenant, tenant.ready, Waiting(peer, hello), now)
         if tenant.failure is not None and tenant.restart_at is not None and tenant.restart_at > now:
@@ -155,11 +158,11 @@ class SupervisorStateMachine:
         protocol = negotiate(hello.protocols)
         assert protocol is not None
         session, token = secrets.token_bytes(16), secrets.token_bytes(32)
-        self._leases.grant(session, tenant.key, tenant.device, hello.client, client.peer, now)
         welcome = m.Welcome(
             hello.request_id, protocol, session, token, ready.control, ready.bulk, ready.device,
             rules.heartbeat_s, rules.lease_s, rules.devices,
         )  # fmt: skip
+        self._leases.grant(welcome, tenant.key, tenant.device, hello.client, client.peer, now)
         # the worker hears first: when the client gets there, the token is waiting in the pipe
         return [
             TellWorker(tenant.worker, m.AdmitSession(session, token, hello.client, tenant.key)),

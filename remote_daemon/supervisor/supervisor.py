@@ -64,7 +64,7 @@ class SupervisorConfig:
     worker_ports: tuple[int, int] | None = None
     parent_pid: int | None = None
     heartbeat_s: float = 1.0
-    lease_s: float = 15.0
+    lease_s: float = 30.0
     drain_s: float = 10.0
     worker_command: tuple[str, ...] = WORKER_COMMAND
 

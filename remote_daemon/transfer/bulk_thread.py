@@ -16,7 +16,7 @@ from functools import partial
 
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
+from dynamo_genie.errors import GenieError, ProtocolError
 from dynamo_genie.remote_daemon.channel.auth import verified_user
 from dynamo_genie.remote_daemon.channel.sockets import Socket
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
@@ -168,7 +168,7 @@ class BulkThread:
         elif client is not None and isinstance(message, CLIENT_MESSAGES):
             self.clients.receive(client, message)
         elif client is None and link is None:
-            raise SessionLost("the bulk connection to the worker was cut, and what was on the way is lost")
+            self._say(identity, m.Detached())
         else:
             raise ProtocolError(f"{type(message).__name__} is not for this kind of connection")
 

@@ -50,7 +50,8 @@ class ClientBulk:
         self._connections: dict[bytes, ClientConnection] = {}
 
     def attach(self, identity: bytes, mailbox: SessionMailbox) -> None:
-        """Take a connection in, for a session."""
+        """Take a connection in, for a session, in the place of its last one; downloads on the way are over."""
+        self.forget(mailbox.session)
         mailbox.bulk_identity = identity
         self._connections[identity] = ClientConnection(identity, mailbox)
 

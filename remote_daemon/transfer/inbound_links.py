@@ -57,6 +57,9 @@ class InboundLinks:
             QuotaExceeded: The session has too many links.
         """
         token = _digest(message.token)
+        known = self._by_token.get(token)
+        if known is not None and (known.session, known.number) == (session, message.link):
+            return m.Attached(message.request_id)  # said again, after the client's connection broke
         if (session, message.link) in self._by_number or token in self._by_token:
             raise ProtocolError(f"link {message.link} or its token is in use already")
         if sum(key[0] == session for key in self._by_number) >= MAX_LINKS:

@@ -59,6 +59,7 @@ class OutboundLink:
     number: int
     since: float
     endpoint: str = ""
+    opened: m.OpenPeer | None = None
     socket: Socket | None = None
     attached: bool = False
     credits: int = UPLOAD_WINDOW
@@ -102,9 +103,11 @@ class OutboundLinks:
             OptionError: The endpoint is none.
         """
         link = self._link(mailbox, message.link)
+        if link.opened == message:
+            return  # said again, after the client's connection broke
         if link.socket is not None or message.link in mailbox.link_failures:
             raise ProtocolError(f"link {message.link} was opened before")
-        link.endpoint, link.since = message.endpoint, time.monotonic()
+        link.opened, link.endpoint, link.since = message, message.endpoint, time.monotonic()
         link.socket = connect_link(self._context, message.endpoint, message.keys)
         self._watch(link.socket, lambda: self._receive(link))
         self._say(link, m.AttachPeer(1, message.token, PROTOCOLS[-1]))
@@ -207,6 +210,8 @@ class OutboundLinks:
                 self._pong(link, message)
             case m.BulkFailed() if message.transfer:
                 self._refused(link, message.transfer)
+            case m.Detached():
+                self._fail(link, f"the connection to the worker at {link.endpoint} was cut")
             case m.BulkFailed():
                 self._fail(link, f"the worker at {link.endpoint} ended the link: {message.message}")
         self._pump(link)

@@ -2,6 +2,7 @@
 
 Stands between the executor, which has batches, and the session, which executes commands. When a command cannot run
 yet, the rest of its batch and later batches wait here, so that the executor can serve other sessions meanwhile.
+Answers are remembered until the client has heard them, so that it may lose its connection at any moment.
 Sans-IO; time is passed in. Knows nothing of what the commands do.
 """
 
@@ -13,10 +14,17 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from dynamo_genie.errors import SessionLost
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import ACKNOWLEDGE_BATCHES, ACKNOWLEDGE_NBYTES
 
 MAX_WAITING_NBYTES = 16 << 20
-MAX_WAITING_BATCHES = 1 << 18
-"""What may wait behind a suspended command; a client stops by itself long before, at 8 MiB without an answer."""
+MAX_WAITING_BATCHES = 1 << 12
+"""What may wait behind a suspended command; a client keeps to a window that is far smaller."""
+
+MAX_UNHEARD_NBYTES = 16 << 20
+"""What may be remembered of answers; a client waits for each answer, and says with its next batch that it came."""
+
+ANSWER_NBYTES = 256
+"""What an answer counts beside the bytes of tensors in it."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,12 @@ class CommandStream(Generic[S]):
         self._running = 0
         self._commands: tuple[m.Command, ...] = ()
         self._position = 0
-        self._replies: list[m.WorkerToClient] = []
         self._deadline: float | None = None
         self._waiting: deque[tuple[m.Batch, int]] = deque()
         self._waiting_nbytes = 0
+        self._unheard: dict[int, list[m.WorkerToClient]] = {}
+        self._unheard_nbytes = 0
+        self._unsaid_batches = self._unsaid_nbytes = 0
         self._broken = ""
 
     @property
@@ -76,22 +86,24 @@ class CommandStream(Generic[S]):
     def take(self, batch: m.Batch, nbytes: int, now: float) -> list[m.WorkerToClient]:
         """Run a batch of `nbytes` encoded bytes, or keep it until its turn; return the replies there are.
 
-        A batch that was seen before only repeats the replies that it has so far.
+        A batch that was seen before only repeats the replies that it has so far; one that does not follow the last
+        one is dropped, and the client told to attach again.
 
         Raises:
-            SessionLost: A batch is missing, or more wait than may wait.
+            SessionLost: More wait than may wait, or the client hears no answers.
         """
         if self._broken:
             raise SessionLost(self._broken)
+        self._forget_heard(batch.heard)
         if batch.sequence <= self._sequence:
-            return list(self._replies) if batch.sequence == self._running else []
+            return list(self._unheard.get(batch.sequence, ()))
         if batch.sequence != self._sequence + 1:
-            raise SessionLost(f"batch {batch.sequence} came after {self._sequence}: some between were lost")
+            return [m.Detached()]
         self._sequence = batch.sequence
         if self.due is not None:
             self._keep(batch, nbytes)
             return []
-        self._begin(batch)
+        self._begin(batch, nbytes)
         return self._advance(now)
 
     def resume(self, now: float) -> list[m.WorkerToClient]:
@@ -99,24 +111,44 @@ class CommandStream(Generic[S]):
         if self._deadline is None and self._waiting:
             batch, nbytes = self._waiting.popleft()
             self._waiting_nbytes -= nbytes
-            self._begin(batch)
+            self._begin(batch, nbytes)
         return self._advance(now)
+
+    def attached(self, request_id: int) -> list[m.WorkerToClient]:
+        """Return what a new connection of the client is told: what has come, what has run, answers it has not heard."""
+        told: list[m.WorkerToClient] = [m.Attached(request_id, self._sequence)]
+        if self._sequence:
+            told.append(m.Acknowledged(self._executed))
+        for replies in self._unheard.values():
+            told += replies
+        return told
 
     def close(self) -> None:
         """Forget what waits, and close the session."""
         self._forget()
         self.session.close()
 
+    @property
+    def _executed(self) -> int:
+        """The last batch of which every command has run."""
+        return self._running - (self._position < len(self._commands))
+
     def _forget(self) -> None:
         self._waiting.clear()
         self._commands, self._position, self._deadline = (), 0, None
         self._waiting_nbytes = 0
 
-    def _begin(self, batch: m.Batch) -> None:
-        self._running, self._commands, self._position, self._replies = batch.sequence, batch.commands, 0, []
+    def _forget_heard(self, heard: int) -> None:
+        for sequence in [sequence for sequence in self._unheard if sequence <= heard]:
+            self._unheard_nbytes -= sum(map(_nbytes, self._unheard.pop(sequence)))
+
+    def _begin(self, batch: m.Batch, nbytes: int) -> None:
+        self._running, self._commands, self._position = batch.sequence, batch.commands, 0
+        self._unsaid_batches += 1
+        self._unsaid_nbytes += nbytes
 
     def _advance(self, now: float) -> list[m.WorkerToClient]:
-        already = len(self._replies)
+        replies: list[m.WorkerToClient] = []
         while self._position < len(self._commands):
             overdue = self._deadline is not None and now >= self._deadline
             outcome = self.session.execute(self._commands[self._position], now, overdue=overdue)
@@ -128,16 +160,46 @@ class CommandStream(Generic[S]):
             self._position += 1
             if outcome is not None:
                 news = self.session.take_news()
-                self._replies += [outcome] if news is None else [news, outcome]
-        return self._replies[already:]
+                replies += [outcome] if news is None else [news, outcome]
+        if replies:
+            self._remember(replies)
+        return self._acknowledge(replies)
+
+    def _remember(self, replies: list[m.WorkerToClient]) -> None:
+        self._unheard.setdefault(self._running, []).extend(replies)
+        self._unheard_nbytes += sum(map(_nbytes, replies))
+        if self._unheard_nbytes > MAX_UNHEARD_NBYTES:
+            self._break(
+                f"more than {MAX_UNHEARD_NBYTES:,} bytes of answers were sent of which the client has heard none"
+            )
+
+    def _acknowledge(self, replies: list[m.WorkerToClient]) -> list[m.WorkerToClient]:
+        """Add to replies that what came has run, where neither they say so nor an earlier one did lately."""
+        if replies and replies[-1].request_id:
+            self._unsaid_batches = self._unsaid_nbytes = 0
+        elif self._unsaid_batches >= ACKNOWLEDGE_BATCHES or self._unsaid_nbytes >= ACKNOWLEDGE_NBYTES:
+            self._unsaid_batches = self._unsaid_nbytes = 0
+            return [*replies, m.Acknowledged(self._executed)]
+        return replies
 
     def _keep(self, batch: m.Batch, nbytes: int) -> None:
         if len(self._waiting) >= MAX_WAITING_BATCHES or self._waiting_nbytes + nbytes > MAX_WAITING_NBYTES:
-            self._forget()
-            self._broken = (
+            self._break(
                 f"more than {MAX_WAITING_NBYTES:,} bytes or {MAX_WAITING_BATCHES:,} batches of commands wait for a "
                 "tensor of another daemon; wait for an answer now and then"
             )
-            raise SessionLost(self._broken)
         self._waiting.append((batch, nbytes))
         self._waiting_nbytes += nbytes
+
+    def _break(self, reason: str) -> None:
+        self._forget()
+        self._unheard.clear()
+        self._broken = reason
+        raise SessionLost(reason)
+
+
+def _nbytes(reply: m.WorkerToClient) -> int:
+    """Return about what remembering an answer costs."""
+    if not isinstance(reply, m.Fetched):
+        return ANSWER_NBYTES
+    return ANSWER_NBYTES + sum(len(t.data) for t in reply.tensors if isinstance(t, m.FetchedTensor))

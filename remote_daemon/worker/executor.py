@@ -1,7 +1,7 @@
 """The worker's executor thread: reads the control socket, runs commands, answers. It alone owns the tensors.
 
 Reading the socket in the thread that runs the commands saves two thread hand-overs in every call. Liveness does
-not depend on it: libzmq's own thread answers heartbeats, and the bulk thread talks to the supervisor.
+not depend on it: the supervisor keeps leases, and the bulk thread talks to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError, SessionLost
+from dynamo_genie.errors import GenieError, ProtocolError
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.memory.host_memory import trim_host_memory
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
@@ -120,18 +120,14 @@ class Executor:
             return ready
         identity = frames[0]
         stream: Stream | None = None
+        replies: Sequence[m.WorkerToClient]
         try:
             if len(frames) != 2:
                 raise ProtocolError(f"a control message has one frame, not {len(frames) - 1}")
             message = codec.client_to_worker(frames[1])
             if isinstance(message, m.Batch):
                 stream = self._by_identity.get(identity)
-                if stream is None:
-                    raise SessionLost("the connection to the worker was cut, and what was on the way is lost")
-                self._take_turn(stream.session, identity)
-                replies = stream.take(message, len(frames[1]), time.monotonic())
-                if stream.due is not None:
-                    self._suspended[stream] = identity
+                replies = self._take(stream, identity, message, len(frames[1])) if stream else [m.Detached()]
             else:
                 replies = self._attach(identity, message)
         except GenieError as error:
@@ -140,6 +136,13 @@ class Executor:
         if stream is not None:
             self._check_device(stream.session)
         return True
+
+    def _take(self, stream: Stream, identity: bytes, batch: m.Batch, nbytes: int) -> list[m.WorkerToClient]:
+        self._take_turn(stream.session, identity)
+        replies = stream.take(batch, nbytes, time.monotonic())
+        if stream.due is not None:
+            self._suspended[stream] = identity
+        return replies
 
     def _take_turn(self, session: WorkerSession, identity: bytes) -> None:
         """Let another session launch only after what the last one launched is through: a failure is its own."""
@@ -182,8 +185,11 @@ class Executor:
         stream = self._streams.get(message.session)
         if stream is None:
             stream = self._streams[message.session] = CommandStream(self._open_session(mailbox))
+        self._forget_connections(stream)  # a session has one; what still comes on another was sent again on this one
         self._by_identity[identity] = stream
-        return [m.Attached(message.request_id)]
+        if stream in self._suspended:
+            self._suspended[stream] = identity
+        return stream.attached(message.request_id)
 
     def _attach_early(self) -> None:
         """Try again the clients that came before the supervisor's word about them; the others wait on."""
@@ -203,8 +209,11 @@ class Executor:
                 if self._launched is not None and self._launched[0] is stream.session:
                     self._launched = None
                 self._suspended.pop(stream, None)
-                self._by_identity = {i: s for i, s in self._by_identity.items() if s is not stream}
+                self._forget_connections(stream)
             self._ended = True
+
+    def _forget_connections(self, stream: Stream) -> None:
+        self._by_identity = {i: s for i, s in self._by_identity.items() if s is not stream}
 
     def _send(self, identity: bytes, replies: Sequence[m.WorkerToClient]) -> None:
         for reply in replies:

@@ -12,7 +12,7 @@ from types import TracebackType
 import msgspec
 
 from dynamo_genie.runtime.connect.dealer import reached_through
-from dynamo_genie.runtime.connect.lease_keeper import LeaseKeeper, OnLost
+from dynamo_genie.runtime.connect.lease_keeper import LeaseKeeper, OnLost, OnSilence, ignore_silence
 from dynamo_genie.runtime.connect.supervisor_connection import SupervisorConnection
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ClientKeys
@@ -33,7 +33,14 @@ class Admission:
 
     @classmethod
     def open(
-        cls, endpoint: str, device: int = 0, *, keys: ClientKeys | None, connect_timeout_s: float, on_lost: OnLost
+        cls,
+        endpoint: str,
+        device: int = 0,
+        *,
+        keys: ClientKeys | None,
+        connect_timeout_s: float,
+        on_lost: OnLost,
+        on_silence: OnSilence = ignore_silence,
     ) -> Admission:
         """Ask the daemon at `endpoint` for a session.
 
@@ -43,6 +50,7 @@ class Admission:
             keys: The client's keys; None for a daemon without keys.
             connect_timeout_s: How long to wait for the answer, a worker that is still starting included.
             on_lost: Called once, from a background thread, if the session ends before `close`.
+            on_silence: Called from that thread now and then while the daemon does not answer.
 
         Raises:
             DaemonUnavailable: Nobody answered in time, or the daemon is shutting down.
@@ -57,7 +65,7 @@ class Admission:
             if device:
                 hello = m.OpenDevice(_REQUEST, PROTOCOLS, describe_client(), device)
             welcome = connection.ask(hello, m.Welcome, connect_timeout_s)
-            keeper = LeaseKeeper(connection, welcome, on_lost)
+            keeper = LeaseKeeper(connection, welcome, on_lost, on_silence)
         except BaseException:
             connection.close(linger_ms=0)
             raise

@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 import zmq
 
 from dynamo_genie.errors import OptionError, SessionLost
+from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.wire.key_file import ClientKeys
-from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, KEEPALIVE_COUNT, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S
 
 RECONNECT_MS = 100
-RECONNECT_MAX_MS = 2_000
+RECONNECT_MAX_MS = 1_000
+CONNECT_MS = 1_000
+"""Where nothing answers a connect, it is tried anew: the kernel's own next try comes ever later."""
 
 Dealer = zmq.Socket[bytes]
 
@@ -73,8 +76,11 @@ def _configure(socket: Dealer, endpoint: str, max_frame_nbytes: int, high_water:
     settings = {
         zmq.MAXMSGSIZE: max_frame_nbytes,
         zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
-        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
-        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: KEEPALIVE_IDLE_S,
+        zmq.TCP_KEEPALIVE_INTVL: KEEPALIVE_INTERVAL_S,
+        zmq.TCP_KEEPALIVE_CNT: KEEPALIVE_COUNT,
+        zmq.CONNECT_TIMEOUT: CONNECT_MS,
         zmq.RECONNECT_IVL: RECONNECT_MS,
         zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
         zmq.LINGER: 0,
@@ -107,10 +113,38 @@ def reached_through(endpoint: str, dialled: str) -> str:
 
 
 class DealerTransport:
-    """A DEALER socket as a session's transport."""
+    """DEALER sockets to one endpoint, one after the other, as a session's transport."""
 
-    def __init__(self, socket: Dealer) -> None:
-        self._socket = socket
+    def __init__(self, open_socket: Callable[[Callable[[Dealer], None]], Dealer], liveness: Liveness) -> None:
+        """Connect.
+
+        Args:
+            open_socket: Returns a new socket, and gives it to the function that it is given before it connects.
+            liveness: Says when all ways to the worker are silent.
+        """
+        self._open_socket = open_socket
+        self._liveness = liveness
+        self._connect()
+
+    def _connect(self) -> None:
+        self._silences = self._liveness.silences
+        self._cut = False
+        self._socket = self._open_socket(self._watch)
+
+    def _watch(self, socket: Dealer) -> None:
+        self._monitor: Dealer = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the connection was cut since it was made, or everything has been silent since."""
+        if not self._cut and (self._monitor.closed or self._monitor.poll(0)):
+            self._cut = True
+        return self._cut or self._liveness.silences != self._silences
+
+    def renew(self) -> None:
+        """Connect anew with a socket of its own: the last one keeps what was on its way, and repeats it."""
+        self.close()
+        self._connect()
 
     def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
         """Hand a message and its body to the socket, the body without a copy; False when it takes none at present."""
@@ -143,4 +177,7 @@ class DealerTransport:
 
     def close(self) -> None:
         """Close the socket; what it still had to send is lost."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import zmq
 
+from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.connect.admission import Admission
 from dynamo_genie.runtime.connect.dealer import Dealer, DealerTransport, connect_dealer, reached_through, split_device
-from dynamo_genie.runtime.session.attachment import Attachment
-from dynamo_genie.runtime.session.liveness import Liveness
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.wire.key_file import ClientKeys
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
@@ -51,22 +53,27 @@ def open_attachment(
     """Be admitted by the daemon at `endpoint` and connect to the worker it names; raises what `open_session` does."""
     endpoint, device = split_device(endpoint)
     liveness = Liveness()
-    admission = Admission.open(endpoint, device, keys=keys, connect_timeout_s=connect_timeout_s, on_lost=liveness.end)
+    admission = Admission.open(
+        endpoint,
+        device,
+        keys=keys,
+        connect_timeout_s=connect_timeout_s,
+        on_lost=liveness.end,
+        on_silence=liveness.doubt,
+    )
     welcome = admission.welcome
 
-    def dealer(worker: str, max_frame_nbytes: int, high_water: int) -> DealerTransport:
-        socket = connect_dealer(
-            context,
-            reached_through(worker, endpoint),
-            keys=keys,
-            max_frame_nbytes=max_frame_nbytes,
-            high_water=high_water,
-            timeout_ms=POLL_MS,
-        )
-        return DealerTransport(socket)
+    def transport(worker: str, max_frame_nbytes: int, high_water: int) -> DealerTransport:
+        settings = {"max_frame_nbytes": max_frame_nbytes, "high_water": high_water, "timeout_ms": POLL_MS}
 
-    control = dealer(welcome.control, MAX_CONTROL_NBYTES, 1_000)
-    bulk = dealer(welcome.bulk, MAX_BULK_FRAME_NBYTES, BULK_HIGH_WATER)
+        def dealer(before_connect: Callable[[Dealer], None]) -> Dealer:
+            reached = reached_through(worker, endpoint)
+            return connect_dealer(context, reached, keys=keys, before_connect=before_connect, **settings)
+
+        return DealerTransport(dealer, liveness)
+
+    control = transport(welcome.control, MAX_CONTROL_NBYTES, 1_000)
+    bulk = transport(welcome.bulk, MAX_BULK_FRAME_NBYTES, BULK_HIGH_WATER)
 
     def release() -> None:
         admission.close()

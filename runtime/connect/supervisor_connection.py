@@ -18,6 +18,9 @@ from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 
 LAST_WORDS_MS = 200
 
+REPEAT_S = 2.0
+"""After so long a request is sent again."""
+
 R = TypeVar("R", m.Welcome, m.StatusReply)
 
 
@@ -29,6 +32,10 @@ class SupervisorConnection:
         self._keys = keys
         self._context: zmq.Context[Dealer] = zmq.Context()
         self._watch: HandshakeWatch | None = None
+        self._connect()
+
+    def _connect(self) -> None:
+        endpoint, keys = self.endpoint, self._keys
         try:
             self.socket = connect_dealer(
                 self._context, endpoint, keys=keys, max_frame_nbytes=MAX_CONTROL_NBYTES, before_connect=self._attach
@@ -42,15 +49,21 @@ class SupervisorConnection:
         self._watch = HandshakeWatch(socket, self.endpoint, has_keys=self._keys is not None)
 
     def ask(self, message: m.Hello | m.OpenDevice | m.StatusRequest, kind: type[R], timeout_s: float) -> R:
-        """Send a request and return its answer of type `kind`, or raise what the daemon refused it with."""
+        """Send a request and return its answer of type `kind`, or raise what the daemon refused it with.
+
+        It is sent again now and then: a connection may be cut while it is on its way, and a daemon answers it once.
+        """
         deadline = time.monotonic() + timeout_s
-        self.send(message)
+        repeat_at = 0.0
         assert self._watch is not None
         poller = zmq.Poller()
         poller.register(self.socket, zmq.POLLIN)
         poller.register(self._watch.monitor, zmq.POLLIN)
-        while (remaining := deadline - time.monotonic()) > 0:
-            ready = dict(poller.poll(int(remaining * 1000) + 1))
+        while (now := time.monotonic()) < deadline:
+            if now >= repeat_at:
+                repeat_at = now + REPEAT_S
+                self.send(message)
+            ready = dict(poller.poll(int((min(deadline, repeat_at) - now) * 1000) + 1))
             if self.socket in ready:
                 answer = self._matching(self.receive(), message.request_id, kind)
                 if answer is not None:
@@ -74,6 +87,13 @@ class SupervisorConnection:
         return DaemonUnavailable(
             f'no daemon answered at {self.endpoint} within {timeout_s:g} s; is "genie daemon" running there? {limit}'
         )
+
+    def renew(self) -> None:
+        """Connect anew, with a socket of its own; what was on its way is dropped."""
+        self._close_watch()
+        self.socket.close(linger=0)
+        self._connect()
+        self._close_watch()
 
     def send(self, message: m.ClientToSupervisor) -> None:
         """Send one message, or queue it while the connection is down."""

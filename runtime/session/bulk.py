@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout, SessionLost
-from dynamo_genie.runtime.session.attachment import Attachment
+from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.session.counters import Counters, framing
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -27,6 +27,10 @@ Arrived = Callable[[int], None]
 """Told the number of each upload once all of it has arrived, in the order in which they were asked for."""
 
 
+class BulkInterrupted(Exception):
+    """The bulk connection broke: what was on its way there is lost, and nothing else is. `mend`, and begin again."""
+
+
 class BulkConnection:
     """Uploads and downloads of one session, one caller at a time (under the session's lock).
 
@@ -39,12 +43,17 @@ class BulkConnection:
         self._timeout_s = timeout_s
         self.uploads = 0
         self._unfinished: set[int] = set()
+        self._links: dict[int, m.AdmitPeer | m.OpenPeer] = {}
+        self._opening: m.Attach | None = None
         self.use(attachment)
 
     def use(self, attachment: Attachment) -> None:
         """Go on over this attachment, with a whole window of credits."""
         self._attachment = attachment
         self._transport = attachment.bulk
+        self._begin()
+
+    def _begin(self) -> None:
         self._credits = UPLOAD_WINDOW
         self._taken = 0
 
@@ -54,25 +63,62 @@ class BulkConnection:
         return self._attachment.welcome.bulk
 
     def attach(self, message: m.Attach) -> None:
-        """Open the session on this connection."""
-        self._send(message)
-        reply = self._receive()
-        if not isinstance(reply, m.Attached):
-            raise ProtocolError(f"expected the bulk connection to attach, got {type(reply).__name__}")
+        """Open the session on this connection, over as many as that takes, and say again what is said of links."""
+        self._opening = message
+        while True:
+            try:
+                self._send(message)
+                self._answer(message.request_id, m.Attached)
+                for said in list(self._links.values()):
+                    self._send(said)
+                return
+            except BulkInterrupted:
+                self._transport.renew()
+                self._begin()
+
+    def mend(self) -> None:
+        """Go on over a new connection to the same worker, after the last one broke."""
+        self._counters.events["reconnects"] += 1
+        self._transport.renew()
+        self._begin()
+        assert self._opening is not None
+        self.attach(self._opening)
 
     def admit_peer(self, message: m.AdmitPeer) -> None:
         """Tell the worker who may send tensors to it, and return once it knows, be it busy or not."""
-        self._send(message)
-        self._answer(message.request_id, m.Attached)
+        self._ask(message, m.Attached)
+        self._links[message.link] = message
 
-    def say(self, message: m.DismissPeer | m.OpenPeer | m.ClosePeer) -> None:
-        """Tell the worker about a link to another worker; it heeds this even while it computes."""
-        self._send(message)
+    def open_peer(self, message: m.OpenPeer) -> None:
+        """Tell the worker to connect to another one; it heeds this even while it computes."""
+        self._links[message.link] = message
+        self._say(message)
+
+    def forget_peer(self, message: m.DismissPeer | m.ClosePeer) -> None:
+        """Tell the worker that a link is over."""
+        self._links.pop(message.link, None)
+        self._say(message)
 
     def measure_peer(self, question: m.MeasurePeer) -> m.PeerMeasured:
         """Ask how fast a link is; the worker answers, or says why there is no answer, within its own limits."""
-        self._send(question)
-        return self._answer(question.request_id, m.PeerMeasured)
+        return self._ask(question, m.PeerMeasured)
+
+    def _say(self, message: m.ClientToBulk) -> None:
+        if self._transport.interrupted:
+            self.mend()
+        try:
+            self._send(message)
+        except BulkInterrupted:
+            self.mend()
+            self._send(message)
+
+    def _ask(self, message: m.AdmitPeer | m.MeasurePeer, kind: type[Answer]) -> Answer:
+        while True:
+            try:
+                self._send(message)
+                return self._answer(message.request_id, kind)
+            except BulkInterrupted:
+                self.mend()
 
     def _answer(self, request_id: int, kind: type[Answer]) -> Answer:
         while True:
@@ -83,7 +129,7 @@ class BulkConnection:
 
     def discard(self, number: int) -> None:
         """Give back the room of a finished upload that nobody will name."""
-        self._send(m.UploadAbort(number))
+        self._say(m.UploadAbort(number))
 
     def upload(
         self, views: Sequence[memoryview], kind: str, arrived: Arrived, progress: Progress | None = None
@@ -96,21 +142,41 @@ class BulkConnection:
             QuotaExceeded: The worker has no room.
             RequestTimeout: The worker stopped taking chunks.
         """
-        numbers: deque[int] = deque()
-        try:
-            for view in views:
-                self.uploads += 1
-                numbers.append(self.uploads)
-                self._unfinished.add(self.uploads)
-                self._send(m.UploadBegin(self.uploads, view.nbytes))
-                self._send_chunks(self.uploads, view, kind, progress)
-                self._pass_on(numbers, arrived)
-            while numbers:
-                self._take_report()
-                self._pass_on(numbers, arrived)
-        except BaseException:
-            self._abort(numbers)
-            raise
+        waiting = deque(views)
+
+        def pass_on(number: int) -> None:
+            waiting.popleft()
+            arrived(number)
+
+        while waiting:
+            numbers: deque[int] = deque()
+            try:
+                self._upload(tuple(waiting), kind, numbers, pass_on, progress)
+            except BulkInterrupted:
+                self.mend()
+                self._abort(numbers)  # some may be there, and nobody knows which
+            except BaseException:
+                self._abort(numbers)
+                raise
+
+    def _upload(
+        self,
+        views: Sequence[memoryview],
+        kind: str,
+        numbers: deque[int],
+        arrived: Arrived,
+        progress: Progress | None,
+    ) -> None:
+        for view in views:
+            self.uploads += 1
+            numbers.append(self.uploads)
+            self._unfinished.add(self.uploads)
+            self._send(m.UploadBegin(self.uploads, view.nbytes))
+            self._send_chunks(self.uploads, view, kind, progress)
+            self._pass_on(numbers, arrived)
+        while numbers:
+            self._take_report()
+            self._pass_on(numbers, arrived)
 
     def _pass_on(self, numbers: deque[int], arrived: Arrived) -> None:
         while numbers and numbers[0] not in self._unfinished:
@@ -119,12 +185,16 @@ class BulkConnection:
     def _abort(self, numbers: Iterable[int]) -> None:
         """Give back the room of uploads that nobody will name any more."""
         self._unfinished.clear()
-        with contextlib.suppress(GenieError):  # what stopped the upload is worth more than this
+        with contextlib.suppress(GenieError, BulkInterrupted):  # what stopped the upload is worth more than this
             for number in numbers:
                 self._send(m.UploadAbort(number))
 
     def download(self, number: int, into: torch.Tensor, kind: str) -> None:
-        """Receive the bytes of a download into a flat uint8 tensor."""
+        """Receive the bytes of a download into a flat uint8 tensor.
+
+        Raises:
+            BulkInterrupted: It has to be fetched again.
+        """
         room = into.numpy().data
         received = 0
         while received < len(room):
@@ -196,6 +266,8 @@ class BulkConnection:
         deadline = 0.0
         while not self._transport.send(message, body):
             self._attachment.liveness.check()
+            if self._transport.interrupted:
+                raise BulkInterrupted
             deadline = deadline or time.monotonic() + self._timeout_s
             self._give_up_after(deadline)
 
@@ -205,11 +277,16 @@ class BulkConnection:
             self._attachment.liveness.check()
             data = self._transport.receive()
             if data is None:
+                if self._transport.interrupted:
+                    raise BulkInterrupted
                 self._give_up_after(deadline)
                 continue
             self._counters.received["control"] += len(data)
             self._counters.received_framing += framing(len(data))
-            return codec.bulk_to_client(data)
+            message = codec.bulk_to_client(data)
+            if isinstance(message, m.Detached):
+                raise BulkInterrupted
+            return message
 
     def _give_up_after(self, deadline: float) -> None:
         if time.monotonic() > deadline:

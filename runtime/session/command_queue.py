@@ -6,22 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 
 from dynamo_genie.errors import RequestTimeout, SessionLost
-from dynamo_genie.runtime.session.attachment import Attachment
+from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.session.counters import framing
 from dynamo_genie.runtime.session.identity import SessionIdentity
+from dynamo_genie.runtime.session.sent_batches import SentBatches
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 
-REPEAT_AFTER_S = 10.0
-"""A batch is sent again when its answer stays away, ever more rarely; the worker runs it once and answers again."""
-
 FLUSH_AT_COMMANDS = 12
 FLUSH_AT_NBYTES = 128 << 10
-MAX_UNANSWERED_NBYTES = 8 << 20
-"""So much may be on the way to a worker that lags behind; then the client waits for it to catch up."""
-
-MIN_MESSAGE_NBYTES = 64
-"""What a message counts at least: a worker that lags behind keeps more of it than its bytes."""
 
 _WEIGHT_COMMANDS = frozenset({"AdoptWeight", "PatchWeight", "BindWeights"})
 """When one of these fails, the daemon's weights are no longer what this side believes."""
@@ -46,16 +39,35 @@ class CommandQueue:
         self._timeout_s = timeout_s
         self._queue: list[m.Command] = []
         self._queued_nbytes = 0
-        self._last_message = b""
-        self._unanswered_nbytes = 0
+        self._sent = SentBatches()
 
     def attach(self, timeout_s: float) -> m.Attach:
-        """Tell the worker which session this is, wait until it knows, and return what opens the bulk connection."""
-        welcome = self.attachment.welcome
+        """Tell the worker which session this is, and send what of it the worker lacks.
+
+        Waits until the worker knows, over as many connections as that takes. Returns what opens the bulk connection.
+        """
+        control, welcome = self.attachment.control, self.attachment.welcome
         message = m.Attach(self._ids.request(), welcome.session, welcome.token)
-        self._transmit(codec.encode(message))
-        self.answer(message.request_id, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        self._hand_over(codec.encode(message), deadline)
+        while True:
+            reply = self._hear(deadline, timeout_s)
+            if isinstance(reply, m.Attached) and reply.request_id == message.request_id:
+                break
+            if isinstance(reply, m.Failed) and reply.request_id == message.request_id:
+                raise self.failure(reply.error)
+            if isinstance(reply, m.Detached) or (reply is None and control.interrupted):
+                control.renew()
+                self._hand_over(codec.encode(message), deadline)
+        for data in self._sent.after(reply.sequence):
+            self._hand_over(data, deadline)
         return message
+
+    def mend(self) -> None:
+        """Go on over a new connection to the same worker, after the last one broke."""
+        self._counters.events["reconnects"] += 1
+        self.attachment.control.renew()
+        self.attach(self._timeout_s)
 
     # --- commands ------------------------------------------------------------------------------------------
 
@@ -78,18 +90,21 @@ class CommandQueue:
         if not queue:
             return
         self.attachment.liveness.check()
+        if self._sent.full:
+            self._wait_for_room()
         commands = tuple(queue)
         queue.clear()
         self._queued_nbytes = 0
-        self._send_batch(commands)
-        if self._unanswered_nbytes > MAX_UNANSWERED_NBYTES:
-            request_id = self._ids.request()
-            self._send_batch((m.Sync(request_id),))
-            self.answer(request_id, self._timeout_s)
+        self._identity.batches = sequence = self._identity.batches + 1
+        data = codec.encode(m.Batch(sequence, commands, self._identity.heard))
+        self._sent.add(sequence, data)
+        self._transmit(data)
 
-    def _send_batch(self, commands: tuple[m.Command, ...]) -> None:
-        self._identity.batches += 1
-        self._transmit(codec.encode(m.Batch(self._identity.batches, commands)))
+    def _wait_for_room(self) -> None:
+        """Wait until the worker has run some of what was sent."""
+        deadline = time.monotonic() + self._timeout_s
+        while self._sent.full:
+            self._listen(deadline, self._timeout_s)
 
     def _post_released(self) -> None:
         """Free what died so far; only commands that are queued already can name it."""
@@ -141,48 +156,68 @@ class CommandQueue:
         self._identity.late.log(self._identity.exception)
 
     def _receive(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
-        started = time.monotonic()
-        pause_s = REPEAT_AFTER_S
+        deadline = time.monotonic() + timeout_s
         while True:
-            data = self.attachment.control.receive()
-            if data is None:
-                self.attachment.liveness.check()
-                self._while_quiet()
-                elapsed_s = time.monotonic() - started
-                if elapsed_s > pause_s:
-                    pause_s *= 2
-                    self._transmit(self._last_message)  # in case the answer was lost in a reconnect
-                if elapsed_s > timeout_s:
-                    raise RequestTimeout(
-                        f"the daemon did not answer within {timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
-                    )
-                continue
-            self._counters.received["control"] += len(data)
-            self._counters.received_framing += framing(len(data))
-            reply = codec.worker_to_client(data)
-            if reply.request_id == request_id:
-                self._unanswered_nbytes = 0
+            reply = self._listen(deadline, timeout_s)
+            if reply is not None and reply.request_id == request_id:
+                self._identity.heard = self._identity.batches  # whoever waits has sent nothing since
+                self._sent.ran(self._identity.batches)
                 return reply
-            if isinstance(reply, m.EngineFellBack):
-                self._identity.programs.warn(reply)
-            elif isinstance(reply, m.LateFailures):
-                self._learn(reply)
-            elif reply.request_id == 0 and isinstance(reply, m.Failed):
-                raise self.failure(reply.error)
+
+    def _listen(self, deadline: float, timeout_s: float) -> m.WorkerToClient | None:
+        """Take a message, if one comes in a moment; mend the connection where it broke."""
+        reply = self._hear(deadline, timeout_s)
+        if isinstance(reply, m.Detached) or (reply is None and self.attachment.control.interrupted):
+            self.mend()
+        return reply
+
+    def _hear(self, deadline: float, timeout_s: float) -> m.WorkerToClient | None:
+        """Take a message, if one comes in a moment, and note what it says that answers nothing."""
+        data = self.attachment.control.receive()
+        if data is None:
+            self.attachment.liveness.check()
+            self._while_quiet()
+            if time.monotonic() > deadline:
+                raise RequestTimeout(
+                    f"the daemon did not answer within {timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
+                )
+            return None
+        reply = codec.worker_to_client(data)
+        self._counters.received_framing += framing(len(data))
+        if isinstance(reply, m.Acknowledged):
+            self._counters.received_framing += len(data)
+            self._sent.ran(reply.sequence)
+            return reply
+        self._counters.received["control"] += len(data)
+        if isinstance(reply, m.EngineFellBack):
+            self._identity.programs.warn(reply)
+        elif isinstance(reply, m.LateFailures):
+            self._learn(reply)
+        elif reply.request_id == 0 and isinstance(reply, m.Failed):
+            raise self.failure(reply.error)
+        return reply
 
     def _transmit(self, data: bytes) -> None:
-        deadline = 0.0
+        """Send a batch, over a new connection where this one broke."""
+        if self.attachment.control.send(data):
+            self._count_sent(data)
+        elif self.attachment.control.interrupted:
+            self.mend()
+        else:
+            self._hand_over(data, time.monotonic() + self._timeout_s)
+
+    def _hand_over(self, data: bytes, deadline: float) -> None:
         while not self.attachment.control.send(data):
             self.attachment.liveness.check()
-            deadline = deadline or time.monotonic() + self._timeout_s
             if time.monotonic() > deadline:
                 raise RequestTimeout(
                     f"the daemon took no message for {self._timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
                 )
+        self._count_sent(data)
+
+    def _count_sent(self, data: bytes) -> None:
         self._counters.sent["control"] += len(data)
         self._counters.sent_framing += framing(len(data))
-        self._last_message = data
-        self._unanswered_nbytes += max(len(data), MIN_MESSAGE_NBYTES)
 
     def _learn(self, news: m.LateFailures) -> None:
         for error in self._identity.late.learn(news):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dynamo_genie.runtime.wire.tensor_class import COUNTED
 
-EVENTS = ("calls", "eager_calls", "fetches", "round_trips", "local_reads", "brought_here")
+EVENTS = ("calls", "eager_calls", "fetches", "round_trips", "local_reads", "brought_here", "reconnects")
 
 
 @dataclass
@@ -15,8 +15,8 @@ class Counters:
     """Bytes sent and received by tensor class, and how often the program had to wait.
 
     `control` is everything that is not a tensor's bytes: headers, ids, shapes, programs. ZeroMQ's framing of these
-    messages is counted apart, as `sent_framing` and `received_framing`; what CURVE adds with keys is not counted, nor
-    is the framing of the network below.
+    messages is counted apart, as `sent_framing` and `received_framing`, the latter with acknowledgements; what CURVE
+    adds with keys is not counted, nor is the framing of the network below.
     """
 
     sent: Counter[str] = field(default_factory=Counter)

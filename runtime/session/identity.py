@@ -22,7 +22,8 @@ class SessionIdentity:
         programs: What it has sent, and where that stands in the user's program.
         counters: What crossed the wire.
         lock: Makes each operation whole; whoever uses the rest holds it.
-        batches: How many batches of commands were sent; their order goes on under another attachment.
+        batches: How many batches of commands were made; their order goes on under another attachment.
+        heard: The last batch to which the answers have come.
         calls: Its calls, as its worker counts them.
         late: What failed without an answer.
         sources: The identities of sessions that send this one tensors, by link.
@@ -34,7 +35,7 @@ class SessionIdentity:
         self.programs = KnownPrograms()
         self.counters = Counters()
         self.lock = threading.RLock()
-        self.batches = 0
+        self.batches = self.heard = 0
         self.calls = CallLog()
         self.late = LateErrors()
         self.sources: WeakValueDictionary[int, SessionIdentity] = WeakValueDictionary()
@@ -63,6 +64,7 @@ class SessionIdentity:
     def copy(self) -> SessionIdentity:
         """Return an identity that has named and sent as much, with counters and a lock of its own."""
         copy = SessionIdentity()
-        copy.ids.last, copy.ids.last_request, copy.batches = self.ids.last, self.ids.last_request, self.batches
+        copy.ids.last, copy.ids.last_request = self.ids.last, self.ids.last_request
+        copy.batches, copy.heard = self.batches, self.heard
         copy.programs = self.programs.copy()
         return copy

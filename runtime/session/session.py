@@ -16,15 +16,15 @@ import torch
 
 from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import ProtocolError, StaleHandleError
-from dynamo_genie.runtime.session.attachment import Attachment
-from dynamo_genie.runtime.session.bulk import BulkConnection
+from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.attachment.liveness import Liveness
+from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
+from dynamo_genie.runtime.session.bulk import BulkConnection, BulkInterrupted
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.inline import inline_tensor
-from dynamo_genie.runtime.session.liveness import Liveness
 from dynamo_genie.runtime.session.measured_link import MeasuredLink, measure_client_link
 from dynamo_genie.runtime.session.session_links import SessionLinks
-from dynamo_genie.runtime.session.transport import BulkTransport, Transport
 from dynamo_genie.runtime.session.uploads import Uploads
 from dynamo_genie.runtime.session.weight_commands import WeightCommands
 from dynamo_genie.runtime.wire import messages as m
@@ -197,12 +197,19 @@ class Session:
         self.check()  # before the lock, which a thread of the parent may hold for ever
         with self.lock:
             self.counters.events["fetches"] += 1
-            request_id = self.request_id()
-            self.post(m.Fetch(request_id, tuple(handles)))
-            reply = self.wait(request_id)
-            if not isinstance(reply, m.Fetched) or len(reply.tensors) != len(handles):
-                raise ProtocolError(f"expected {len(handles)} fetched tensors, got {type(reply).__name__}")
-            return [self._receive(tensor, kind) for tensor, kind in zip(reply.tensors, kinds, strict=True)]
+            while True:
+                try:
+                    return self._fetch_each(handles, kinds)
+                except BulkInterrupted:  # the handles are what they were: ask again
+                    self._bulk.mend()
+
+    def _fetch_each(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor | Exception]:
+        request_id = self.request_id()
+        self.post(m.Fetch(request_id, tuple(handles)))
+        reply = self.wait(request_id)
+        if not isinstance(reply, m.Fetched) or len(reply.tensors) != len(handles):
+            raise ProtocolError(f"expected {len(handles)} fetched tensors, got {type(reply).__name__}")
+        return [self._receive(tensor, kind) for tensor, kind in zip(reply.tensors, kinds, strict=True)]
 
     def _receive(self, fetched: m.FetchedTensor | m.ErrorInfo, kind: str) -> torch.Tensor | Exception:
         if isinstance(fetched, m.ErrorInfo):

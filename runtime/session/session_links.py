@@ -57,17 +57,17 @@ class SessionLinks:
     def open(self, endpoint: str, token: bytes, keys: m.PeerKeys | None) -> int:
         """Let this session's worker connect to another one's bulk endpoint; return the number of the link."""
         link = self._ids.mint()
-        self._bulk.say(m.OpenPeer(link, endpoint, token, keys))
+        self._bulk.open_peer(m.OpenPeer(link, endpoint, token, keys))
         return link
 
     def close(self, link: int) -> None:
         """Close a link made by `open`."""
-        self._bulk.say(m.ClosePeer(link))
+        self._bulk.forget_peer(m.ClosePeer(link))
 
     def dismiss(self, link: int, reason: str) -> None:
         """Expect nothing more from a link made by `admit`: what waits for it fails at once."""
         if self._sources.pop(link, None) is not None:
-            self._bulk.say(m.DismissPeer(link, reason))
+            self._bulk.forget_peer(m.DismissPeer(link, reason))
 
     def dismiss_lost_sources(self) -> None:
         """While an answer stays away: it may wait for a worker that is gone."""

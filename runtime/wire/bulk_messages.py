@@ -28,7 +28,22 @@ class Attach(Message, frozen=True):
 
 
 class Attached(Message, frozen=True):
+    """Answers `Attach`: what is said on this connection belongs to the session.
+
+    On a control connection `sequence` is the last batch of the session that has come; later ones are to be sent again.
+    """
+
     request_id: Id
+    sequence: Id = 0
+
+
+class Detached(Message, frozen=True, tag="u"):
+    """Answers nothing: something that was sent did not get here, or this connection belongs to no session (any more).
+
+    Attach again, on a new connection; nothing that has come is lost.
+    """
+
+    request_id: Id = 0
 
 
 # --- chunks, in every direction --------------------------------------------------------------------------
@@ -186,6 +201,6 @@ class PeerPong(Message, frozen=True, tag="O"):
 ClientToBulk: TypeAlias = (
     Attach | UploadBegin | Chunk | UploadAbort | Credit | AdmitPeer | DismissPeer | OpenPeer | ClosePeer | MeasurePeer
 )
-BulkToClient: TypeAlias = Attached | Chunk | Credit | UploadDone | BulkFailed | PeerMeasured
+BulkToClient: TypeAlias = Attached | Detached | Chunk | Credit | UploadDone | BulkFailed | PeerMeasured
 PeerToBulk: TypeAlias = AttachPeer | TensorBegin | Chunk | TensorFailed | PeerPing
-BulkToPeer: TypeAlias = Attached | Credit | PeerPong | BulkFailed
+BulkToPeer: TypeAlias = Attached | Detached | Credit | PeerPong | BulkFailed

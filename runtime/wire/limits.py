@@ -21,10 +21,19 @@ UPLOAD_WINDOW = 16
 CREDIT_EVERY = 4
 """Chunks that a receiver takes before it sends so many credits."""
 
+WINDOW_BATCHES = 256
+WINDOW_NBYTES = 4 << 20
+"""So much may be on the way to a worker, or wait there to run; then the client waits until it is told that some ran."""
+
+ACKNOWLEDGE_BATCHES = 32
+ACKNOWLEDGE_NBYTES = 512 << 10
+"""So often a worker tells a client that its batches ran, where no answer does."""
+
 HANDSHAKE_MS = 2_000
-HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 1_500
-"""Both ends ask one another so often whether they are there, and wait so long for an answer."""
+KEEPALIVE_IDLE_S = 5
+KEEPALIVE_INTERVAL_S = 2
+KEEPALIVE_COUNT = 3
+"""When the kernel asks whether the other end of a silent connection is there, and how often before it is cut."""
 
 MAX_IPC_PATH_NBYTES = 107
 """What the kernel allows for the path of a socket file."""

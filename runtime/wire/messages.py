@@ -19,6 +19,7 @@ import msgspec
 from dynamo_genie.runtime.wire.bulk_messages import *  # noqa: F403
 from dynamo_genie.runtime.wire.bulk_messages import Attach as Attach
 from dynamo_genie.runtime.wire.bulk_messages import Attached as Attached
+from dynamo_genie.runtime.wire.bulk_messages import Detached as Detached
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES, MAX_ITEMS, MAX_LATE, MAX_SPANS, MAX_WAIT_S
 from dynamo_genie.runtime.wire.record import Blob, Digest, Id, Ids, Kind, Message, Tally, Text, Token
 from dynamo_genie.runtime.wire.record import ErrorInfo as ErrorInfo
@@ -389,16 +390,27 @@ Command: TypeAlias = (
 
 
 class Batch(Message, frozen=True, tag="b"):
-    """Commands in order. `sequence` counts batches from 1; one that was seen before is not run again."""
+    """Commands in order. `sequence` counts batches from 1; one that was seen before is not run again.
+
+    Answers to the batches up to `heard` have come, and need not be remembered any longer.
+    """
 
     sequence: Id
     commands: Annotated[tuple[Command, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    heard: Id = 0
 
 
 ClientToWorker: TypeAlias = Attach | Batch
 
 
 # --- worker -> client, control ---------------------------------------------------------------------------
+
+
+class Acknowledged(Message, frozen=True, tag="k"):
+    """Answers nothing: the batches up to this one have run. Comes now and then where no answer says so."""
+
+    sequence: Id
+    request_id: Id = 0
 
 
 class Done(Message, frozen=True, tag="d"):
@@ -492,6 +504,8 @@ class LateFailures(Message, frozen=True, tag="l"):
 
 WorkerToClient: TypeAlias = (
     Attached
+    | Detached
+    | Acknowledged
     | Done
     | RngAdvanced
     | WeightsMissing

@@ -1,6 +1,6 @@
 """Protocol versions and how two sides agree on one."""
 
-PROTOCOLS: tuple[int, ...] = (4,)
+PROTOCOLS: tuple[int, ...] = (5,)
 """Versions that this release speaks, newest last."""
 
 

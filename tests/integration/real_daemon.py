@@ -33,10 +33,16 @@ class RealDaemon:
     program: Sequence[str] = ("-m", "dynamo_genie.cli")
 
     def __init__(
-        self, *, device: str = "cpu", memory_limit: str = "0", keys: Path | None = None, lease_s: float = 15.0
+        self,
+        *,
+        device: str = "cpu",
+        memory_limit: str = "0",
+        keys: Path | None = None,
+        grace_s: float = 30.0,
+        more: Sequence[str] = (),
     ) -> None:
         self._command = command = [sys.executable, *self.program, "daemon", "--listen", "tcp://127.0.0.1:*"]
-        command += ["--device", device, "--memory-limit", memory_limit, "--lease-s", str(lease_s)]
+        command += ["--device", device, "--memory-limit", memory_limit, "--grace", str(grace_s), *more]
         command += ["--keys", str(keys)] if keys is not None else []
         self._start()
 

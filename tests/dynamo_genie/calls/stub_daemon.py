@@ -17,8 +17,8 @@ from dynamo_genie.errors import SessionLost
 from dynamo_genie.lowering.graph import lower
 from dynamo_genie.lowering.output_shapes import OutputShapes, shapes_of
 from dynamo_genie.modes import MODES
-from dynamo_genie.runtime.session.attachment import Attachment
-from dynamo_genie.runtime.session.liveness import Liveness
+from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.weights.weights import ResidentWeights
 from dynamo_genie.runtime.wire import messages as m

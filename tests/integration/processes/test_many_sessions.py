@@ -60,7 +60,7 @@ def needs_gpu(device: str) -> object:
 
 @pytest.fixture(scope="module", params=["cpu", needs_gpu("cuda")])
 def daemon(request: pytest.FixtureRequest) -> Iterator[RealDaemon]:
-    with RealDaemon(device=request.param, lease_s=2.0) as daemon:
+    with RealDaemon(device=request.param, grace_s=2.0) as daemon:
         yield daemon
 
 

@@ -279,7 +279,7 @@ def test_handles_are_freed_with_their_last_reference_and_with_the_session(daemon
 
 
 def test_lease_that_runs_out_frees_everything() -> None:
-    with RealDaemon(lease_s=1.5) as daemon, Client(daemons=[daemon.endpoint]) as client:
+    with RealDaemon(grace_s=1.5) as daemon, Client(daemons=[daemon.endpoint]) as client:
         client.ask("big")
         status = daemon.status()
         assert status.resident_nbytes >= LAYERS * LAYER_NBYTES + 4_000_000
@@ -291,7 +291,7 @@ def test_lease_that_runs_out_frees_everything() -> None:
 
 
 def test_a_killed_client_leaves_nothing_but_its_weights() -> None:
-    with RealDaemon(lease_s=1.5) as daemon, Client(daemons=[daemon.endpoint]) as client:
+    with RealDaemon(grace_s=1.5) as daemon, Client(daemons=[daemon.endpoint]) as client:
         client.ask("big")
         client.process.kill()
         assert eventually(lambda: not daemon.status().sessions)

@@ -139,7 +139,7 @@ def test_a_link_that_does_not_open_in_time_fails(bench: Bench, opened: bool) -> 
     bench.send(10)
     assert bench.budget.used == 0
     with pytest.raises(ProtocolError, match="opened before"):
-        bench.links.open(bench.mailbox, m.OpenPeer(1, bench.endpoint, b"k" * 16, None))
+        bench.links.open(bench.mailbox, m.OpenPeer(1, bench.endpoint, b"l" * 16, None))
     bench.links.close(SESSION, 1)
     assert not bench.mailbox.link_failures
     assert len(bench.links) == 0

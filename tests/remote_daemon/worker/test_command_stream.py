@@ -12,6 +12,7 @@ from dynamo_genie.errors import SessionLost
 from dynamo_genie.remote_daemon.worker import command_stream
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream, NotYet
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import ACKNOWLEDGE_BATCHES, ACKNOWLEDGE_NBYTES
 
 
 class Commands:
@@ -108,9 +109,48 @@ def test_a_batch_that_comes_again_while_it_waits_is_not_run_twice(stream: Stream
     assert commands.ran == ["sync 1", "received 7", "sync 2", "sync 3"]
 
 
-def test_a_gap_ends_the_session(stream: Stream) -> None:
-    with pytest.raises(SessionLost, match="some between were lost"):
-        stream.take(batch(2, m.Sync(1)), 50, now=0.0)
+def test_a_gap_is_told_and_what_follows_it_is_dropped_until_it_is_closed(stream: Stream, commands: Commands) -> None:
+    assert stream.take(batch(2, m.Sync(2)), 50, now=0.0) == [m.Detached()]
+    assert stream.attached(9) == [m.Attached(9, 0)]
+    for sequence in (1, 2):
+        assert stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0) == [m.Done(sequence)]
+    assert commands.ran == ["sync 1", "sync 2"]
+
+
+def test_answers_are_told_to_the_next_connection_until_they_are_heard(stream: Stream, commands: Commands) -> None:
+    for sequence in (1, 2):
+        stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0)
+    stream.take(batch(3, m.Sync(3), receive(7), m.Sync(4)), 50, now=0.0)
+    stream.take(batch(4, m.Sync(5)), 50, now=0.0)
+    known: list[m.WorkerToClient] = [m.Attached(9, 4), m.Acknowledged(2)]
+    assert stream.attached(9) == [*known, m.Done(1), m.Done(2), m.Done(3)]
+    commands.there.add(7)
+    stream.resume(now=1.0)
+    stream.resume(now=1.0)
+    stream.take(m.Batch(5, (m.Sync(6),), heard=3), 50, now=2.0)
+    assert stream.attached(9) == [m.Attached(9, 5), m.Acknowledged(5), m.Done(5), m.Done(6)]
+
+
+def test_a_client_that_hears_no_answers_is_given_up(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_stream, "MAX_UNHEARD_NBYTES", 3 * command_stream.ANSWER_NBYTES)
+    for sequence in (1, 2, 3):
+        stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0)
+    for sequence in (4, 5):
+        with pytest.raises(SessionLost, match="has heard none"):
+            stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0)
+
+
+def test_what_ran_without_an_answer_is_acknowledged_now_and_then(stream: Stream) -> None:
+    said = [stream.take(batch(sequence, receive(7, 0.0)), 50, now=0.0) for sequence in range(1, 2)]
+    stream.resume(now=1.0)
+    said += [stream.take(batch(sequence), 50, now=0.0) for sequence in range(2, 2 * ACKNOWLEDGE_BATCHES + 2)]
+    assert [replies for replies in said if replies] == [
+        [m.Acknowledged(ACKNOWLEDGE_BATCHES)],
+        [m.Acknowledged(2 * ACKNOWLEDGE_BATCHES)],
+    ]
+    sequence = 2 * ACKNOWLEDGE_BATCHES + 2
+    assert stream.take(batch(sequence), ACKNOWLEDGE_NBYTES, now=0.0) == [m.Acknowledged(sequence)]
+    assert stream.take(batch(sequence + 1, m.Sync(1)), ACKNOWLEDGE_NBYTES, now=0.0) == [m.Done(1)], "that says so too"
 
 
 @pytest.mark.parametrize("limit", ["MAX_WAITING_NBYTES", "MAX_WAITING_BATCHES"])

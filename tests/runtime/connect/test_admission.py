@@ -186,7 +186,7 @@ def test_the_end_of_another_session_is_not_ours(daemon: PlayedDaemon) -> None:
 
 
 def test_a_daemon_that_falls_silent_is_unavailable(daemon: PlayedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynamo_genie.runtime.connect.lease_keeper.MIN_SILENCE_S", 0.2)
+    monkeypatch.setattr("dynamo_genie.runtime.connect.lease_keeper.GONE_S", 0.2)
     lost = Lost()
     with enter(daemon.endpoint, lost):
         daemon.answer = lambda message: None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import zmq
 
 from dynamo_genie.errors import QuotaExceeded
-from dynamo_genie.runtime.connect.dealer import DealerTransport
-from dynamo_genie.runtime.session.attachment import Attachment
+from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.attachment.liveness import Liveness
+from dynamo_genie.runtime.connect.dealer import Dealer, DealerTransport, connect_dealer
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.counters import Counters
-from dynamo_genie.runtime.session.liveness import Liveness
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES
@@ -44,13 +44,17 @@ class Worker:
 def ends() -> Iterator[tuple[BulkConnection, Worker]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     worker = Worker(context)
-    socket = context.socket(zmq.DEALER)
-    socket.rcvtimeo = socket.sndtimeo = 5_000
-    socket.connect(worker.endpoint)
-    transport = DealerTransport(socket)
-    attachment = Attachment(welcome(bulk=worker.endpoint), transport, transport, Liveness(), transport.close)
+    liveness = Liveness()
+
+    def dealer(before_connect: Callable[[Dealer], None]) -> Dealer:
+        return connect_dealer(
+            context, worker.endpoint, keys=None, max_frame_nbytes=1 << 21, timeout_ms=100, before_connect=before_connect
+        )
+
+    transport = DealerTransport(dealer, liveness)
+    attachment = Attachment(welcome(bulk=worker.endpoint), transport, transport, liveness, transport.close)
     yield BulkConnection(attachment, Counters(), 5.0), worker
-    socket.close(linger=0)
+    transport.close()
     worker.close()
     context.term()
 

@@ -22,7 +22,7 @@ from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
-from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, MAX_INLINE_NBYTES, UPLOAD_WINDOW
+from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, MAX_INLINE_NBYTES, UPLOAD_WINDOW, WINDOW_BATCHES
 from dynamo_genie.tensors import spec_of
 from tests.in_process import ControlToWorker, WorkerEnd, attachment_to, session_in_process
 
@@ -37,8 +37,8 @@ def ends() -> Iterator[Ends]:
     worker.close()
 
 
-def program_of(operator: str, inputs: int = 1) -> p.Program:
-    node = p.Node(operator, tuple(p.Ref(i) for i in range(inputs)))
+def program_of(operator: str, inputs: int = 1, scalar: int | None = None) -> p.Program:
+    node = p.Node(operator, (*(p.Ref(i) for i in range(inputs)), *(() if scalar is None else (scalar,))))
     return p.Program(p.PROGRAM_VERSION, (p.TensorInput(),) * inputs, (), (node,), (p.Ref(inputs),))
 
 
@@ -47,10 +47,10 @@ def register(session: Session, program: p.Program, line: str = "model.py:7") -> 
     return session.register(p.program_digest(encoded), encoded, (line,))
 
 
-def call(session: Session, operator: str, *inputs: Handle) -> Handle:
+def call(session: Session, operator: str, *inputs: Handle, scalar: int | None = None) -> Handle:
     with session.lock:
         result = session.new_handle()
-        number = register(session, program_of(operator, len(inputs)))
+        number = register(session, program_of(operator, len(inputs), scalar))
         session.post(m.Call(number, 0, tuple(handle.id for handle in inputs), (result.id,)))
         return result
 
@@ -210,16 +210,60 @@ def test_an_answer_that_stays_away_is_an_error_that_says_how_to_wait_longer(ends
         session._commands.answer(999, 0.2)
 
 
-def test_a_lost_answer_is_asked_for_again(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    session, _ = ends
-    monkeypatch.setattr("dynamo_genie.runtime.session.command_queue.REPEAT_AFTER_S", 0.05)
+def control_of(session: Session) -> ControlToWorker:
     control = session.attachment.control
     assert isinstance(control, ControlToWorker)
+    return control
+
+
+def test_a_lost_answer_comes_again_on_the_next_connection(ends: Ends) -> None:
+    session, worker = ends
     request_id = session.request_id()
     session.post(m.Sync(request_id))
     session.flush()
-    assert control.receive() is not None  # the answer goes astray
+    assert control_of(session).receive() is not None  # the answer goes astray
+    control_of(session).interrupted = True
     assert session.wait(request_id) == m.Done(request_id)
+    assert session.counters.events["reconnects"] == 1
+    assert fetch(session.put(torch.ones(1))).tolist() == [1.0]
+    assert worker.unheard == 1, "what was heard is forgotten with the next batch"
+
+
+def test_what_a_broken_connection_lost_is_sent_again_and_runs_once(ends: Ends) -> None:
+    session, worker = ends
+    counter = session.put(torch.zeros(1))
+    session.flush()
+    control = control_of(session)
+    for lost in (False, True, True, False):
+        control.loses = lost
+        call(session, "aten.add_.Scalar", counter, scalar=1)
+        session.flush()
+    assert worker.detached, "the last batch did not follow what had come"
+    assert fetch(counter).tolist() == [4.0]
+    assert session.counters.events["reconnects"] == 1
+
+
+def test_more_than_a_window_waits_until_some_of_it_ran(ends: Ends) -> None:
+    session, _ = ends
+    kept = session.put(torch.ones(1))
+    for _ in range(3 * WINDOW_BATCHES):
+        kept = call(session, "aten.neg.default", kept)
+        session.flush()
+    assert len(list(session._commands._sent.after(0))) <= WINDOW_BATCHES
+    assert fetch(kept).tolist() == [1.0]
+    assert not list(session._commands._sent.after(0)), "an answer says that all before it ran"
+
+
+def test_a_worker_that_runs_nothing_is_waited_for_so_long(ends: Ends) -> None:
+    session, _ = ends
+    session._commands._timeout_s = 0.2
+    control_of(session).loses = True
+    for _ in range(WINDOW_BATCHES):
+        session.post(m.Free(()))
+        session.flush()
+    session.post(m.Free(()))
+    with pytest.raises(RequestTimeout, match=r"did not answer within 0\.2 s"):
+        session.flush()
 
 
 def test_an_answer_of_another_kind_breaks_the_protocol(ends: Ends) -> None:
@@ -269,7 +313,7 @@ def test_a_forked_child_is_refused(ends: Ends, monkeypatch: pytest.MonkeyPatch) 
     session, _ = ends
     handle = session.put(torch.ones(1))
     with monkeypatch.context() as patch:
-        patch.setattr("dynamo_genie.runtime.session.liveness.os.getpid", lambda: -1)
+        patch.setattr("dynamo_genie.runtime.attachment.liveness.os.getpid", lambda: -1)
         assert not session.alive
         with pytest.raises(StaleHandleError, match="belongs to the parent process"):
             fetch(handle)

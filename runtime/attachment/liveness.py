@@ -9,9 +9,14 @@ from dynamo_genie.errors import GenieError, StaleHandleError
 
 
 class Liveness:
-    """The liveness of one attachment: it ends once, for the first reason that anybody gives."""
+    """The liveness of one attachment: it ends once, for the first reason that anybody gives.
+
+    Attributes:
+        silences: How often its ways were found to lead nowhere, as far as anybody can tell: connect anew.
+    """
 
     def __init__(self) -> None:
+        self.silences = 0
         self._pid = os.getpid()
         self._reasons: deque[GenieError] = deque()  # appending is atomic, so that no thread needs a lock
 
@@ -33,6 +38,10 @@ class Liveness:
     def end(self, reason: GenieError) -> None:
         """Note what ended the attachment."""
         self._reasons.append(reason)
+
+    def doubt(self) -> None:
+        """Note that nothing comes any more by any way."""
+        self.silences += 1
 
     def check(self) -> None:
         """Raise what ended the attachment, if anything did."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynamo_genie.errors import SessionLost
-from dynamo_genie.runtime.session.liveness import Liveness
-from dynamo_genie.runtime.session.transport import BulkTransport, Transport
+from dynamo_genie.runtime.attachment.liveness import Liveness
+from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
 from dynamo_genie.runtime.wire import messages as m
 
 

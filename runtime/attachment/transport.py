@@ -6,10 +6,19 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """A transport of whole messages to one worker. Neither method blocks for longer than a moment.
+    """A transport of whole messages to one worker. No method blocks for longer than a moment.
 
-    Both raise `SessionLost` when the transport can carry nothing any more.
+    A connection may break at any time. Then messages are missing, and this can be seen from `interrupted`; whoever
+    uses the transport calls `renew`, and knows what to send again. `send` and `receive` raise `SessionLost` when the
+    transport was closed.
     """
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether messages may be missing since the last `renew`."""
+
+    def renew(self) -> None:
+        """Connect anew; whatever was on its way, in either direction, is dropped."""
 
     def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
         """Hand over a message, and its body, which must not change before the worker has it; False: not at present."""
