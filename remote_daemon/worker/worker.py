@@ -22,7 +22,7 @@ from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.channel.auth import BULK_ZAP_DOMAIN, Authenticator
 from dynamo_genie.remote_daemon.channel.parent import die_with_parent
 from dynamo_genie.remote_daemon.channel.pipe import WorkerPipe, open_worker_pipe
-from dynamo_genie.remote_daemon.channel.sockets import BULK_HIGH_WATER, bind_router
+from dynamo_genie.remote_daemon.channel.sockets import bind_router
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
@@ -67,9 +67,7 @@ class Worker:
         self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
         self._mailboxes = SessionMailboxes(self._state.host_budget, wakeup.set, self._state.allocate)
-        bulk, self._bulk_endpoint = self._bind(
-            "b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER, zap_domain=BULK_ZAP_DOMAIN
-        )
+        bulk, self._bulk_endpoint = self._bind("b", MAX_BULK_FRAME_NBYTES, zap_domain=BULK_ZAP_DOMAIN)
         self._bulk = BulkThread(self._context, bulk, self._mailboxes, links, config.client_public_key)
         self._executor = Executor(self._control, self._mailboxes, self._open_session, wakeup, buffers.synchronize)
 
