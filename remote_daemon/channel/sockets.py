@@ -19,23 +19,28 @@ from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS, KEEPALIVE_COUNT, KEEP
 from dynamo_genie.runtime.wire.messages import PeerKeys
 
 BACKLOG = 128
-BULK_HIGH_WATER = 32
 SEND_HIGH_WATER = 1_000  # credits bound what is sent; a full queue would drop an answer
-CONTROL_HIGH_WATER = 1_000
 
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 2_000
 
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
-LINK_SETTINGS: Mapping[int, int] = MappingProxyType(
+KEEPALIVE: Mapping[int, int] = MappingProxyType(
     {
-        zmq.MAXMSGSIZE: 1 << 16,  # the other side answers with credits and complaints only
-        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
         zmq.TCP_KEEPALIVE: 1,
         zmq.TCP_KEEPALIVE_IDLE: KEEPALIVE_IDLE_S,
         zmq.TCP_KEEPALIVE_INTVL: KEEPALIVE_INTERVAL_S,
         zmq.TCP_KEEPALIVE_CNT: KEEPALIVE_COUNT,
+    }
+)
+"""The kernel ends a connection whose other side has been gone for 11 s; ZeroMQ's heartbeats can abort a server."""
+
+LINK_SETTINGS: Mapping[int, int] = MappingProxyType(
+    {
+        zmq.MAXMSGSIZE: 1 << 16,  # the other side answers with credits and complaints only
+        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+        **KEEPALIVE,
         zmq.RECONNECT_IVL: RECONNECT_MS,  # its key may be admitted a moment after it comes
         zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
         zmq.LINGER: 0,
@@ -52,26 +57,25 @@ def bind_router(
     max_frame_nbytes: int,
     curve: ServerKeyPair | None,
     ports: tuple[int, int] | None = None,
-    high_water: int = CONTROL_HIGH_WATER,
     zap_domain: bytes = ZAP_DOMAIN,
 ) -> tuple[Socket, str]:
     """Bind a ROUTER socket and return it with the endpoint that it really has.
 
-    With `curve`, an `Authenticator` must serve `context` already: handshakes fail where none answers.
+    With `curve`, an `Authenticator` must serve `context` already: handshakes fail where none answers. What waits to be
+    read is not bounded by the socket: a `ConnectionGuard` must watch it.
 
     Args:
         endpoint: Where to listen; without keys this must be loopback or ipc.
         max_frame_nbytes: A peer that sends a larger frame is cut off.
         curve: The daemon's pair; None serves without keys.
         ports: First and last port to try when `endpoint` leaves the port open (`*`).
-        high_water: How many messages of one peer may wait to be read.
         zap_domain: Under which name the authenticator judges who connects.
     """
     address = parse_endpoint(endpoint)
     require_keys_off_loopback(address, has_keys=curve is not None)
     socket = context.socket(zmq.ROUTER)
     try:
-        _configure(socket, address, max_frame_nbytes, high_water)
+        _configure(socket, address, max_frame_nbytes)
         if curve is not None:
             _require_curve(socket, curve, zap_domain)
         _bind(socket, address, ports)
@@ -115,20 +119,17 @@ def _configure_link(socket: Socket, address: TcpAddress | IpcAddress, keys: Peer
         socket.curve_secretkey = keys.secret.encode()
 
 
-def _configure(socket: Socket, address: TcpAddress | IpcAddress, max_frame_nbytes: int, high_water: int) -> None:
+def _configure(socket: Socket, address: TcpAddress | IpcAddress, max_frame_nbytes: int) -> None:
     settings = {
         zmq.MAXMSGSIZE: max_frame_nbytes,  # without it one raw peer makes the server buffer all it sends
         zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
-        zmq.TCP_KEEPALIVE: 1,
-        zmq.TCP_KEEPALIVE_IDLE: KEEPALIVE_IDLE_S,
-        zmq.TCP_KEEPALIVE_INTVL: KEEPALIVE_INTERVAL_S,
-        zmq.TCP_KEEPALIVE_CNT: KEEPALIVE_COUNT,
         zmq.ROUTER_MANDATORY: 1,
         zmq.ROUTER_HANDOVER: 0,  # a peer never takes over the routing id of another
         zmq.LINGER: 0,
         zmq.BACKLOG: BACKLOG,
-        zmq.SNDHWM: max(high_water, SEND_HIGH_WATER),
-        zmq.RCVHWM: high_water,
+        zmq.SNDHWM: SEND_HIGH_WATER,
+        zmq.RCVHWM: 0,  # a bound stops libzmq from reading, and a PING or the end of that peer then aborts the process
+        **KEEPALIVE,
     }
     for option, value in settings.items():
         socket.setsockopt(option, value)

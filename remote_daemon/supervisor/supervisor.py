@@ -14,9 +14,11 @@ import zmq
 
 from dynamo_genie.errors import AuthenticationError, ProtocolError
 from dynamo_genie.remote_daemon.channel.auth import Authenticator, verified_user
+from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
+from dynamo_genie.remote_daemon.channel.message_reader import MessageReader, Received
 from dynamo_genie.remote_daemon.channel.parent import ProcessWatch
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
-from dynamo_genie.remote_daemon.channel.refusals import HandshakeMonitor, RefusalLog, address_of
+from dynamo_genie.remote_daemon.channel.refusals import RefusalLog, address_of
 from dynamo_genie.remote_daemon.channel.sockets import Socket, bind_router
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.supervisor.events import (
@@ -50,6 +52,9 @@ POLL_WITHOUT_PIDFD_S = 0.1
 MAX_MESSAGES_PER_TURN = 256
 LAST_WORDS_MS = 500
 MAX_ADDRESSES = 1024
+
+MAX_PENDING_NBYTES = 256 << 10
+"""What a client may have sent to the supervisor that was not read yet; an honest one sends a few hundred bytes."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,9 @@ class Supervisor:
         closing.callback(self._close_router)
         self._refusals = RefusalLog()
         self._addresses: dict[bytes, str] = {}
-        self._handshakes = HandshakeMonitor(self._router, self._refusals)
-        closing.callback(self._handshakes.close)
+        guard = ConnectionGuard(self._router, "public", MAX_PENDING_NBYTES)
+        closing.callback(guard.close)
+        self._reader = MessageReader(self._router, guard)
         self._machine = SupervisorStateMachine(self._rules(), time.monotonic())
 
     def _bind(self, context: zmq.Context[Socket]) -> tuple[Socket, str]:
@@ -148,8 +154,6 @@ class Supervisor:
         self._check_guards()
         for worker in tuple(self._workers):
             self._hear_worker(worker)
-        if self._handshakes.socket in ready:
-            self._handshakes.read()
         if self._router in ready:
             self._hear_clients()
         self._happened(Tick())
@@ -158,7 +162,6 @@ class Supervisor:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
-        poller.register(self._handshakes.socket, zmq.POLLIN)
         if self._parent is not None and self._parent.fileno() >= 0:
             poller.register(self._parent.fileno(), zmq.POLLIN)
         for process in self._workers.values():
@@ -210,22 +213,22 @@ class Supervisor:
     def _hear_clients(self) -> None:
         for _ in range(MAX_MESSAGES_PER_TURN):
             try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+                received = self._reader.receive(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._hear_client(frames)
+            self._hear_client(received)
 
-    def _hear_client(self, frames: list[zmq.Frame]) -> None:
-        peer = frames[0].bytes
-        self._note_address(peer, frames[-1])
+    def _hear_client(self, received: Received) -> None:
+        peer = received.peer
+        self._note_address(peer, received.frame)
         try:
-            if len(frames) != 2:
-                raise ProtocolError(f"a message of {len(frames) - 1} frames where one is expected")
-            message = codec.client_to_supervisor(frames[1].buffer)
+            if received.surplus:
+                raise ProtocolError(f"a message of {received.surplus + 1} frames where one is expected")
+            message = codec.client_to_supervisor(received.frame.buffer)
         except ProtocolError as error:
             self._tell_client(peer, m.Refused(0, "ProtocolError", str(error)[:1000]))
             return
-        self._happened(ClientSaid(peer, self._tenant_of(frames[1]), message))
+        self._happened(ClientSaid(peer, self._tenant_of(received.frame), message))
 
     def _note_address(self, peer: bytes, frame: zmq.Frame) -> None:
         """Remember where the last clients spoke from: the log names a client that is refused, perhaps later."""

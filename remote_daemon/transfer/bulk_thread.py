@@ -18,6 +18,8 @@ import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError
 from dynamo_genie.remote_daemon.channel.auth import verified_user
+from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
+from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
 from dynamo_genie.remote_daemon.channel.sockets import Socket
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.transfer.client_bulk import ClientBulk, Download
@@ -31,6 +33,9 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.error_codes import error_code
 
 log = logging.getLogger(__name__)
+
+MAX_PENDING_NBYTES = 32 << 20
+"""What a client or a worker may have sent that was not read yet: twice what credits allow."""
 
 TICK_S = 1.0
 """How often the thread looks for links that are cut or take too long."""
@@ -62,8 +67,10 @@ class BulkThread:
         self.watch(socket, self._receive_available)
         self.watch(self._wakeup.fileno(), self._wakeup.clear)
         self.outbound = OutboundLinks(context, mailboxes, self.watch, self._unwatch)
-        self.inbound = LinkReceiver(socket, self._say, links)
-        self.clients = ClientBulk(socket, self._say, self.inbound, self.outbound)
+        self._guard = ConnectionGuard(socket, "bulk", MAX_PENDING_NBYTES)
+        self._reader = FrameReader(socket, self._guard)
+        self.inbound = LinkReceiver(self._reader, self._say, links)
+        self.clients = ClientBulk(socket, self._reader, self._say, self.inbound, self.outbound)
 
     # --- from the executor's thread --------------------------------------------------------------------------
 
@@ -109,6 +116,7 @@ class BulkThread:
                 next_tick = now + TICK_S
                 self.inbound.probe()
                 self.outbound.tick(now)
+        self._guard.close()
 
     def watch(self, socket: Socket | int, readable: Callable[[], None]) -> None:
         """Call `readable` in this thread when there is something to read."""
@@ -122,7 +130,7 @@ class BulkThread:
     def _receive_available(self) -> None:
         for _ in range(64):
             try:
-                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+                frame = self._reader.begin()
             except zmq.Again:
                 return
             self._receive(frame)
@@ -132,9 +140,9 @@ class BulkThread:
         identity = frame.bytes
         transfer = 0
         try:
-            if not self._socket.get(zmq.RCVMORE):
+            if not self._reader.more:
                 return
-            message = codec.to_bulk(self._socket.recv(zmq.NOBLOCK))
+            message = codec.to_bulk(self._reader.receive())
             if isinstance(message, m.Attach):
                 self._attach(identity, verified_user(frame), message)
             elif isinstance(message, m.AttachPeer):
@@ -145,8 +153,7 @@ class BulkThread:
         except GenieError as error:
             self._say(identity, m.BulkFailed(transfer, error_code(error), str(error)[:4000]))
         finally:
-            while self._socket.get(zmq.RCVMORE):
-                self._socket.recv(zmq.NOBLOCK)
+            self._reader.drop_rest()
 
     def _attach(self, identity: bytes, user: str, message: m.Attach) -> None:
         mailbox = self._mailboxes.attach(message.session, message.token)

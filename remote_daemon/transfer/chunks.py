@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zmq
-
 from dynamo_genie.errors import ProtocolError
+from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
 from dynamo_genie.remote_daemon.transfer.staging import Staging, UploadKey
 
 
-def receive_chunk(socket: zmq.Socket[bytes], staging: Staging, key: UploadKey, offset: int, *, digest: bool) -> bool:
+def receive_chunk(reader: FrameReader, staging: Staging, key: UploadKey, offset: int, *, digest: bool) -> bool:
     """Receive the next frame into an open upload; return whether that completes it.
 
     What belongs to an upload that was refused or given up is left to be dropped.
@@ -22,10 +21,10 @@ def receive_chunk(socket: zmq.Socket[bytes], staging: Staging, key: UploadKey, o
     upload = staging.find(key)
     if upload is None:
         return False
-    if not socket.get(zmq.RCVMORE):
+    if not reader.more:
         raise ProtocolError("a chunk came without its data")
     room = upload.room(offset)
-    received = socket.recv_into(room, flags=zmq.NOBLOCK)
+    received = reader.receive_into(room)
     if received != len(room):
         staging.abort(key)
         raise ProtocolError(f"a chunk of {received} bytes came where {len(room)} were due")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
+from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
 from dynamo_genie.remote_daemon.transfer.chunks import receive_chunk
 from dynamo_genie.remote_daemon.transfer.link_receiver import LinkReceiver, Say
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox
@@ -42,8 +43,16 @@ class ClientConnection:
 class ClientBulk:
     """All bulk connections of clients."""
 
-    def __init__(self, socket: zmq.Socket[bytes], say: Say, inbound: LinkReceiver, outbound: OutboundLinks) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        reader: FrameReader,
+        say: Say,
+        inbound: LinkReceiver,
+        outbound: OutboundLinks,
+    ) -> None:
         self._socket = socket
+        self._reader = reader
         self._say = say
         self._inbound = inbound
         self._outbound = outbound
@@ -110,7 +119,7 @@ class ClientBulk:
         if client.taken % CREDIT_EVERY == 0:
             self._say(client.identity, m.Credit(CREDIT_EVERY))
         staging = client.mailbox.staging
-        if receive_chunk(self._socket, staging, chunk.transfer, chunk.offset, digest=True):
+        if receive_chunk(self._reader, staging, chunk.transfer, chunk.offset, digest=True):
             staging.finish(chunk.transfer)
             self._say(client.identity, m.UploadDone(chunk.transfer))
 

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-import zmq
-
 from dynamo_genie.errors import DaemonUnavailable, GenieError, ProtocolError
 from dynamo_genie.remote_daemon.channel.error_record import error_record
+from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
 from dynamo_genie.remote_daemon.transfer.chunks import receive_chunk
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLink, InboundLinks
 from dynamo_genie.runtime.wire import messages as m
@@ -24,8 +23,8 @@ Say: TypeAlias = "Callable[[bytes, m.BulkToClient | m.BulkToPeer], bool]"
 class LinkReceiver:
     """Takes tensors from other workers into the arrivals of the sessions that they are for."""
 
-    def __init__(self, socket: zmq.Socket[bytes], say: Say, links: InboundLinks) -> None:
-        self._socket = socket
+    def __init__(self, reader: FrameReader, say: Say, links: InboundLinks) -> None:
+        self._reader = reader
         self._say = say
         self.links = links
 
@@ -73,7 +72,7 @@ class LinkReceiver:
     def _take_chunk(self, link: InboundLink, chunk: m.Chunk) -> None:
         key = (link.number, chunk.transfer)
         try:
-            if receive_chunk(self._socket, link.arrivals.staging, key, chunk.offset, digest=False):
+            if receive_chunk(self._reader, link.arrivals.staging, key, chunk.offset, digest=False):
                 link.arrivals.complete(*key)
         except ProtocolError as error:
             link.arrivals.fail(*key, error_record(error, "ReceiveTensor"))

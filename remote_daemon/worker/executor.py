@@ -11,11 +11,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError
+from dynamo_genie.remote_daemon.channel.message_reader import Received
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.memory.host_memory import trim_host_memory
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
@@ -34,6 +35,14 @@ LOOK_AROUND_MS = 20
 MAX_EARLY = 64
 """Clients remembered that tried to attach before the supervisor's word about them; their connects time out."""
 
+
+class Reader(Protocol):
+    """Brings the messages of a socket."""
+
+    def receive(self, flags: int = 0, /) -> Received:
+        """Return the next message, or raise `zmq.Again`."""
+
+
 OpenSession = Callable[[SessionMailbox], WorkerSession]
 Stream: TypeAlias = CommandStream[WorkerSession]
 
@@ -48,13 +57,18 @@ class Executor:
     def __init__(
         self,
         socket: zmq.Socket[bytes],
+        reader: Reader,
         mailboxes: SessionMailboxes,
         open_session: OpenSession,
         wakeup: Wakeup,
         synchronize: Callable[[], None],
     ) -> None:
-        """Serve on `socket`; `synchronize` waits until what was launched on the device is through."""
+        """Serve on `socket`, whose messages `reader` brings.
+
+        `synchronize` waits until what was launched on the device is through.
+        """
         self._socket = socket
+        self._reader = reader
         self._wakeup = wakeup
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
@@ -115,19 +129,19 @@ class Executor:
             ready = bool(self._poller.poll(self._pause_ms()))
             flags = zmq.NOBLOCK
         try:
-            frames = self._socket.recv_multipart(flags)
+            received = self._reader.receive(flags)
         except zmq.Again:
             return ready
-        identity = frames[0]
+        identity, data = received.peer, received.frame.buffer
         stream: Stream | None = None
         replies: Sequence[m.WorkerToClient]
         try:
-            if len(frames) != 2:
-                raise ProtocolError(f"a control message has one frame, not {len(frames) - 1}")
-            message = codec.client_to_worker(frames[1])
+            if received.surplus:
+                raise ProtocolError(f"a control message has one frame, not {received.surplus + 1}")
+            message = codec.client_to_worker(data)
             if isinstance(message, m.Batch):
                 stream = self._by_identity.get(identity)
-                replies = self._take(stream, identity, message, len(frames[1])) if stream else [m.Detached()]
+                replies = self._take(stream, identity, message, len(data)) if stream else [m.Detached()]
             else:
                 replies = self._attach(identity, message)
         except GenieError as error:

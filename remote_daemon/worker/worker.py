@@ -20,9 +20,11 @@ import zmq
 
 from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.channel.auth import BULK_ZAP_DOMAIN, Authenticator
+from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
+from dynamo_genie.remote_daemon.channel.message_reader import MessageReader
 from dynamo_genie.remote_daemon.channel.parent import die_with_parent
 from dynamo_genie.remote_daemon.channel.pipe import WorkerPipe, open_worker_pipe
-from dynamo_genie.remote_daemon.channel.sockets import BULK_HIGH_WATER, bind_router
+from dynamo_genie.remote_daemon.channel.sockets import bind_router
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
@@ -38,11 +40,14 @@ from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
 from dynamo_genie.remote_daemon.worker.state import default_host_limit, open_state
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.error_codes import error_code
-from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_STRING
+from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES, MAX_STRING, WINDOW_NBYTES
 
 log = logging.getLogger(__name__)
 
 LAST_WORDS_MS = 500
+
+MAX_PENDING_NBYTES = 2 * WINDOW_NBYTES
+"""What a client may have sent on its control connection that was not read yet."""
 
 
 class Worker:
@@ -67,11 +72,13 @@ class Worker:
         self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
         self._mailboxes = SessionMailboxes(self._state.host_budget, wakeup.set, self._state.allocate)
-        bulk, self._bulk_endpoint = self._bind(
-            "b", MAX_BULK_FRAME_NBYTES, high_water=BULK_HIGH_WATER, zap_domain=BULK_ZAP_DOMAIN
-        )
+        bulk, self._bulk_endpoint = self._bind("b", MAX_BULK_FRAME_NBYTES, zap_domain=BULK_ZAP_DOMAIN)
         self._bulk = BulkThread(self._context, bulk, self._mailboxes, links, config.client_public_key)
-        self._executor = Executor(self._control, self._mailboxes, self._open_session, wakeup, buffers.synchronize)
+        self._guard = ConnectionGuard(self._control, "control", MAX_PENDING_NBYTES)
+        reader = MessageReader(self._control, self._guard)
+        self._executor = Executor(
+            self._control, reader, self._mailboxes, self._open_session, wakeup, buffers.synchronize
+        )
 
     def serve(self) -> None:
         """Say that the worker is ready and run until the supervisor drains it or goes away."""
@@ -84,6 +91,7 @@ class Worker:
         except DeviceLost as error:
             self._end(str(error))
         self._bulk.stop()
+        self._guard.close()
 
     def _end(self, reason: str) -> None:
         """Give the reason and exit, without what would wait for a device that never answers."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import zmq
 
+from dynamo_genie.remote_daemon.channel.message_reader import Received
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.engines.engine import NodeError, RunningProgram
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
@@ -63,10 +64,11 @@ class Sockets:
         self._to = b""
         self.rcvtimeo = 0
 
-    def recv_multipart(self, flags: int = 0) -> list[bytes]:
+    def receive(self, flags: int = 0, /) -> Received:
         if not self._frames:
             raise AssertionError("the executor went on")
-        return self._frames.popleft()
+        peer, data = self._frames.popleft()
+        return Received(peer, zmq.Frame(data), 0)
 
     def send(self, data: bytes, flags: int = 0) -> None:
         if flags & zmq.SNDMORE:
@@ -110,7 +112,7 @@ def serve(device: Device, frames: list[list[bytes]], monkeypatch: pytest.MonkeyP
     """Run an executor for the sessions `a` and `b` until it ends for want of a device."""
     sockets: Any = Sockets(frames)
     monkeypatch.setattr(zmq, "Poller", lambda: type("P", (), {"register": lambda *a: None, "poll": lambda *a: []})())
-    executor = Executor(sockets, None, None, Wakeup(), device.synchronize)  # type: ignore[arg-type]
+    executor = Executor(sockets, sockets, None, None, Wakeup(), device.synchronize)  # type: ignore[arg-type]
     executor._by_identity = {name: WorkerInProcess(build=device.build).stream for name in (b"a", b"b")}
     with pytest.raises(DeviceLost, match="device-side assert triggered"):
         executor.serve()

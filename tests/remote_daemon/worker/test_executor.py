@@ -7,6 +7,7 @@ from typing import TypeAlias
 import pytest
 import zmq
 
+from dynamo_genie.remote_daemon.channel.message_reader import Received
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailboxes
@@ -39,6 +40,7 @@ class Bench:
         monkeypatch.setattr(zmq, "Poller", lambda: self)
         self.executor = Executor(
             self,  # type: ignore[arg-type]
+            self,
             self.mailboxes,
             lambda mailbox: WorkerInProcess(state=worker.state).session,
             wakeup,
@@ -47,7 +49,7 @@ class Bench:
         for session in (ONE, OTHER):
             self.mailboxes.admit(m.AdmitSession(session, TOKEN, "test", ""))
 
-    def recv_multipart(self, flags: int = 0) -> list[bytes]:
+    def receive(self, flags: int = 0, /) -> Received:
         """Bring the next message; nothing comes in a silence, and the end of a session comes from another thread."""
         what = self.events.pop(0) if self.events else self.executor.drain()
         if isinstance(what, bytes):
@@ -58,7 +60,7 @@ class Bench:
             self.happened.append("silence")
             raise zmq.Again
         self.happened.append("message")
-        return [what[0], codec.encode(what[1])]
+        return Received(what[0], zmq.Frame(codec.encode(what[1])), 0)
 
     def send(self, data: bytes, flags: int = 0) -> None:
         """Take an answer."""

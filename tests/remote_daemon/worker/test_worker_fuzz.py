@@ -514,6 +514,8 @@ def test_a_session_that_waits_for_a_tensor_holds_up_nobody_and_cannot_fill_the_w
     inline = InlineTensor(TensorSpec("uint8", (60_000,), (1,)), bytes(60_000))
     for number in range(400):
         attacker.control.send(attacker.batch(m.Put(2 + number, inline)))
+        if number % 10 == 0:
+            bystander.check()  # in turns, so that what was sent is read, and its connection is not cut for that
     refused = codec.worker_to_client(attacker.control.recv())
     assert isinstance(refused, m.Failed)
     assert refused.error.kind == "SessionLost"
