@@ -25,9 +25,9 @@ def raise_program(program: p.Program, constants: Sequence[torch.Tensor] = ()) ->
     graph = fx.Graph()
     values = [graph.placeholder(f"input_{number}") for number in range(len(program.inputs))]
     values += [graph.get_attr(f"constant_{number}") for number in range(len(constants))]
-    for node in program.nodes:
-        args = tuple(graph_argument(argument, values) for argument in node.args)
-        kwargs = {name: graph_argument(argument, values) for name, argument in node.kwargs}
+    for number, node in enumerate(program.nodes):
+        args = tuple(graph_argument(argument, values, number) for argument in node.args)
+        kwargs = {name: graph_argument(argument, values, number) for name, argument in node.kwargs}
         values.append(graph.call_function(_target(node.op), args, kwargs))
     graph.output(tuple(graph_argument(output, values) for output in program.outputs))
     root = torch.nn.Module()

@@ -16,10 +16,11 @@ import torch
 from torch.fx import GraphModule
 
 from dynamo_genie.remote_daemon.engines.background import Background
-from dynamo_genie.remote_daemon.engines.engine import Executable, Unfit
+from dynamo_genie.remote_daemon.engines.engine import Executable, NodeError, Unfit
 from dynamo_genie.remote_daemon.engines.program_graph import program_graph
 from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of, stands_for_others
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
+from dynamo_genie.remote_daemon.operators.words import with_own_text
 from dynamo_genie.torch_internals.fake import FakeTensorMode
 
 MAX_FORMS = 8
@@ -52,6 +53,7 @@ class CompiledInBackground:
 
         Raises:
             Unfit: It could not be compiled.
+            NodeError: An assertion of the program does not hold.
         """
         if any(isinstance(value, torch.Tensor) and stands_for_others(value) for value in inputs):
             return self._eager(inputs)  # compiled code would read what the memory holds
@@ -67,7 +69,14 @@ class CompiledInBackground:
             raise Unfit(f"it could not be compiled: {type(error).__name__}: {message[0]}") from error
         tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
         inputs.clear()
-        return tuple(form.result()(*tensors, *self._constants))
+        try:
+            return tuple(form.result()(*tensors, *self._constants))
+        except Exception as error:
+            found = with_own_text(self._resolved.program, str(error))
+            if found is None:
+                raise
+            node, words = found
+            raise NodeError(node, self._resolved.program.nodes[node].op) from RuntimeError(words)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until what was asked for is compiled.
