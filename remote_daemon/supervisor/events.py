@@ -21,8 +21,11 @@ class ClientSaid:
 
 @dataclass(frozen=True)
 class WorkerStarted:
+    """A process was started; `public_key` is that of the pair made for it, empty where there are no keys."""
+
     worker: WorkerId
     pid: int
+    public_key: str = ""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def create_server_keys(directory: Path) -> ServerKeys:
     """Make a new pair for a daemon in `directory`, or return the one that is there."""
     (directory / "clients").mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (directory / "server.key").exists():
-        pair = ServerKeyPair(*_new_pair())
+        pair = fresh_pair()
         write_key_file(directory / "server.key", pair)
         write_key_file(directory / "server.pub", PublicKey(pair.public))
     return ServerKeys(read_key_file(directory / "server.key", ServerKeyPair), directory)
@@ -81,6 +81,11 @@ def create_client_keys(server: ServerKeys, name: str) -> Path:
     write_key_file(path, ClientKeys(public, secret, server.pair.public))
     write_key_file(admitted, PublicKey(public))
     return path
+
+
+def fresh_pair() -> ServerKeyPair:
+    """Make a pair for the sockets of one worker, which need not know the daemon's."""
+    return ServerKeyPair(*_new_pair())
 
 
 def short_form(public_key: str, names: Mapping[str, str]) -> str:

@@ -83,8 +83,8 @@ class SupervisorStateMachine:
         match event:
             case ClientSaid(peer, tenant, message):
                 return self._client_said(peer, tenant, message, now)
-            case WorkerStarted(worker, pid):
-                return self._worker_started(worker, pid)
+            case WorkerStarted():
+                return self._worker_started(event)
             case WorkerSaid(worker, message):
                 return self._worker_said(worker, message, now)
             case WorkerExited(worker, how):
@@ -160,7 +160,7 @@ class SupervisorStateMachine:
         session, token = secrets.token_bytes(16), secrets.token_bytes(32)
         welcome = m.Welcome(
             hello.request_id, protocol, session, token, ready.control, ready.bulk, ready.device,
-            rules.heartbeat_s, rules.lease_s, rules.devices,
+            rules.heartbeat_s, rules.lease_s, rules.devices, tenant.worker_key,
         )  # fmt: skip
         self._leases.grant(welcome, tenant.key, tenant.device, hello.client, client.peer, now)
         # the worker hears first: when the client gets there, the token is waiting in the pipe
@@ -186,10 +186,10 @@ class SupervisorStateMachine:
         tenant.starting(worker)
         return [StartWorker(worker, tenant.key, tenant.device)]
 
-    def _worker_started(self, worker: WorkerId, pid: int) -> list[Action]:
-        tenant = self._tenant_of(worker)
+    def _worker_started(self, started: WorkerStarted) -> list[Action]:
+        tenant = self._tenant_of(started.worker)
         if tenant is not None:
-            tenant.pid = pid
+            tenant.pid, tenant.worker_key = started.pid, started.public_key
         return []
 
     def _worker_said(self, worker: WorkerId, message: m.WorkerToSupervisor, now: float) -> list[Action]:

@@ -38,7 +38,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerSaid,
     WorkerStarted,
 )
-from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, short_form
+from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, fresh_pair, short_form
 from dynamo_genie.remote_daemon.supervisor.state_machine import Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.worker_process import WORKER_COMMAND, WorkerProcess
 from dynamo_genie.runtime.wire import codec
@@ -275,6 +275,7 @@ class Supervisor:
 
     def _start_worker(self, worker: WorkerId, tenant: str, device: int) -> None:
         address = parse_endpoint(self._config.listen)
+        pair = fresh_pair() if self._config.keys else None
         config = WorkerConfig(
             tenant=self._tenant_name(tenant),
             device=self._config.devices[device],
@@ -283,13 +284,13 @@ class Supervisor:
             host_memory_limit=self._config.host_memory_limit,
             listen=f"{address.endpoint()}.{worker}" if isinstance(address, IpcAddress) else address.endpoint(0),
             ports=self._config.worker_ports,
-            keys=self._config.keys.pair if self._config.keys else None,
+            keys=pair,
             client_public_key=tenant,
             supervisor_pid=os.getpid(),
         )
         process = self._workers[worker] = WorkerProcess(self._config.worker_command, config)
         logger.info("worker %d started for tenant %s", process.pid, config.tenant)
-        self._happened(WorkerStarted(worker, process.pid))
+        self._happened(WorkerStarted(worker, process.pid, pair.public if pair else ""))
 
     # --- leaving ---------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class Tenant:
     device: int = 0
     worker: WorkerId | None = None
     pid: int = 0
+    worker_key: str = ""
     ready: m.WorkerReady | None = None
     waiting: list[Waiting] = field(default_factory=list)
     ready_at: float = 0.0

@@ -21,7 +21,7 @@ class Attachment:
         bulk: Carries whatever is large, and what is said about links.
         liveness: What ended the attachment, if anything did.
         release: Gives up the lease and closes both transports; called once or more often.
-        server_public: The daemon's key; empty where it has none.
+        server_public: The key of the worker's sockets; empty where they have none.
     """
 
     welcome: m.Welcome

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import zmq
 
+from dynamo_genie.errors import ProtocolError
 from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.connect.admission import Admission
@@ -13,6 +15,7 @@ from dynamo_genie.runtime.connect.dealer import Dealer, DealerTransport, connect
 from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.runtime.wire.key_file import ClientKeys
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
+from dynamo_genie.runtime.wire.messages import Welcome
 
 POLL_MS = 100
 """How long one receive blocks before the session looks whether it was lost or its time is over."""
@@ -62,13 +65,14 @@ def open_attachment(
         on_silence=liveness.doubt,
     )
     welcome = admission.welcome
+    worker_keys = keys_for_worker(keys, welcome)
 
     def transport(worker: str, max_frame_nbytes: int, high_water: int) -> DealerTransport:
         settings = {"max_frame_nbytes": max_frame_nbytes, "high_water": high_water, "timeout_ms": POLL_MS}
 
         def dealer(before_connect: Callable[[Dealer], None]) -> Dealer:
             reached = reached_through(worker, endpoint)
-            return connect_dealer(context, reached, keys=keys, before_connect=before_connect, **settings)
+            return connect_dealer(context, reached, keys=worker_keys, before_connect=before_connect, **settings)
 
         return DealerTransport(dealer, liveness)
 
@@ -80,4 +84,13 @@ def open_attachment(
         control.close()
         bulk.close()
 
-    return Attachment(welcome, control, bulk, liveness, release, keys.server_public if keys else "")
+    return Attachment(welcome, control, bulk, liveness, release, welcome.worker_key)
+
+
+def keys_for_worker(keys: ClientKeys | None, welcome: Welcome) -> ClientKeys | None:
+    """Return a client's keys with the key of its worker, which the daemon vouches for, in place of the daemon's."""
+    if keys is None:
+        return None
+    if not welcome.worker_key:
+        raise ProtocolError("the daemon named no key for its worker, so nobody could tell who answers there")
+    return msgspec.structs.replace(keys, server_public=welcome.worker_key)

@@ -60,7 +60,10 @@ class DeviceInfo(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Where the client's worker is, the token that opens a session there, and how many devices the daemon has."""
+    """Where the client's worker is, the token that opens a session there, and how many devices the daemon has.
+
+    `worker_key` is the public key of the worker's sockets, which has a pair of its own; empty where there are no keys.
+    """
 
     request_id: Id
     protocol: int
@@ -72,6 +75,7 @@ class Welcome(Message, frozen=True):
     heartbeat_s: float
     lease_s: float
     devices: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEVICES)] = 1
+    worker_key: Text = ""
 
 
 class Refused(Message, frozen=True):

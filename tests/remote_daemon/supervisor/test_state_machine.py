@@ -215,7 +215,10 @@ def test_other_tenants_notice_nothing_of_a_dead_worker() -> None:
     assert daemon.start(0.0) == [AnnounceReady()]
     for peer, tenant, worker in ((b"a", "A" * 40, 1), (b"b", "B" * 40, 2)):
         assert daemon.handle(ClientSaid(peer, tenant, HELLO), 0.0) == [StartWorker(WorkerId(worker), tenant, 0)]
-        daemon.handle(WorkerSaid(WorkerId(worker), READY), 0.0)
+        daemon.handle(WorkerStarted(WorkerId(worker), 70 + worker, f"key of {worker}"), 0.0)
+        welcome = only_client_message(daemon.handle(WorkerSaid(WorkerId(worker), READY), 0.0))
+        assert isinstance(welcome, m.Welcome)
+        assert welcome.worker_key == f"key of {worker}"
     actions = daemon.handle(WorkerExited(WorkerId(1), "killed by SIGKILL"), 50.0)
     assert {action.peer for action in actions if isinstance(action, TellClient)} == {b"a"}
     assert StartWorker(WorkerId(3), "A" * 40, 0) in actions

@@ -23,6 +23,7 @@ from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, Supervi
 from dynamo_genie.runtime.connect.admission import Admission, request_status
 from dynamo_genie.runtime.connect.dealer import connect_dealer
 from dynamo_genie.runtime.connect.keys import load_client_keys
+from dynamo_genie.runtime.connect.open_session import keys_for_worker
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ClientKeys
@@ -40,6 +41,7 @@ def admit(endpoint: str, keys: ClientKeys | None = None) -> tuple[Admission, lis
 def attach(admission: Admission, keys: ClientKeys | None = None) -> m.WorkerToClient:
     """Open the session at its worker, as a client does."""
     welcome = admission.welcome
+    keys = keys_for_worker(keys, welcome)
     with zmq.Context() as context:
         dealer = connect_dealer(context, welcome.control, keys=keys, max_frame_nbytes=MAX_CONTROL_NBYTES)
         dealer.send(codec.encode(m.Attach(1, welcome.session, welcome.token)))
@@ -209,11 +211,16 @@ def test_with_keys_each_tenant_has_a_worker_and_sees_only_that(start_daemon: Sta
     with hers, his:
         assert len(daemon.workers()) == 2
         assert hers.welcome.control != his.welcome.control
+        assert len({server.pair.public, hers.welcome.worker_key, his.welcome.worker_key}) == 3
         assert attach(hers, alice) == m.Attached(1)
         status = request_status(endpoint, alice, LIMIT_S)
         assert [worker.tenant for worker in status.workers] == [f"alice:{alice.public[:8]}"]
         os.kill(status.workers[0].pid, signal.SIGKILL)
         assert eventually(lambda: hers_lost)
+        again, _ = admit(endpoint, alice)
+        with again:
+            assert again.welcome.worker_key not in (hers.welcome.worker_key, his.welcome.worker_key)
+            assert attach(again, alice) == m.Attached(1)
         assert attach(his, bob) == m.Attached(1)
         assert his_lost == []
 
@@ -223,9 +230,10 @@ def test_a_worker_admits_the_key_of_its_own_tenant_only(start_daemon: Start, tmp
     alice, bob = (load_client_keys(create_client_keys(server, name)) for name in ("alice", "bob"))
     endpoint = start_daemon(keys=str(tmp_path)).wait_ready()
     admission, _ = admit(endpoint, alice)
+    keys = keys_for_worker(bob, admission.welcome)
     with admission, zmq.Context() as context:
         stranger = connect_dealer(
-            context, admission.welcome.control, keys=bob, max_frame_nbytes=MAX_CONTROL_NBYTES, timeout_ms=700
+            context, admission.welcome.control, keys=keys, max_frame_nbytes=MAX_CONTROL_NBYTES, timeout_ms=700
         )
         stranger.send(codec.encode(m.Attach(1, admission.welcome.session, admission.welcome.token)))
         with pytest.raises(zmq.Again):

@@ -30,6 +30,7 @@ from dynamo_genie.remote_daemon.channel.sockets import bind_router
 from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys
 from dynamo_genie.runtime.connect.admission import Admission, request_status
 from dynamo_genie.runtime.connect.keys import load_client_keys
+from dynamo_genie.runtime.connect.open_session import keys_for_worker
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 
@@ -271,3 +272,14 @@ def test_a_key_for_a_daemon_without_keys_is_refused_too(daemon: PlayedDaemon, tm
     keys = load_client_keys(create_client_keys(create_server_keys(tmp_path), "alice"))
     with pytest.raises(AuthenticationError, match="or none"):
         Admission.open(daemon.endpoint, keys=keys, connect_timeout_s=LIMIT_S, on_lost=print)
+
+
+def test_a_worker_without_a_key_is_no_place_to_go_with_one(tmp_path: Path) -> None:
+    keys = load_client_keys(create_client_keys(create_server_keys(tmp_path), "alice"))
+    assert keys_for_worker(None, WELCOME) is None
+    with pytest.raises(ProtocolError, match="no key for its worker"):
+        keys_for_worker(keys, WELCOME)
+    worker = create_server_keys(tmp_path / "worker").pair.public
+    there = keys_for_worker(keys, msgspec.structs.replace(WELCOME, worker_key=worker))
+    assert there is not None
+    assert (there.secret, there.server_public) == (keys.secret, worker)
