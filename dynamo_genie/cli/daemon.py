@@ -13,6 +13,8 @@ import typer
 
 from dynamo_genie.errors import OptionError
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
+from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
+from dynamo_genie.remote_daemon.sandbox.privileges import find_worker_user
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
 from dynamo_genie.remote_daemon.supervisor.serve import serve
 from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
@@ -40,12 +42,22 @@ def daemon(
         float, typer.Option(help="Seconds that a session waits for a client or a network that is silent", min=1.0)
     ] = 30.0,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
+    worker_user: Annotated[str, typer.Option(help="Run workers as this user, where the daemon is root")] = "",
+    no_sandbox: Annotated[
+        bool,
+        typer.Option("--no-sandbox", envvar="GENIE_NO_SANDBOX", help="Let workers do whatever their user may"),
+    ] = False,
     owns_directory: Annotated[bool, typer.Option("--owns-directory", hidden=True)] = False,
 ) -> None:
     """Serve this machine's accelerator; prints `ready ENDPOINT` when it can, drains and ends on SIGTERM."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if owns_directory and not isinstance(parse_endpoint(listen), IpcAddress):
         raise OptionError("--owns-directory is for ipc endpoints")
+    sandbox = SandboxPolicy(
+        confined=not no_sandbox,
+        user=find_worker_user(worker_user) if worker_user else None,
+        hidden=(str(keys.expanduser()),) if keys is not None else (),
+    )
     config = SupervisorConfig(
         listen=listen,
         devices=parse_devices(device),
@@ -56,6 +68,7 @@ def daemon(
         parent_pid=parent_pid,
         heartbeat_s=min(1.0, grace / 4),
         lease_s=grace,
+        sandbox=sandbox,
     )
     raise typer.Exit(serve(config, owns_directory=owns_directory))
 

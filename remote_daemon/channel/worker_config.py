@@ -13,7 +13,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     `keys` were made for this worker alone: the daemon's own stay with the supervisor.
     `device` is "auto", "cpu" or "cuda:N", one of `devices` that share a machine; limits are in bytes, 0 lets the
     worker choose. `listen` is `tcp://HOST:*`, on `ports` from a first to a last one, or on any where that is None; or
-    the beginning of ipc endpoints.
+    a directory for ipc endpoints.
     """
 
     tenant: str

@@ -12,6 +12,7 @@ from types import FrameType
 
 from dynamo_genie.child_process import DAEMON_LOG_NAME
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
+from dynamo_genie.remote_daemon.sandbox.privileges import hide_memory
 from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, SupervisorConfig
 
 
@@ -21,6 +22,8 @@ def serve(config: SupervisorConfig, *, owns_directory: bool = False) -> int:
     Args:
         owns_directory: The directory of the ipc endpoint was made for this daemon, so remove it at the end.
     """
+    if config.keys is not None:
+        hide_memory()  # the secret key is in it
     try:
         with contextlib.closing(Supervisor(config, _print_ready)) as supervisor, _draining_on_signals(supervisor):
             return supervisor.run()

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from dynamo_genie.child_process import child_environment
 from dynamo_genie.remote_daemon.channel.parent import open_pidfd
 from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
+from dynamo_genie.remote_daemon.sandbox.enter import command_into, environment_into
+from dynamo_genie.remote_daemon.sandbox.plan import Restrictions
+from dynamo_genie.remote_daemon.sandbox.scratch import remove_scratch
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
 STDERR_FD = 2
@@ -21,20 +21,21 @@ STDERR_FD = 2
 class WorkerProcess:
     """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `pipe`."""
 
-    def __init__(self, command: Sequence[str], config: WorkerConfig) -> None:
+    def __init__(self, command: tuple[str, ...], config: WorkerConfig, restrictions: Restrictions) -> None:
+        """Start `command`, a module of Python's, in a sandbox; owns the scratch directory from now on."""
         self.pipe: SupervisorPipe
         self.pipe, theirs = make_pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [*command, "--pipe-fd", str(theirs.fileno())],
+                [*command_into(restrictions, command), "--pipe-fd", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
-                env=child_environment(os.environ),
+                env=environment_into(restrictions),
                 start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
             )
         self.exit_fd = open_pidfd(self._process.pid)
-        self._config = config
+        self._scratch = restrictions.scratch
         self.pipe.send(config)
 
     @property
@@ -60,9 +61,7 @@ class WorkerProcess:
         if self.exit_fd >= 0:
             os.close(self.exit_fd)
             self.exit_fd = -1
-        for endpoint, _ in map(self._config.bind_arguments, ("c", "b")):
-            if endpoint.startswith("ipc://"):
-                Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+        remove_scratch(self._scratch)
 
 
 def describe_exit(code: int) -> str:

@@ -1,0 +1,77 @@
+"""The policy of a daemon on its workers' sandboxes: what it was started with, and the sandbox of each worker."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamo_genie.child_process import child_environment
+from dynamo_genie.remote_daemon.sandbox.plan import Restrictions, WorkerUser, gaps
+from dynamo_genie.remote_daemon.sandbox.scratch import make_scratch
+from dynamo_genie.remote_daemon.sandbox.surroundings import kernel, nvidia_devices
+
+logger = logging.getLogger(__name__)
+
+PRIVATE_FOLDERS = (".ssh", ".gnupg", ".aws", ".kube", ".docker", ".netrc", ".config")
+"""What holds secrets in a home that is also a place of Python's."""
+
+BYTECODE_LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class SandboxPolicy:
+    """The policy: whether workers are confined, as whom they run, and what they must not read wherever it lies."""
+
+    confined: bool = True
+    user: WorkerUser | None = None
+    hidden: tuple[str, ...] = ()
+
+    def restrictions(self, parent: str, prefix: str, device: str) -> Restrictions:
+        """Make a worker's scratch directory and return what the worker may do."""
+        home = Path.home()
+        hidden = (*self.hidden, *(str(home / name) for name in PRIVATE_FOLDERS))
+        return Restrictions(
+            scratch=make_scratch(parent, prefix, self.user),
+            hidden=tuple(os.path.realpath(place) for place in hidden),
+            user=self.user,
+            confined=self.confined,
+            cuda=device != "cpu" and bool(nvidia_devices()),
+        )
+
+    def announce_gaps(self) -> None:
+        """Say in the log what of the sandbox this machine cannot give."""
+        for gap in gaps(kernel(), confined=self.confined, is_root=os.geteuid() == 0, user=self.user):
+            logger.warning("%s", gap)
+
+    def prepare(self, module: str) -> None:
+        """Have the bytecode of a fresh installation written: confined workers write none, and would start slowly."""
+        if self.confined and not _has_bytecode("torch") and _may_write("torch"):
+            logger.info("Python compiles the modules of workers, once for this installation")
+            command = [sys.executable, "-c", f"import {module}"]
+            subprocess.run(
+                command,
+                env=child_environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                timeout=BYTECODE_LIMIT_S,
+                check=False,
+            )
+
+
+def _has_bytecode(package: str) -> bool:
+    origin = _origin(package)
+    return origin is None or os.path.exists(importlib.util.cache_from_source(origin))
+
+
+def _may_write(package: str) -> bool:
+    origin = _origin(package)
+    return origin is not None and os.access(os.path.dirname(origin), os.W_OK) and not sys.dont_write_bytecode
+
+
+def _origin(package: str) -> str | None:
+    spec = importlib.util.find_spec(package)
+    return None if spec is None else spec.origin
