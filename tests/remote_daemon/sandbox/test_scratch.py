@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from dynamo_genie.errors import OptionError
+from dynamo_genie.remote_daemon.sandbox.enter import command_into, environment_into
+from dynamo_genie.remote_daemon.sandbox.plan import Restrictions
+from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
+from dynamo_genie.remote_daemon.sandbox.privileges import find_worker_user
+from dynamo_genie.remote_daemon.sandbox.scratch import CACHES, make_scratch, remove_scratch
+
+
+def test_each_worker_has_a_private_directory_that_ends_with_it(tmp_path: Path) -> None:
+    first, second = (Path(make_scratch(str(tmp_path), "d.", None)) for _ in range(2))
+    assert first != second
+    assert stat.S_IMODE(first.stat().st_mode) == 0o700
+    (first / "cache" / "deep").mkdir(parents=True)
+    remove_scratch(str(first))
+    remove_scratch(str(first))
+    assert list(tmp_path.iterdir()) == [second]
+
+
+def test_libraries_are_told_to_write_in_the_scratch_directory_only_where_they_are_confined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    confined = environment_into(Restrictions("/s"))
+    assert all(Path(confined[name]).is_relative_to("/s") for name in CACHES)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in environment_into(Restrictions("/s", confined=False))
+
+
+def test_a_worker_is_started_through_the_sandbox() -> None:
+    command = command_into(Restrictions("/s"), ("python", "-m", "some.worker"))
+    assert command[:3] == ["python", "-m", "dynamo_genie.remote_daemon.sandbox.enter"]
+    assert command[-1] == "some.worker"
+
+
+def test_keys_and_the_secrets_of_a_home_are_hidden_by_their_real_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "keys").symlink_to(tmp_path / "real")
+    restrictions = SandboxPolicy(hidden=(str(tmp_path / "keys"),)).restrictions(str(tmp_path), "d.", "cpu")
+    assert {str(tmp_path / "real"), str(tmp_path / ".ssh")} <= set(restrictions.hidden)
+    assert not restrictions.cuda
+
+
+@pytest.mark.parametrize(
+    ("uid", "name", "why"),
+    [(0, "no-such-user", "there is no such user"), (0, "root", "is root"), (1000, "nobody", "this one is user 1000")],
+)
+def test_a_worker_user_that_cannot_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch, uid: int, name: str, why: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(OptionError, match=why):
+        find_worker_user(name)
