@@ -47,6 +47,7 @@ def daemon(
         bool,
         typer.Option("--no-sandbox", envvar="GENIE_NO_SANDBOX", help="Let workers do whatever their user may"),
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show clients this machine's paths in errors")] = False,
     owns_directory: Annotated[bool, typer.Option("--owns-directory", hidden=True)] = False,
 ) -> None:
     """Serve this machine's accelerator; prints `ready ENDPOINT` when it can, drains and ends on SIGTERM."""
@@ -57,6 +58,7 @@ def daemon(
         confined=not no_sandbox,
         user=find_worker_user(worker_user) if worker_user else None,
         hidden=(str(keys.expanduser()),) if keys is not None else (),
+        whole_errors=debug,
     )
     config = SupervisorConfig(
         listen=listen,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from dynamo_genie.engines import EAGER
+from dynamo_genie.machine_paths import for_clients
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class RunningProgram:
             return self._fast(inputs)
         except Unfit as error:
             self._fast = None
-            self.reason = f"{self.engine} failed: {error}"
+            self.reason = for_clients(f"{self.engine} failed: {error}")
             self.engine, self.fell_back = EAGER, True
             self._warn()
         return self._eager(inputs)

@@ -19,6 +19,14 @@ WORDS = frozenset(
 )
 """All words by which PyTorch's own operators of the table let something be chosen."""
 
+ASSERTIONS = frozenset(
+    (
+        "aten._assert_async.msg", "aten._functional_assert_async.msg", "aten._assert_scalar.default",
+        "aten._functional_assert_scalar.default",
+    )
+)  # fmt: skip
+"""The operators that fail with a message of the client's, and nothing else."""
+
 _NAME = "genie_text_of_node_{}"
 _NAMES = re.compile(r"genie_text_of_node_(\d{1,9})")
 

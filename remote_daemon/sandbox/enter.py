@@ -17,6 +17,7 @@ import msgspec
 from dynamo_genie import errors
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import OptionError
+from dynamo_genie.machine_paths import WHOLE_ERRORS, for_clients
 from dynamo_genie.remote_daemon.channel.pipe import Pipe
 from dynamo_genie.remote_daemon.sandbox import landlock, privileges, seccomp, surroundings
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions, WorkerUser, plan_files
@@ -37,7 +38,8 @@ def command_into(restrictions: Restrictions, command: tuple[str, ...]) -> list[s
 
 def environment_into(restrictions: Restrictions) -> dict[str, str]:
     """Return the environment for that, from this process's own."""
-    return child_environment({**os.environ, **(environment_of(restrictions.scratch) if restrictions.confined else {})})
+    written = environment_of(restrictions.scratch) if restrictions.confined else {}
+    return child_environment({**os.environ, **written, WHOLE_ERRORS: "1" if restrictions.whole_errors else "0"})
 
 
 def enter(restrictions: Restrictions) -> None:
@@ -80,7 +82,10 @@ def main() -> None:
     try:
         enter(msgspec.json.decode(ordered, type=Restrictions))
     except (OSError, OptionError) as error:
-        _tell(int(arguments[arguments.index(PIPE_FD) + 1]), f"the worker's sandbox cannot be made: {error}")
+        print(f"the worker's sandbox cannot be made: {error}", file=sys.stderr)  # noqa: T201 - the daemon's log
+        _tell(
+            int(arguments[arguments.index(PIPE_FD) + 1]), for_clients(f"the worker's sandbox cannot be made: {error}")
+        )
         raise SystemExit(1) from error
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

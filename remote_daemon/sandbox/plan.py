@@ -29,6 +29,7 @@ class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         user: Whom it runs as; None leaves it the daemon's user.
         confined: Whether its files and system calls are restricted; false with `--no-sandbox`.
         cuda: Whether it may use NVIDIA's devices.
+        whole_errors: Whether its errors may name paths of this machine.
     """
 
     scratch: str
@@ -36,6 +37,7 @@ class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: WorkerUser | None = None
     confined: bool = True
     cuda: bool = False
+    whole_errors: bool = False
 
 
 @dataclass(frozen=True)

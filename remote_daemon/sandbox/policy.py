@@ -25,11 +25,12 @@ BYTECODE_LIMIT_S = 600.0
 
 @dataclass(frozen=True)
 class SandboxPolicy:
-    """The policy: whether workers are confined, as whom they run, and what they must not read wherever it lies."""
+    """The policy: whether workers are confined, as whom they run, what they must not read, and what they may tell."""
 
     confined: bool = True
     user: WorkerUser | None = None
     hidden: tuple[str, ...] = ()
+    whole_errors: bool = False
 
     def restrictions(self, parent: str, prefix: str, device: str) -> Restrictions:
         """Make a worker's scratch directory and return what the worker may do."""
@@ -41,6 +42,7 @@ class SandboxPolicy:
             user=self.user,
             confined=self.confined,
             cuda=device != "cpu" and bool(nvidia_devices()),
+            whole_errors=self.whole_errors,
         )
 
     def announce_gaps(self) -> None:

@@ -19,6 +19,7 @@ import torch
 import zmq
 
 from dynamo_genie.errors import GenieError
+from dynamo_genie.machine_paths import for_clients
 from dynamo_genie.remote_daemon.channel.auth import BULK_ZAP_DOMAIN, Authenticator
 from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
 from dynamo_genie.remote_daemon.channel.message_reader import MessageReader
@@ -96,7 +97,7 @@ class Worker:
     def _end(self, reason: str) -> None:
         """Give the reason and exit, without what would wait for a device that never answers."""
         log.error("the worker ends: %s", reason)
-        self._pipe.send(m.WorkerEnding(reason[:MAX_STRING]))
+        self._pipe.send(m.WorkerEnding(for_clients(reason)[:MAX_STRING]))
         self._control.close(linger=LAST_WORDS_MS)
         time.sleep(LAST_WORDS_MS / 1000)  # ZeroMQ does not say when its thread has sent the last answer
         os._exit(1)
@@ -192,7 +193,7 @@ def main() -> None:
         worker = Worker(pipe, config)
     except (GenieError, RuntimeError) as error:
         code = error_code(error) if isinstance(error, GenieError) else "RemoteError"
-        pipe.send(m.WorkerFailed(code, f"the worker cannot start: {error}"))
+        pipe.send(m.WorkerFailed(code, for_clients(f"the worker cannot start: {error}")))
         raise SystemExit(1) from error
     worker.serve()
 
