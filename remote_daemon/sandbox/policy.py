@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 PRIVATE_FOLDERS = (".ssh", ".gnupg", ".aws", ".kube", ".docker", ".netrc", ".config")
 """What holds secrets in a home that is also a place of Python's."""
 
+KEY_FILE = "GENIE_KEY_FILE"
+"""The environment variable with a client's key; a daemon that the client started inherits it."""
+
 BYTECODE_LIMIT_S = 600.0
 
 
@@ -35,7 +38,8 @@ class SandboxPolicy:
     def restrictions(self, parent: str, prefix: str, device: str) -> Restrictions:
         """Make a worker's scratch directory and return what the worker may do."""
         home = Path.home()
-        hidden = (*self.hidden, *(str(home / name) for name in PRIVATE_FOLDERS))
+        hidden = [*self.hidden, *(str(home / name) for name in PRIVATE_FOLDERS)]
+        hidden += [os.environ[KEY_FILE]] if os.environ.get(KEY_FILE) else []
         return Restrictions(
             scratch=make_scratch(parent, prefix, self.user),
             hidden=tuple(os.path.realpath(place) for place in hidden),

@@ -23,7 +23,7 @@ LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
 def here() -> Surroundings:
     """Return the surroundings of this process, as real paths."""
     places = [sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(sys.executable).resolve().parent), *sys.path]
-    places += [site.getusersitepackages(), *_own_package(), *_packages()]
+    places += [site.getusersitepackages(), *_own_package(), *_packages(), sys.pycache_prefix or ""]
     variables = (os.environ.get(name, "") for name in LIBRARY_VARIABLES)
     libraries = [place for variable in variables for place in variable.split(os.pathsep) if place]
     return Surroundings(

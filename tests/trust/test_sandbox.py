@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import zmq
 
+import dynamo_genie
 from dynamo_genie.remote_daemon.sandbox.plan import SIGNALS_ABI
 from dynamo_genie.remote_daemon.sandbox.surroundings import kernel
 from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys
@@ -64,7 +66,8 @@ class ProbingDaemon(RealDaemon):
     def __init__(self, folder: Path, *arguments: str, before: Sequence[str] = (), **settings: Any) -> None:
         self._folder, self._arguments, self._before = folder, arguments, before
         self.keys = folder / "keys"
-        self.client = load_client_keys(create_client_keys(create_server_keys(self.keys), "alice"))
+        self.key_file = create_client_keys(create_server_keys(self.keys), "alice")
+        self.client = load_client_keys(self.key_file)
         self.file = folder / "file"
         self.file.write_text("the client's")
         super().__init__(keys=self.keys, **settings)
@@ -161,6 +164,26 @@ def within_reach_of_others() -> list[str]:
     if subprocess.run([*command, "true"], check=False).returncode:
         pytest.skip("Python lies in a home, and no name space can be made")
     return command
+
+
+@pytest.mark.parametrize(
+    "user", ["", pytest.param(NOBODY, marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"))]
+)
+def test_a_confined_worker_compiles_with_inductor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: str) -> None:
+    """The compiler runs, reads what it must, and writes in the scratch directory."""
+    given = ("--worker-user", user) if user else ()
+    with started(monkeypatch, tmp_path, *given, before=within_reach_of_others() if user else ()) as daemon:
+        options = {"daemons": [daemon.endpoint], "key_file": str(daemon.key_file), "engine": "inductor"}
+        call = torch.compile(lambda x: (x + 1).relu() * x.sin(), backend="genie", options=options)  # type: ignore[call-overload]
+        x = torch.randn(5, 7)
+        expected = (x + 1).relu() * x.sin()
+        torch.testing.assert_close(call(x).clone(), expected)
+        scratch = Path(daemon.probe()["scratch"])
+        assert eventually(lambda: list(scratch.glob("inductor/**/*.so")), 120), daemon.log()
+        for _ in range(20):
+            torch.testing.assert_close(call(x).clone(), expected)
+        dynamo_genie.shutdown()
+        assert "could not be compiled" not in daemon.log()
 
 
 def test_a_user_that_is_not_there_is_refused(tmp_path: Path) -> None:

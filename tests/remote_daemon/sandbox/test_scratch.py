@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,9 @@ def test_keys_and_the_secrets_of_a_home_are_hidden_by_their_real_names(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "real").mkdir()
     (tmp_path / "keys").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("GENIE_KEY_FILE", str(tmp_path / "alice.key"))
     restrictions = SandboxPolicy(hidden=(str(tmp_path / "keys"),)).restrictions(str(tmp_path), "d.", "cpu")
-    assert {str(tmp_path / "real"), str(tmp_path / ".ssh")} <= set(restrictions.hidden)
+    assert {str(tmp_path / "real"), str(tmp_path / ".ssh"), str(tmp_path / "alice.key")} <= set(restrictions.hidden)
     assert not restrictions.cuda
 
 
@@ -60,3 +62,16 @@ def test_a_worker_user_that_cannot_be_is_refused(
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     with pytest.raises(OptionError, match=why):
         find_worker_user(name)
+
+
+def test_bytecode_that_is_not_there_is_written_before_workers_that_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    SandboxPolicy(confined=False).prepare("json.tool")
+    assert list(tmp_path.iterdir()) == []
+    SandboxPolicy().prepare("json.tool")
+    assert list(tmp_path.rglob("json/tool.*.pyc"))
