@@ -55,7 +55,8 @@ def enter(restrictions: Restrictions) -> None:
     if restrictions.user is not None:
         privileges.become(restrictions.user)
         _require_access(restrictions.user, restrictions.scratch)
-    privileges.hide_memory()
+    if not (restrictions.confined and kernel.landlock):
+        privileges.hide_memory()
     privileges.gain_nothing_by_exec()
     if not restrictions.confined:
         return

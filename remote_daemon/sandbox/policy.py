@@ -35,6 +35,11 @@ class SandboxPolicy:
     hidden: tuple[str, ...] = ()
     whole_errors: bool = False
 
+    @property
+    def walls(self) -> bool:
+        """Whether workers are kept from other processes of their user by Landlock."""
+        return self.confined and kernel().landlock > 0
+
     def restrictions(self, parent: str, prefix: str, device: str) -> Restrictions:
         """Make a worker's scratch directory and return what the worker may do."""
         home = Path.home()

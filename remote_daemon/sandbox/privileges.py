@@ -52,7 +52,7 @@ def gain_nothing_by_exec() -> None:
 
 
 def hide_memory() -> None:
-    """Let no other process of this user look into this one, nor a core file keep it."""
+    """Let no other process of this user look into this one, where Landlock does not see to that."""
     if sys.platform.startswith("linux"):
         _prctl(PR_SET_DUMPABLE, 0)
 

@@ -22,7 +22,7 @@ def serve(config: SupervisorConfig, *, owns_directory: bool = False) -> int:
     Args:
         owns_directory: The directory of the ipc endpoint was made for this daemon, so remove it at the end.
     """
-    if config.keys is not None:
+    if config.keys is not None and not config.sandbox.walls:
         hide_memory()  # the secret key is in it
     try:
         with contextlib.closing(Supervisor(config, _print_ready)) as supervisor, _draining_on_signals(supervisor):

@@ -166,6 +166,23 @@ def within_reach_of_others() -> list[str]:
     return command
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_user_that_cannot_reach_what_it_needs_is_told_of_before_anybody_waits(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", "tcp://127.0.0.1:*"]
+    tmp_path.chmod(0o700)
+    done = subprocess.run(
+        [*command, "--worker-user", NOBODY],
+        capture_output=True,
+        text=True,
+        env=real_daemon.environment({"TMPDIR": str(tmp_path)}),
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"--worker-user {NOBODY} cannot read" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "user", ["", pytest.param(NOBODY, marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"))]
 )
