@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions, WorkerUser, gaps
-from dynamo_genie.remote_daemon.sandbox.scratch import make_scratch
+from dynamo_genie.remote_daemon.sandbox.scratch import Scratch
 from dynamo_genie.remote_daemon.sandbox.surroundings import kernel, nvidia_devices
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ class SandboxPolicy:
         """Whether workers are kept from other processes of their user by Landlock."""
         return self.confined and kernel().landlock > 0
 
-    def restrictions(self, parent: str, prefix: str, device: str) -> Restrictions:
-        """Make a worker's scratch directory and return what the worker may do."""
+    def restrictions(self, scratch: Scratch, device: str) -> Restrictions:
+        """Return what a worker may do that has this directory."""
         home = Path.home()
         hidden = [*self.hidden, *(str(home / name) for name in PRIVATE_FOLDERS)]
         hidden += [os.environ[KEY_FILE]] if os.environ.get(KEY_FILE) else []
         return Restrictions(
-            scratch=make_scratch(parent, prefix, self.user),
+            scratch=scratch.path,
             hidden=tuple(os.path.realpath(place) for place in hidden),
             user=self.user,
             confined=self.confined,

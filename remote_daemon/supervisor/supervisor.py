@@ -18,12 +18,12 @@ from dynamo_genie.remote_daemon.channel.auth import Authenticator, verified_user
 from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
 from dynamo_genie.remote_daemon.channel.message_reader import MessageReader, Received
 from dynamo_genie.remote_daemon.channel.parent import ProcessWatch
-from dynamo_genie.remote_daemon.channel.policy import IpcAddress, TcpAddress, parse_endpoint
+from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.channel.refusals import RefusalLog, address_of
 from dynamo_genie.remote_daemon.channel.sockets import Socket, bind_router
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
-from dynamo_genie.remote_daemon.sandbox.plan import Restrictions
 from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
+from dynamo_genie.remote_daemon.sandbox.scratch import Scratch, sweep
 from dynamo_genie.remote_daemon.supervisor.events import (
     Action,
     AnnounceReady,
@@ -144,6 +144,7 @@ class Supervisor:
     def run(self) -> int:
         """Serve until drained, told to exit, or alone; return the exit code."""
         self._config.sandbox.announce_gaps()
+        sweep(*self._scratch_place(), self._config.sandbox.user)
         self._config.sandbox.prepare(self._config.worker_command[-1])
         self._do(self._machine.start(time.monotonic()))
         while self._exit is None:
@@ -282,29 +283,33 @@ class Supervisor:
     def _start_worker(self, worker: WorkerId, tenant: str, device: int) -> None:
         address = parse_endpoint(self._config.listen)
         pair = fresh_pair() if self._config.keys else None
-        restrictions = self._restrictions(address, worker, self._config.devices[device])
+        sandbox = self._config.sandbox
+        scratch = Scratch(*self._scratch_place(), sandbox.user)
         config = WorkerConfig(
             tenant=self._tenant_name(tenant),
             device=self._config.devices[device],
             devices=len(self._config.devices),
             memory_limit=self._config.memory_limit,
             host_memory_limit=self._config.host_memory_limit,
-            listen=f"ipc://{restrictions.scratch}/" if isinstance(address, IpcAddress) else address.endpoint(0),
+            listen=f"ipc://{scratch.path}/" if isinstance(address, IpcAddress) else address.endpoint(0),
             ports=self._config.worker_ports,
             keys=pair,
             client_public_key=tenant,
             supervisor_pid=os.getpid(),
         )
-        process = self._workers[worker] = WorkerProcess(self._config.worker_command, config, restrictions)
+        restrictions = sandbox.restrictions(scratch, config.device)
+        process = WorkerProcess(self._config.worker_command, config, restrictions, scratch)
+        self._workers[worker] = process
         logger.info("worker %d started for tenant %s", process.pid, config.tenant)
         self._happened(WorkerStarted(worker, process.pid, pair.public if pair else ""))
 
-    def _restrictions(self, address: TcpAddress | IpcAddress, worker: WorkerId, device: str) -> Restrictions:
-        """Make the worker's own directory, which holds its sockets where they are files, and say what it may do."""
+    def _scratch_place(self) -> tuple[str, str]:
+        """Return where workers' own directories are made, which hold their sockets if those are files, and a prefix."""
+        address = parse_endpoint(self._config.listen)
         if isinstance(address, IpcAddress):
             path = Path(address.path)
-            return self._config.sandbox.restrictions(str(path.parent), f"{path.name}.", device)
-        return self._config.sandbox.restrictions(tempfile.gettempdir(), f"genie-worker-{worker}.", device)
+            return str(path.parent), f"{path.name}.worker-"
+        return tempfile.gettempdir(), "genie-worker-"
 
     # --- leaving ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.sandbox.enter import command_into, environment_into
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions
-from dynamo_genie.remote_daemon.sandbox.scratch import remove_scratch
+from dynamo_genie.remote_daemon.sandbox.scratch import Scratch
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
 STDERR_FD = 2
@@ -21,7 +21,9 @@ STDERR_FD = 2
 class WorkerProcess:
     """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `pipe`."""
 
-    def __init__(self, command: tuple[str, ...], config: WorkerConfig, restrictions: Restrictions) -> None:
+    def __init__(
+        self, command: tuple[str, ...], config: WorkerConfig, restrictions: Restrictions, scratch: Scratch
+    ) -> None:
         """Start `command`, a module of Python's, in a sandbox; owns the scratch directory from now on."""
         self.pipe: SupervisorPipe
         self.pipe, theirs = make_pipe()
@@ -35,7 +37,7 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
             )
         self.exit_fd = open_pidfd(self._process.pid)
-        self._scratch = restrictions.scratch
+        self._scratch = scratch
         self.pipe.send(config)
 
     @property
@@ -61,7 +63,7 @@ class WorkerProcess:
         if self.exit_fd >= 0:
             os.close(self.exit_fd)
             self.exit_fd = -1
-        remove_scratch(self._scratch)
+        self._scratch.remove()
 
 
 def describe_exit(code: int) -> str:

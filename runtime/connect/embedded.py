@@ -17,7 +17,7 @@ from dynamo_genie.child_process import DAEMON_LOG_NAME, child_environment, first
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.runtime.wire.limits import MAX_IPC_PATH_NBYTES
 
-LONGEST_SUFFIX = "/genie.abcdefgh/c"
+LONGEST_SUFFIX = "/genie.worker-abcdefgh/c"
 LOG_TAIL_NBYTES = 4_000
 STOP_TIMEOUT_S = 3.0
 READY = "ready "
