@@ -42,13 +42,14 @@ def find_worker_user(name: str) -> WorkerUser:
 def become(user: WorkerUser) -> None:
     """Run as this user from now on, with its groups."""
     os.initgroups(user.name, user.gid)
-    os.setresgid(user.gid, user.gid, user.gid)
-    os.setresuid(user.uid, user.uid, user.uid)
+    os.setgid(user.gid)  # by root: the real, the effective and the saved one
+    os.setuid(user.uid)
 
 
 def gain_nothing_by_exec() -> None:
     """Let no program that this process starts have more rights than it has."""
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if sys.platform.startswith("linux"):
+        _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
@@ -59,6 +60,8 @@ def hide_memory() -> None:
 
 def drop_capabilities() -> None:
     """Keep few of root's capabilities; another user has none."""
+    if not sys.platform.startswith("linux"):
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     header = ctypes.create_string_buffer(struct.pack("=Ii", CAPABILITY_VERSION_3, 0), 8)
     held = ctypes.create_string_buffer(24)
