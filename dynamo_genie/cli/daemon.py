@@ -39,6 +39,7 @@ def daemon(
     grace: Annotated[
         float, typer.Option(help="Seconds that a session waits for a client or a network that is silent", min=1.0)
     ] = 30.0,
+    max_sessions: Annotated[int, typer.Option(help="Most sessions of one client key on a device", min=1)] = 1024,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     owns_directory: Annotated[bool, typer.Option("--owns-directory", hidden=True)] = False,
 ) -> None:
@@ -56,6 +57,7 @@ def daemon(
         parent_pid=parent_pid,
         heartbeat_s=min(1.0, grace / 4),
         lease_s=grace,
+        max_sessions=max_sessions,
     )
     raise typer.Exit(serve(config, owns_directory=owns_directory))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
@@ -40,6 +41,13 @@ class WorkerExited:
 
 
 @dataclass(frozen=True)
+class KeysListed:
+    """These keys are admitted now; who has another one is admitted no more."""
+
+    keys: Collection[str]
+
+
+@dataclass(frozen=True)
 class DrainRequested:
     """Stop in good order; a second one stops at once."""
 
@@ -49,7 +57,7 @@ class Tick:
     """Time has passed."""
 
 
-Event: TypeAlias = ClientSaid | WorkerStarted | WorkerSaid | WorkerExited | DrainRequested | Tick
+Event: TypeAlias = ClientSaid | WorkerStarted | WorkerSaid | WorkerExited | KeysListed | DrainRequested | Tick
 
 
 @dataclass(frozen=True)

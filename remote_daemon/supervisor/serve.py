@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from dynamo_genie.child_process import DAEMON_LOG_NAME
+from dynamo_genie.remote_daemon.channel.connection_limits import raise_descriptor_limit
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, SupervisorConfig
 
@@ -21,6 +22,7 @@ def serve(config: SupervisorConfig, *, owns_directory: bool = False) -> int:
     Args:
         owns_directory: The directory of the ipc endpoint was made for this daemon, so remove it at the end.
     """
+    raise_descriptor_limit()
     try:
         with contextlib.closing(Supervisor(config, _print_ready)) as supervisor, _draining_on_signals(supervisor):
             return supervisor.run()

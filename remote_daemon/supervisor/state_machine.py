@@ -6,7 +6,7 @@ A state machine without sockets, processes or clocks: `handle(event, now)` retur
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from dynamo_genie.remote_daemon.supervisor.events import (
@@ -16,6 +16,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     DrainRequested,
     Event,
     Exit,
+    KeysListed,
     KillWorker,
     StartWorker,
     TellClient,
@@ -34,6 +35,7 @@ from dynamo_genie.runtime.wire.version import PROTOCOLS, negotiate
 
 MAX_WAITING = 256
 SHUTTING_DOWN = "the daemon is shutting down"
+REVOKED = "this client's key is not admitted any more: it was taken out of the daemon's folder of clients"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Rules:
     heartbeat_s: float = 1.0
     lease_s: float = 30.0
     drain_s: float = 10.0
-    max_sessions: int = 256
+    max_sessions: int = 1024
     tenant_name: Callable[[str], str] = lambda key: key[:8] or "default"
 
 
@@ -89,6 +91,8 @@ class SupervisorStateMachine:
                 return self._worker_said(worker, message, now)
             case WorkerExited(worker, how):
                 return self._worker_exited(worker, how, now)
+            case KeysListed(keys):
+                return self._revoke(keys)
             case DrainRequested():
                 return self._drain(now)
             case Tick():
@@ -174,6 +178,18 @@ class SupervisorStateMachine:
         if tenant.worker is None or tenant.ready is None:
             return []
         return [TellWorker(tenant.worker, m.DropSession(lease.session, reason))]
+
+    def _revoke(self, keys: Collection[str]) -> list[Action]:
+        """End all that tenants have whose key is admitted no more; their messages are refused before they get here."""
+        actions: list[Action] = []
+        for tenant in [tenant for tenant in self._tenants.values() if tenant.key and tenant.key not in keys]:
+            del self._tenants[tenant.key, tenant.device]
+            ended = self._leases.end_all(tenant.key, tenant.device)
+            actions += self._end_sessions(ended, REVOKED, "AuthenticationError")
+            actions += [_refuse(w.peer, w.hello, "AuthenticationError", REVOKED) for w in tenant.take_waiting()]
+            if tenant.worker is not None:
+                actions.append(KillWorker(tenant.worker))
+        return actions
 
     # --- workers ---------------------------------------------------------------------------------------
 
@@ -321,8 +337,8 @@ class SupervisorStateMachine:
         self._exited = True
         return Exit(code, message)
 
-    def _end_sessions(self, leases: list[Lease], why: str) -> list[Action]:
-        return [TellClient(lease.peer, m.SessionEnded(lease.session, "SessionLost", why)) for lease in leases]
+    def _end_sessions(self, leases: list[Lease], why: str, code: str = "SessionLost") -> list[Action]:
+        return [TellClient(lease.peer, m.SessionEnded(lease.session, code, why)) for lease in leases]
 
 
 def _refuse(peer: bytes, hello: m.Hello | m.OpenDevice, code: str, message: str) -> Action:

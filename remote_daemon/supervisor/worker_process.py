@@ -24,15 +24,19 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], config: WorkerConfig) -> None:
         self.pipe: SupervisorPipe
         self.pipe, theirs = make_pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, "--pipe-fd", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
-                env=child_environment(os.environ),
-                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, "--pipe-fd", str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
+                    env=child_environment(os.environ),
+                    start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
+                )
+        except BaseException:
+            self.pipe.close()
+            raise
         self.exit_fd = open_pidfd(self._process.pid)
         self._config = config
         self.pipe.send(config)
