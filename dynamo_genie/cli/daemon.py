@@ -40,6 +40,9 @@ def daemon(
         float, typer.Option(help="Seconds that a session waits for a client or a network that is silent", min=1.0)
     ] = 30.0,
     max_sessions: Annotated[int, typer.Option(help="Most sessions of one client key on a device", min=1)] = 1024,
+    operator_timeout: Annotated[
+        float, typer.Option(help="Replace a worker in which one operator runs longer than so many seconds; 0: never")
+    ] = 0.0,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     owns_directory: Annotated[bool, typer.Option("--owns-directory", hidden=True)] = False,
 ) -> None:
@@ -58,6 +61,7 @@ def daemon(
         heartbeat_s=min(1.0, grace / 4),
         lease_s=grace,
         max_sessions=max_sessions,
+        operator_timeout_s=operator_timeout,
     )
     raise typer.Exit(serve(config, owns_directory=owns_directory))
 

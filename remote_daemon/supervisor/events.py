@@ -34,10 +34,15 @@ class WorkerSaid:
 
 @dataclass(frozen=True)
 class WorkerExited:
-    """The process is gone; `how` is for people."""
+    """The process is gone; `how` is for people.
+
+    `program` is the program that it ran last, by digest, empty if there was none; `running` says whether it still did.
+    """
 
     worker: WorkerId
     how: str
+    program: bytes = b""
+    running: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class StartWorker:
     worker: WorkerId
     tenant: str
     device: int
+    quarantined: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

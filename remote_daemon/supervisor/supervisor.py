@@ -78,6 +78,7 @@ class SupervisorConfig:
     lease_s: float = 30.0
     drain_s: float = 10.0
     max_sessions: int = 1024
+    operator_timeout_s: float = 0.0
     worker_command: tuple[str, ...] = WORKER_COMMAND
 
 
@@ -138,6 +139,7 @@ class Supervisor:
             lease_s=config.lease_s,
             drain_s=config.drain_s,
             max_sessions=config.max_sessions,
+            operator_timeout_s=config.operator_timeout_s,
             tenant_name=self._tenant_name,
         )
 
@@ -224,8 +226,9 @@ class Supervisor:
         if how is not None:
             logger.log(logging.INFO if how == "exit code 0" else logging.WARNING, "worker %d: %s", process.pid, how)
             del self._workers[worker]
+            exited = WorkerExited(worker, how, process.note.last, process.note.running)
             process.close()
-            self._happened(WorkerExited(worker, how))
+            self._happened(exited)
         elif process.pipe.closed and not self._machine.draining:
             process.kill()  # nobody can talk to it any more; its end is noticed like any other
 
@@ -276,8 +279,8 @@ class Supervisor:
                     self._tell_client(peer, message)
                 case TellWorker(worker, to_worker):
                     self._workers[worker].pipe.send(to_worker)
-                case StartWorker(worker, tenant, device):
-                    self._start_worker(worker, tenant, device)
+                case StartWorker():
+                    self._start_worker(action)
                 case KillWorker(worker):
                     self._workers[worker].kill()
                 case AnnounceReady():
@@ -295,7 +298,8 @@ class Supervisor:
                 raise
             logger.debug("a client that went away is not told %s", type(message).__name__)
 
-    def _start_worker(self, worker: WorkerId, tenant: str, device: int) -> None:
+    def _start_worker(self, start: StartWorker) -> None:
+        worker, tenant, device = start.worker, start.tenant, start.device
         address = parse_endpoint(self._config.listen)
         config = WorkerConfig(
             tenant=self._tenant_name(tenant),
@@ -308,6 +312,7 @@ class Supervisor:
             keys=self._config.keys.pair if self._config.keys else None,
             client_public_key=tenant,
             supervisor_pid=os.getpid(),
+            quarantined=start.quarantined,
         )
         try:
             process = self._workers[worker] = WorkerProcess(self._config.worker_command, config)

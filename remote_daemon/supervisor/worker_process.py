@@ -9,9 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.remote_daemon.channel.parent import open_pidfd
 from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
+from dynamo_genie.remote_daemon.channel.program_note import ProgramNote, make_page
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
@@ -24,11 +27,13 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], config: WorkerConfig) -> None:
         self.pipe: SupervisorPipe
         self.pipe, theirs = make_pipe()
+        page = make_page()
+        self.note = ProgramNote(page)
         try:
             with theirs:
                 self._process = subprocess.Popen(
                     [*command, "--pipe-fd", str(theirs.fileno())],
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), page),
                     stdin=subprocess.DEVNULL,
                     stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
                     env=child_environment(os.environ),
@@ -36,10 +41,13 @@ class WorkerProcess:
                 )
         except BaseException:
             self.pipe.close()
+            self.note.close()
             raise
+        finally:
+            os.close(page)
         self.exit_fd = open_pidfd(self._process.pid)
         self._config = config
-        self.pipe.send(config)
+        self.pipe.send(msgspec.structs.replace(config, note_fd=page))
 
     @property
     def pid(self) -> int:
@@ -61,6 +69,7 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait(timeout_s)
         self.pipe.close()
+        self.note.close()
         if self.exit_fd >= 0:
             os.close(self.exit_fd)
             self.exit_fd = -1
