@@ -14,7 +14,7 @@ import typer
 from dynamo_genie.errors import OptionError
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
-from dynamo_genie.remote_daemon.supervisor.serve import serve
+from dynamo_genie.remote_daemon.supervisor.serve import serve, serve_kept
 from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES
 
@@ -63,7 +63,8 @@ def daemon(
         max_sessions=max_sessions,
         operator_timeout_s=operator_timeout,
     )
-    raise typer.Exit(serve(config, owns_directory=owns_directory))
+    embedded = parent_pid is not None or owns_directory  # it ends with its client, who starts another one if need be
+    raise typer.Exit(serve(config, owns_directory=owns_directory) if embedded else serve_kept(config))
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
