@@ -65,6 +65,7 @@ class ConnectionGuard:
         self._proven: dict[int, str] = {}  # by descriptor
         self._crowd = Crowd(limits) if limits is not None else None
         self._active: set[PeerConnection] = set()
+        self._was_cut: set[int] = set()
         self._reason = ""
         self._refusals = RefusalLog()
         self._borrowed = Borrowed()
@@ -143,7 +144,19 @@ class ConnectionGuard:
             connection = PeerConnection(descriptor, self._borrowed.inode(), peer_address(peer), received, delivered)
             self._connections[descriptor] = connection
             self._arm(connection, first=True)
-            if self._crowd is not None and (why := self._crowd.came(connection.host)):
+        if self._crowd is not None:
+            self._crowd.came(connection.host, descriptor)
+            while surplus := self._crowd.surplus(connection.host):
+                self._cut_surplus(*surplus)
+
+    def _cut_surplus(self, descriptor: int, why: str) -> None:
+        connection = self._connections[descriptor]
+        with self._borrowed.connection(descriptor, connection.inode) as peer:
+            if descriptor in self._proven:
+                why = self._proved(connection)  # since it was looked at last
+            if peer is None:
+                self._forget(descriptor)
+            elif why:
                 self._cut(connection, peer, why)
 
     def _forget(self, descriptor: int) -> PeerConnection | None:
@@ -151,14 +164,15 @@ class ConnectionGuard:
         if connection is not None:
             self._active.discard(connection)
             if self._crowd is not None:
-                self._crowd.left(connection.host, connection.client)
+                self._crowd.left(connection.host, descriptor, connection.client)
         return connection
 
     def _ended(self, descriptor: int) -> None:
         connection = self._forget(descriptor)  # one connection's end is told before the next begins
-        if self._reason:
+        if self._reason and descriptor not in self._was_cut:
             self._refusals.note(connection.address if connection else "", self._reason)
-            self._reason = ""
+        self._reason = ""
+        self._was_cut.discard(descriptor)
 
     def _arm(self, connection: PeerConnection, *, first: bool = False) -> None:
         """Have the kernel tell when a connection brings something, once."""
@@ -178,7 +192,7 @@ class ConnectionGuard:
     def _look(self) -> None:
         for connection in tuple(self._active):
             if not self._look_at(connection):
-                self._active.remove(connection)
+                self._active.discard(connection)
 
     def _look_at(self, connection: PeerConnection) -> bool:
         """Bring one connection's account up to date, cut it if it must be; return whether to look again soon."""
@@ -206,10 +220,12 @@ class ConnectionGuard:
         if self._crowd is None or key is None:
             return ""
         connection.client = key or connection.host
-        return self._crowd.proved(connection.host, connection.client)
+        return self._crowd.proved(connection.host, connection.descriptor, connection.client)
 
     def _cut(self, connection: PeerConnection, peer: sockets.socket, why: str) -> None:
         with contextlib.suppress(OSError):
             peer.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, ABORT)  # what the kernel holds is of no use either
             peer.shutdown(sockets.SHUT_RDWR)  # ZeroMQ sees the end, and gives up what is incomplete
+        self._forget(connection.descriptor)
+        self._was_cut.add(connection.descriptor)
         self._refusals.note(connection.address, why)

@@ -32,44 +32,56 @@ def limits_for(max_sessions: int) -> ConnectionLimits:
 
 
 class Crowd:
-    """The connections of a socket, counted. `came` and `proved` return why one must go, empty where it may stay."""
+    """The connections of a socket, by descriptor. Where there are too many, the one to cut is one that proved nothing.
+
+    Of those it is the one that has had the longest time to: an admitted client needs some milliseconds, and so gets in
+    while a stranger fills the place.
+    """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
-        self._unproven: Counter[str] = Counter()
+        self._unproven: dict[str, dict[int, None]] = {}  # by address, in the order in which they came
         self._clients: Counter[str] = Counter()
         self._total = 0
 
-    def came(self, host: str) -> str:
+    def came(self, host: str, descriptor: int) -> None:
         """Count a new connection from `host`."""
         self._total += 1
-        self._unproven[host] += 1
-        if self._total > self._limits.total:
-            return f"{self._limits.total} connections are open already, as many as descriptors allow"
-        if self._unproven[host] > self._limits.unproven_per_address:
-            return f"{self._limits.unproven_per_address} connections of this address have proven nothing yet"
-        return ""
+        self._unproven.setdefault(host, {})[descriptor] = None
 
-    def proved(self, host: str, client: str) -> str:
-        """Count a connection from `host` as one of `client` from now on."""
-        _decrement(self._unproven, host)
+    def surplus(self, host: str) -> tuple[int, str] | None:
+        """Return which connection must go now that one came from `host`, and why, if one must."""
+        same = self._unproven.get(host, {})
+        if len(same) > self._limits.unproven_per_address:
+            most = self._limits.unproven_per_address
+            return next(iter(same)), f"more than {most} connections of this address have proven nothing yet"
+        if self._total > self._limits.total and self._unproven:
+            crowded = max(self._unproven.values(), key=len)
+            return next(iter(crowded)), f"more than {self._limits.total} connections are open, as many as there may be"
+        return None
+
+    def proved(self, host: str, descriptor: int, client: str) -> str:
+        """Count a connection as one of `client` from now on; return why it must go, if it must."""
+        self._drop_unproven(host, descriptor)
         self._clients[client] += 1
         most = self._limits.per_client
         return f"this client has {most} connections already" if self._clients[client] > most else ""
 
-    def left(self, host: str, client: str | None) -> None:
+    def left(self, host: str, descriptor: int, client: str | None) -> None:
         """Count one less; `client` is None where it proved nothing."""
         self._total -= 1
         if client is None:
-            _decrement(self._unproven, host)
-        else:
-            _decrement(self._clients, client)
+            self._drop_unproven(host, descriptor)
+            return
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
 
-
-def _decrement(counts: Counter[str], name: str) -> None:
-    counts[name] -= 1
-    if counts[name] <= 0:
-        del counts[name]
+    def _drop_unproven(self, host: str, descriptor: int) -> None:
+        same = self._unproven[host]
+        del same[descriptor]
+        if not same:
+            del self._unproven[host]
 
 
 def raise_descriptor_limit() -> None:

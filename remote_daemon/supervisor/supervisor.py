@@ -42,6 +42,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerStarted,
 )
 from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, short_form
+from dynamo_genie.remote_daemon.supervisor.oom import OutOfMemoryKills
 from dynamo_genie.remote_daemon.supervisor.state_machine import REVOKED, Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.worker_process import WORKER_COMMAND, WorkerProcess
 from dynamo_genie.runtime.wire import codec
@@ -57,7 +58,7 @@ MAX_MESSAGES_PER_TURN = 256
 LAST_WORDS_MS = 500
 MAX_ADDRESSES = 1024
 
-KEYS_CHECKED_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0
 
 MAX_PENDING_NBYTES = 256 << 10
 """What a client may have sent to the supervisor that was not read yet; an honest one sends a few hundred bytes."""
@@ -109,7 +110,8 @@ class Supervisor:
             closing.callback(self._parent.close)
         self._auth: Authenticator | None = None
         self._clients: AdmittedClients | None = None
-        self._next_look_at_keys = 0.0
+        self._next_look = 0.0
+        self._oom_kills = OutOfMemoryKills()
         if config.keys is not None:
             self._clients = AdmittedClients(config.keys.clients_folder)
             self._auth = Authenticator(context, self._clients.names)
@@ -166,9 +168,9 @@ class Supervisor:
             for _ in os.read(self._wake_read, 64):
                 self._happened(DrainRequested())
         self._check_guards()
-        self._check_keys()
         for worker in tuple(self._workers):
             self._hear_worker(worker)
+        self._look_around()
         if self._router in ready:
             self._hear_clients()
         self._happened(Tick())
@@ -202,10 +204,13 @@ class Supervisor:
         if self._auth is not None and not self._auth.alive:
             self._exit = Exit(1, "the authenticator died; serving stops, because nobody could be told apart any more")
 
-    def _check_keys(self) -> None:
-        """Look once in a while whether a key was revoked whose client is here already."""
-        if self._clients is not None and time.monotonic() >= self._next_look_at_keys:
-            self._next_look_at_keys = time.monotonic() + KEYS_CHECKED_EVERY_S
+    def _look_around(self) -> None:
+        """Look once in a while at what changes without a word: the admitted keys, and kills for lack of memory."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_EVERY_S
+        self._oom_kills.look()
+        if self._clients is not None:
             self._happened(KeysListed(self._clients.refresh()))
 
     # --- hearing ---------------------------------------------------------------------------------------
@@ -226,6 +231,7 @@ class Supervisor:
         if how is not None:
             logger.log(logging.INFO if how == "exit code 0" else logging.WARNING, "worker %d: %s", process.pid, how)
             del self._workers[worker]
+            how = self._oom_kills.explain(how)
             exited = WorkerExited(worker, how, process.note.last, process.note.running)
             process.close()
             self._happened(exited)
