@@ -92,6 +92,21 @@ def test_endless_sending_costs_its_sender_alone(start_daemon: Callable[..., Daem
     assert lost == []
 
 
+def test_a_message_of_three_million_frames_keeps_nobody_waiting(start_daemon: Callable[..., DaemonProcess]) -> None:
+    endpoint = start_daemon().wait_ready()
+    with zmq.Context() as context:
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+        dealer.connect(endpoint)
+        dealer.send_multipart([b""] * 3_000_000)
+        slowest, deadline = 0.0, time.monotonic() + 6.0
+        while (started := time.monotonic()) < deadline:
+            request_status(endpoint, None, LIMIT_S)
+            slowest = max(slowest, time.monotonic() - started)
+        dealer.close(linger=0)
+    assert slowest < PROMPTLY_S
+
+
 @pytest.mark.parametrize("heartbeats", [False, True], ids=["without PINGs", "with PINGs"])
 def test_a_flood_and_a_disconnect_end_nobody(start_daemon: Callable[..., DaemonProcess], heartbeats: bool) -> None:
     daemon = start_daemon("mute")
