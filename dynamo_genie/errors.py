@@ -43,6 +43,10 @@ class QuotaExceeded(GenieError):
     """A limit of the session or the daemon was reached; free something or raise the limit."""
 
 
+class ProgramQuarantined(GenieError):
+    """A program ended several workers, so the daemon does not run it any more until it is restarted."""
+
+
 class UnsupportedOperator(GenieError, NotImplementedError):
     """A graph holds an operator that is not in the table of allowed ones; the message names it.
 

@@ -16,7 +16,7 @@ from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
 from dynamo_genie.remote_daemon.sandbox.privileges import find_worker_user
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
-from dynamo_genie.remote_daemon.supervisor.serve import serve
+from dynamo_genie.remote_daemon.supervisor.serve import serve, serve_kept
 from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES
 
@@ -41,6 +41,10 @@ def daemon(
     grace: Annotated[
         float, typer.Option(help="Seconds that a session waits for a client or a network that is silent", min=1.0)
     ] = 30.0,
+    max_sessions: Annotated[int, typer.Option(help="Most sessions of one client key on a device", min=1)] = 1024,
+    operator_timeout: Annotated[
+        float, typer.Option(help="Replace a worker in which one operator runs longer than so many seconds; 0: never")
+    ] = 0.0,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     worker_user: Annotated[str, typer.Option(help="Run workers as this user, where the daemon is root")] = "",
     no_sandbox: Annotated[
@@ -71,8 +75,11 @@ def daemon(
         heartbeat_s=min(1.0, grace / 4),
         lease_s=grace,
         sandbox=sandbox,
+        max_sessions=max_sessions,
+        operator_timeout_s=operator_timeout,
     )
-    raise typer.Exit(serve(config, owns_directory=owns_directory))
+    embedded = parent_pid is not None or owns_directory  # it ends with its client, who starts another one if need be
+    raise typer.Exit(serve(config, owns_directory=owns_directory) if embedded else serve_kept(config))
 
 
 def parse_devices(text: str) -> tuple[str, ...]:

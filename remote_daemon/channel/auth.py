@@ -24,7 +24,7 @@ BULK_ZAP_DOMAIN = b"genie-bulk"
 ZAP_VERSION = b"1.0"
 
 AdmittedKeys = Callable[[], Collection[str]]
-"""Returns the public keys (Z85) that may connect now; asked at every handshake."""
+"""Returns the public keys (Z85) that may connect now; asked at every handshake, and so looks into no files."""
 
 
 def nobody() -> Collection[str]:
@@ -78,7 +78,10 @@ class Authenticator:
             self._socket.close(linger=0)  # from here on handshakes fail: see ZAP_ENFORCE_DOMAIN
 
     def _answer(self, request: list[bytes]) -> None:
-        code, text, user = verdict(request, self._admitted, self._peers)
+        try:
+            code, text, user = verdict(request, self._admitted, self._peers)
+        except OSError as error:  # whatever it is, others are to be judged after it; the client tries again
+            code, text, user = b"300", f"keys cannot be looked up: {error.strerror}".encode(), b""
         if code != b"200":
             address = b"".join(request[3:4]).decode(errors="replace")
             self._refusals.note(address, text.decode(), _key_of(request))

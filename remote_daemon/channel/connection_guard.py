@@ -19,6 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from dynamo_genie.remote_daemon.channel.borrowed import Borrowed, bytes_received, peer_address
+from dynamo_genie.remote_daemon.channel.connection_limits import ConnectionLimits, Crowd
 from dynamo_genie.remote_daemon.channel.pending_bytes import PeerConnection, on_the_wire
 from dynamo_genie.remote_daemon.channel.refusals import RefusalLog
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
@@ -49,14 +50,22 @@ class ConnectionGuard:
     kernel counts no bytes there; only the own user can open them.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], name: str, max_pending_nbytes: int) -> None:
-        """Watch `socket`, called `name` in the log; a connection with more than so many bytes unread is cut."""
+    def __init__(
+        self, socket: zmq.Socket[bytes], name: str, max_pending_nbytes: int, limits: ConnectionLimits | None = None
+    ) -> None:
+        """Watch `socket`, called `name` among the threads; a connection with more than so many bytes unread is cut.
+
+        With `limits` connections are counted too, and the reader must say with `prove` whose each is.
+        """
         self._watched = socket
         self._limit = max_pending_nbytes
         self._curve = socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
         self._delivered: dict[int, int] = {}  # by descriptor, over all connections that had it
         self._connections: dict[int, PeerConnection] = {}
+        self._proven: dict[int, str] = {}  # by descriptor
+        self._crowd = Crowd(limits) if limits is not None else None
         self._active: set[PeerConnection] = set()
+        self._was_cut: set[int] = set()
         self._reason = ""
         self._refusals = RefusalLog()
         self._borrowed = Borrowed()
@@ -74,6 +83,11 @@ class ConnectionGuard:
             return
         counts = self._delivered
         counts[descriptor] = counts.get(descriptor, 0) + on_the_wire(nbytes, curve=self._curve)
+
+    def prove(self, frame: zmq.Frame, key: str) -> None:
+        """Say that the connection of a frame that was read has proven `key`; it is empty where there are no keys."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._proven[frame.get(zmq.SRCFD)] = key
 
     def close(self) -> None:
         """Stop watching; for the thread that owns the socket, before it closes it."""
@@ -120,25 +134,45 @@ class ConnectionGuard:
                 self._reason = _FAILED.get(zmq.Event(event), "")
 
     def _accepted(self, descriptor: int) -> None:
+        self._forget(descriptor)
+        self._proven.pop(descriptor, None)
         with self._borrowed.connection(descriptor) as peer:
-            if peer is None:
-                return
             delivered = self._delivered.get(descriptor, 0)
-            received = bytes_received(peer)
-            connection = PeerConnection(
-                descriptor, self._borrowed.inode(), peer_address(peer), received or 0, delivered
-            )
-        self._connections[descriptor] = connection
-        if received is not None:
+            received = bytes_received(peer) if peer is not None else None
+            if peer is None or received is None:
+                return  # it has gone, or comes over a socket file
+            connection = PeerConnection(descriptor, self._borrowed.inode(), peer_address(peer), received, delivered)
+            self._connections[descriptor] = connection
             self._arm(connection, first=True)
+        if self._crowd is not None:
+            self._crowd.came(connection.host, descriptor)
+            while surplus := self._crowd.surplus(connection.host):
+                self._cut_surplus(*surplus)
 
-    def _ended(self, descriptor: int) -> None:
-        connection = self._connections.pop(descriptor, None)  # one connection's end is told before the next begins
+    def _cut_surplus(self, descriptor: int, why: str) -> None:
+        connection = self._connections[descriptor]
+        with self._borrowed.connection(descriptor, connection.inode) as peer:
+            if descriptor in self._proven:
+                why = self._proved(connection)  # since it was looked at last
+            if peer is None:
+                self._forget(descriptor)
+            elif why:
+                self._cut(connection, peer, why)
+
+    def _forget(self, descriptor: int) -> PeerConnection | None:
+        connection = self._connections.pop(descriptor, None)
         if connection is not None:
             self._active.discard(connection)
-        if self._reason:
+            if self._crowd is not None:
+                self._crowd.left(connection.host, descriptor, connection.client)
+        return connection
+
+    def _ended(self, descriptor: int) -> None:
+        connection = self._forget(descriptor)  # one connection's end is told before the next begins
+        if self._reason and descriptor not in self._was_cut:
             self._refusals.note(connection.address if connection else "", self._reason)
-            self._reason = ""
+        self._reason = ""
+        self._was_cut.discard(descriptor)
 
     def _arm(self, connection: PeerConnection, *, first: bool = False) -> None:
         """Have the kernel tell when a connection brings something, once."""
@@ -158,7 +192,7 @@ class ConnectionGuard:
     def _look(self) -> None:
         for connection in tuple(self._active):
             if not self._look_at(connection):
-                self._active.remove(connection)
+                self._active.discard(connection)
 
     def _look_at(self, connection: PeerConnection) -> bool:
         """Bring one connection's account up to date, cut it if it must be; return whether to look again soon."""
@@ -169,16 +203,29 @@ class ConnectionGuard:
             more = connection.account(bytes_received(peer) or 0, before)
             since = self._delivered.get(connection.descriptor, 0) - before  # read while the kernel was asked
             if connection.pending - since > self._limit:
-                self._cut(connection, peer)
+                why = f"it sent more than {self._limit >> 10} KiB that were not read yet, and was cut"
+                self._cut(connection, peer, why)
+                return False
+            if connection.client is None and (why := self._proved(connection)):
+                self._cut(connection, peer, why)
                 return False
         if more or connection.pending > QUIET_NBYTES:
             return True
         self._arm(connection)
         return False
 
-    def _cut(self, connection: PeerConnection, peer: sockets.socket) -> None:
+    def _proved(self, connection: PeerConnection) -> str:
+        """Note whose a connection is if that is known by now; return why it must go, if it must."""
+        key = self._proven.get(connection.descriptor)
+        if self._crowd is None or key is None:
+            return ""
+        connection.client = key or connection.host
+        return self._crowd.proved(connection.host, connection.descriptor, connection.client)
+
+    def _cut(self, connection: PeerConnection, peer: sockets.socket, why: str) -> None:
         with contextlib.suppress(OSError):
             peer.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, ABORT)  # what the kernel holds is of no use either
             peer.shutdown(sockets.SHUT_RDWR)  # ZeroMQ sees the end, and gives up what is incomplete
-        why = f"it sent more than {self._limit >> 10} KiB that were not read yet, and was cut"
+        self._forget(connection.descriptor)
+        self._was_cut.add(connection.descriptor)
         self._refusals.note(connection.address, why)

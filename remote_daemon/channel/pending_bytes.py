@@ -27,7 +27,7 @@ def on_the_wire(nbytes: int, *, curve: bool) -> int:
 class PeerConnection:
     """One accepted connection; `received` and `delivered` are what was known of it when it was looked at last.
 
-    `inode` tells it from the others that have its descriptor before and after it.
+    `inode` tells it from the others that have its descriptor before and after it. `client` is whose it is, once known.
     """
 
     descriptor: int
@@ -36,6 +36,12 @@ class PeerConnection:
     received: int = 0
     delivered: int = 0
     pending: int = 0
+    client: str | None = None
+
+    @property
+    def host(self) -> str:
+        """Return its address without the port."""
+        return self.address.rpartition(":")[0]
 
     def account(self, received: int, delivered: int) -> bool:
         """Take in both counts, `delivered` as it stood before `received` was asked; return whether more came.

@@ -13,7 +13,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     `keys` were made for this worker alone: the daemon's own stay with the supervisor.
     `device` is "auto", "cpu" or "cuda:N", one of `devices` that share a machine; limits are in bytes, 0 lets the
     worker choose. `listen` is `tcp://HOST:*`, on `ports` from a first to a last one, or on any where that is None; or
-    a directory for ipc endpoints.
+    a directory for ipc endpoints. `note_fd` is where to note what runs (`ProgramNote`); programs whose digests are
+    `quarantined` are refused.
     """
 
     tenant: str
@@ -26,6 +27,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     keys: ServerKeyPair | None
     client_public_key: str
     supervisor_pid: int
+    note_fd: int = -1
+    quarantined: tuple[bytes, ...] = ()
 
     def bind_arguments(self, name: str) -> tuple[str, tuple[int, int] | None]:
         """Return `endpoint` and `ports` of `bind_router` for the socket called `name`: `c` control, `b` bulk."""

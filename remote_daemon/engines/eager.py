@@ -31,8 +31,8 @@ from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.tensors import TORCH_DTYPES
 
-_FIRST_NODE_LINE = 4
-_FILE_NAME = "<program>"
+FIRST_NODE_LINE = 4
+PROGRAM_FILE_NAME = "<program>"
 _ZEROS = "aten._efficientzerotensor.default"
 
 
@@ -124,8 +124,8 @@ def _failed_node(traceback: TracebackType | None, firsts: Mapping[int, int]) -> 
     found = None
     while traceback is not None:
         first = firsts.get(id(traceback.tb_frame.f_code))
-        if first is not None and traceback.tb_lineno >= _FIRST_NODE_LINE:
-            found = first + traceback.tb_lineno - _FIRST_NODE_LINE
+        if first is not None and traceback.tb_lineno >= FIRST_NODE_LINE:
+            found = first + traceback.tb_lineno - FIRST_NODE_LINE
         traceback = traceback.tb_next
     return found
 
@@ -156,7 +156,7 @@ class _Source:
 
     def function(self) -> FunctionType:
         source = "\n".join(self._lines())
-        exec(compile(source, _FILE_NAME, "exec", dont_inherit=True), self._names)  # noqa: S102
+        exec(compile(source, PROGRAM_FILE_NAME, "exec", dont_inherit=True), self._names)  # noqa: S102
         run: FunctionType = self._names["run"]
         return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
@@ -36,10 +37,22 @@ class WorkerSaid:
 
 @dataclass(frozen=True)
 class WorkerExited:
-    """The process is gone; `how` is for people."""
+    """The process is gone; `how` is for people.
+
+    `program` is the program that it ran last, by digest, empty if there was none; `running` says whether it still did.
+    """
 
     worker: WorkerId
     how: str
+    program: bytes = b""
+    running: bool = False
+
+
+@dataclass(frozen=True)
+class KeysListed:
+    """These keys are admitted now; who has another one is admitted no more."""
+
+    keys: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Tick:
     """Time has passed."""
 
 
-Event: TypeAlias = ClientSaid | WorkerStarted | WorkerSaid | WorkerExited | DrainRequested | Tick
+Event: TypeAlias = ClientSaid | WorkerStarted | WorkerSaid | WorkerExited | KeysListed | DrainRequested | Tick
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,7 @@ class StartWorker:
     worker: WorkerId
     tenant: str
     device: int
+    quarantined: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ DIR/NAME.key            what to hand to that client (`key_file`), mode 0600; the
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -18,9 +17,8 @@ from pathlib import Path
 import zmq
 
 from dynamo_genie.errors import AuthenticationError
+from dynamo_genie.remote_daemon.supervisor.admitted_clients import AdmittedClients
 from dynamo_genie.runtime.wire.key_file import ClientKeys, PublicKey, ServerKeyPair, read_key_file, write_key_file
-
-logger = logging.getLogger(__name__)
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -32,15 +30,14 @@ class ServerKeys:
     pair: ServerKeyPair
     directory: Path
 
-    def clients(self) -> dict[str, str]:
+    @property
+    def clients_folder(self) -> Path:
+        """Return where the public keys of the admitted clients are."""
+        return self.directory / "clients"
+
+    def clients(self) -> Mapping[str, str]:
         """Return the admitted clients now, as public key to name; a file that holds no key admits nobody."""
-        names: dict[str, str] = {}
-        for file in sorted((self.directory / "clients").glob("*.pub")):
-            try:
-                names[read_key_file(file, PublicKey).public] = file.stem
-            except AuthenticationError as error:
-                logger.warning("a client is left out: %s", error)
-        return names
+        return AdmittedClients(self.clients_folder).names()
 
 
 def load_server_keys(directory: str | os.PathLike[str]) -> ServerKeys:

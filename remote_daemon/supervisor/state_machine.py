@@ -6,7 +6,7 @@ A state machine without sockets, processes or clocks: `handle(event, now)` retur
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from dynamo_genie.remote_daemon.supervisor.events import (
@@ -16,6 +16,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     DrainRequested,
     Event,
     Exit,
+    KeysListed,
     KillWorker,
     StartWorker,
     TellClient,
@@ -27,13 +28,16 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerStarted,
 )
 from dynamo_genie.remote_daemon.supervisor.leases import Lease, Leases
+from dynamo_genie.remote_daemon.supervisor.quarantine import DEATHS, Quarantine
 from dynamo_genie.remote_daemon.supervisor.status import STATUS_WAIT_S, StatusQuery
-from dynamo_genie.remote_daemon.supervisor.tenants import Tenant, Waiting
+from dynamo_genie.remote_daemon.supervisor.tenants import DIED, Tenant, Waiting
+from dynamo_genie.remote_daemon.supervisor.watchdog import processor_time_s
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS, negotiate
 
 MAX_WAITING = 256
 SHUTTING_DOWN = "the daemon is shutting down"
+REVOKED = "this client's key is not admitted any more: it was taken out of the daemon's folder of clients"
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class Rules:
     heartbeat_s: float = 1.0
     lease_s: float = 30.0
     drain_s: float = 10.0
-    max_sessions: int = 256
+    max_sessions: int = 1024
+    operator_timeout_s: float = 0.0
     tenant_name: Callable[[str], str] = lambda key: key[:8] or "default"
+    processor_time_s: Callable[[int], float] = processor_time_s
 
 
 class SupervisorStateMachine:
@@ -59,6 +65,7 @@ class SupervisorStateMachine:
         self._started = now
         self._leases = Leases(rules.lease_s)
         self._tenants: dict[tuple[str, int], Tenant] = {}
+        self._quarantine = Quarantine()
         self._queries: dict[int, StatusQuery] = {}
         self._numbers = 0
         self._announced = False
@@ -87,8 +94,10 @@ class SupervisorStateMachine:
                 return self._worker_started(event)
             case WorkerSaid(worker, message):
                 return self._worker_said(worker, message, now)
-            case WorkerExited(worker, how):
-                return self._worker_exited(worker, how, now)
+            case WorkerExited():
+                return self._worker_exited(event, now)
+            case KeysListed(keys):
+                return self._revoke(keys)
             case DrainRequested():
                 return self._drain(now)
             case Tick():
@@ -99,6 +108,7 @@ class SupervisorStateMachine:
         times = [self._leases.next_expiry(), self._drain_deadline]
         times += [query.deadline for query in self._queries.values()]
         times += [tenant.restart_at for tenant in self._tenants.values()]
+        times += [tenant.watchdog.next_ping for tenant in self._tenants.values() if tenant.watchdog is not None]
         return min((time for time in times if time is not None), default=None)
 
     # --- clients ---------------------------------------------------------------------------------------
@@ -134,9 +144,10 @@ class SupervisorStateMachine:
             return [TellClient(peer, granted.welcome)]  # it was asked again, and perhaps not heard the first time
         if tenant.ready is not None and tenant.worker is not None:
             return self._admit(tenant, tenant.ready, Waiting(peer, hello), now)
-        if tenant.failure is not None and tenant.restart_at is not None and tenant.restart_at > now:
-            again = f"{tenant.failure.message}; the daemon tries again in {tenant.restart_at - now:.1f} s"
-            return [_refuse(peer, hello, tenant.failure.code, again)]
+        failure = tenant.failure  # a worker that died may do better next time; what it said of itself stays true
+        if failure is not None and failure.code != DIED and tenant.restart_at is not None and tenant.restart_at > now:
+            again = f"{failure.message}; the daemon tries again in {tenant.restart_at - now:.1f} s"
+            return [_refuse(peer, hello, failure.code, again)]
         return self._wait(tenant, Waiting(peer, hello))
 
     def _wait(self, tenant: Tenant, client: Waiting) -> list[Action]:
@@ -175,6 +186,18 @@ class SupervisorStateMachine:
             return []
         return [TellWorker(tenant.worker, m.DropSession(lease.session, reason))]
 
+    def _revoke(self, keys: Collection[str]) -> list[Action]:
+        """End all that tenants have whose key is admitted no more; their messages are refused before they get here."""
+        actions: list[Action] = []
+        for tenant in [tenant for tenant in self._tenants.values() if tenant.key and tenant.key not in keys]:
+            del self._tenants[tenant.key, tenant.device]
+            ended = self._leases.end_all(tenant.key, tenant.device)
+            actions += self._end_sessions(ended, REVOKED, "AuthenticationError")
+            actions += [_refuse(w.peer, w.hello, "AuthenticationError", REVOKED) for w in tenant.take_waiting()]
+            if tenant.worker is not None:
+                actions.append(KillWorker(tenant.worker))
+        return actions
+
     # --- workers ---------------------------------------------------------------------------------------
 
     def _tenant(self, key: str, device: int) -> Tenant:
@@ -184,7 +207,7 @@ class SupervisorStateMachine:
         self._numbers += 1
         worker = WorkerId(self._numbers)
         tenant.starting(worker)
-        return [StartWorker(worker, tenant.key, tenant.device)]
+        return [StartWorker(worker, tenant.key, tenant.device, self._quarantine.of(tenant.key))]
 
     def _worker_started(self, started: WorkerStarted) -> list[Action]:
         tenant = self._tenant_of(started.worker)
@@ -205,6 +228,9 @@ class SupervisorStateMachine:
             case m.WorkerEnding(reason):
                 tenant.last_words = reason
                 return []
+            case m.WorkerPong(running_s, what):
+                why = tenant.watchdog.answered(running_s, what) if tenant.watchdog is not None else ""
+                return self._replace(tenant, why) if why else []
             case m.WorkerStatusReport(request_id, status):
                 query = self._queries.get(request_id)
                 if query is not None:
@@ -212,7 +238,7 @@ class SupervisorStateMachine:
                 return self._answer_queries(now)
 
     def _worker_ready(self, tenant: Tenant, ready: m.WorkerReady, now: float) -> list[Action]:
-        tenant.became_ready(ready, now)
+        tenant.became_ready(ready, now, self._rules.operator_timeout_s)
         actions: list[Action] = []
         if not self._announced and all(other.ready is not None for other in self._tenants.values()):
             self._announced = True
@@ -221,16 +247,34 @@ class SupervisorStateMachine:
             actions += self._admit(tenant, ready, client, now)
         return actions
 
-    def _worker_exited(self, worker: WorkerId, how: str, now: float) -> list[Action]:
-        tenant = self._tenant_of(worker)
+    def _watch_workers(self, now: float) -> list[Action]:
+        """Ask the workers whether they stand, each in its time, and replace who does not."""
+        actions: list[Action] = []
+        for tenant in self._tenants.values():
+            watchdog = tenant.watchdog
+            if tenant.worker is None or watchdog is None or now < watchdog.next_ping:
+                continue
+            why = watchdog.ask(now, self._rules.processor_time_s(tenant.pid))
+            actions += self._replace(tenant, why) if why else [TellWorker(tenant.worker, m.WorkerPing())]
+        return actions
+
+    def _replace(self, tenant: Tenant, why: str) -> list[Action]:
+        """Kill a worker; its end is noticed like any other, and brings the next one."""
+        assert tenant.worker is not None
+        tenant.last_words, tenant.watchdog = why, None
+        return [KillWorker(tenant.worker)]
+
+    def _worker_exited(self, exited: WorkerExited, now: float) -> list[Action]:
+        tenant = self._tenant_of(exited.worker)
         if tenant is None:
             return []
+        how = tenant.last_words or exited.how
+        if exited.program and (exited.running or tenant.last_words) and not self.draining:
+            how += self._suspect(tenant, exited.program, now)
         tenant.exited(how, now)
-        actions = self._end_sessions(
-            self._leases.end_all(tenant.key, tenant.device), self._why_ended(tenant.last_words or how)
-        )
+        actions = self._end_sessions(self._leases.end_all(tenant.key, tenant.device), self._why_ended(how))
         for query in self._queries.values():
-            query.awaited.discard(worker)
+            query.awaited.discard(exited.worker)
         actions += self._answer_queries(now)
         if self.draining:
             tenant.restart_at = None
@@ -238,6 +282,12 @@ class SupervisorStateMachine:
         if not self._announced and tenant.failure is not None:
             return [*actions, self._exit(1, tenant.failure.message)]
         return actions + self._give_up_waiting(tenant) + self._restart_due(now)
+
+    def _suspect(self, tenant: Tenant, program: bytes, now: float) -> str:
+        """Count a death with the program that ran; return what there is to say of it."""
+        if self._quarantine.died(tenant.key, program, now):
+            return f" while it ran program {program.hex()[:12]}, which ended {DEATHS} workers and is not run any more"
+        return f" while it ran program {program.hex()[:12]}"
 
     def _why_ended(self, how: str) -> str:
         if self.draining:
@@ -294,7 +344,7 @@ class SupervisorStateMachine:
         actions += self._answer_queries(now)
         if self.draining:
             return actions + self._exit_when_drained(now)
-        return actions + self._restart_due(now)
+        return actions + self._watch_workers(now) + self._restart_due(now)
 
     def _drain(self, now: float) -> list[Action]:
         again, self._drain_deadline = self.draining, now
@@ -302,7 +352,7 @@ class SupervisorStateMachine:
             self._drain_deadline = now + self._rules.drain_s
         actions: list[Action] = []
         for tenant in self._tenants.values():
-            tenant.restart_at = None
+            tenant.restart_at = tenant.watchdog = None
             actions += [_refuse(w.peer, w.hello, "DaemonUnavailable", SHUTTING_DOWN) for w in tenant.take_waiting()]
             if tenant.worker is not None:
                 is_ready = tenant.ready is not None
@@ -321,8 +371,8 @@ class SupervisorStateMachine:
         self._exited = True
         return Exit(code, message)
 
-    def _end_sessions(self, leases: list[Lease], why: str) -> list[Action]:
-        return [TellClient(lease.peer, m.SessionEnded(lease.session, "SessionLost", why)) for lease in leases]
+    def _end_sessions(self, leases: list[Lease], why: str, code: str = "SessionLost") -> list[Action]:
+        return [TellClient(lease.peer, m.SessionEnded(lease.session, code, why)) for lease in leases]
 
 
 def _refuse(peer: bytes, hello: m.Hello | m.OpenDevice, code: str, message: str) -> Action:

@@ -16,6 +16,7 @@ import zmq
 from dynamo_genie.errors import AuthenticationError, ProtocolError
 from dynamo_genie.remote_daemon.channel.auth import Authenticator, verified_user
 from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
+from dynamo_genie.remote_daemon.channel.connection_limits import limits_for
 from dynamo_genie.remote_daemon.channel.message_reader import MessageReader, Received
 from dynamo_genie.remote_daemon.channel.parent import ProcessWatch
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
@@ -24,6 +25,7 @@ from dynamo_genie.remote_daemon.channel.sockets import Socket, bind_router
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
 from dynamo_genie.remote_daemon.sandbox.scratch import Scratch, sweep
+from dynamo_genie.remote_daemon.supervisor.admitted_clients import AdmittedClients
 from dynamo_genie.remote_daemon.supervisor.events import (
     Action,
     AnnounceReady,
@@ -31,6 +33,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     DrainRequested,
     Event,
     Exit,
+    KeysListed,
     KillWorker,
     StartWorker,
     TellClient,
@@ -42,10 +45,12 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerStarted,
 )
 from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, fresh_pair, short_form
-from dynamo_genie.remote_daemon.supervisor.state_machine import Rules, SupervisorStateMachine
+from dynamo_genie.remote_daemon.supervisor.oom import OutOfMemoryKills
+from dynamo_genie.remote_daemon.supervisor.state_machine import REVOKED, Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.worker_process import WORKER_COMMAND, WorkerProcess
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.error_codes import error_code
 from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 
 logger = logging.getLogger(__name__)
@@ -55,6 +60,8 @@ POLL_WITHOUT_PIDFD_S = 0.1
 MAX_MESSAGES_PER_TURN = 256
 LAST_WORDS_MS = 500
 MAX_ADDRESSES = 1024
+
+LOOK_EVERY_S = 1.0
 
 MAX_PENDING_NBYTES = 256 << 10
 """What a client may have sent to the supervisor that was not read yet; an honest one sends a few hundred bytes."""
@@ -74,6 +81,8 @@ class SupervisorConfig:
     heartbeat_s: float = 1.0
     lease_s: float = 30.0
     drain_s: float = 10.0
+    max_sessions: int = 1024
+    operator_timeout_s: float = 0.0
     worker_command: tuple[str, ...] = WORKER_COMMAND
     sandbox: SandboxPolicy = field(default_factory=SandboxPolicy)
 
@@ -104,16 +113,21 @@ class Supervisor:
         if self._parent is not None:
             closing.callback(self._parent.close)
         self._auth: Authenticator | None = None
+        self._clients: AdmittedClients | None = None
+        self._next_look = 0.0
+        self._oom_kills = OutOfMemoryKills()
         if config.keys is not None:
-            self._auth = Authenticator(context, config.keys.clients)
+            self._clients = AdmittedClients(config.keys.clients_folder)
+            self._auth = Authenticator(context, self._clients.names)
             closing.callback(self._auth.close)
         self._router, self.endpoint = self._bind(context)
         closing.callback(self._close_router)
         self._refusals = RefusalLog()
         self._addresses: dict[bytes, str] = {}
-        guard = ConnectionGuard(self._router, "public", MAX_PENDING_NBYTES)
-        closing.callback(guard.close)
-        self._reader = MessageReader(self._router, guard)
+        limits = limits_for(config.max_sessions)
+        self._guard = ConnectionGuard(self._router, "public", MAX_PENDING_NBYTES, limits)
+        closing.callback(self._guard.close)
+        self._reader = MessageReader(self._router, self._guard)
         self._machine = SupervisorStateMachine(self._rules(), time.monotonic())
 
     def _bind(self, context: zmq.Context[Socket]) -> tuple[Socket, str]:
@@ -130,11 +144,13 @@ class Supervisor:
             heartbeat_s=config.heartbeat_s,
             lease_s=config.lease_s,
             drain_s=config.drain_s,
+            max_sessions=config.max_sessions,
+            operator_timeout_s=config.operator_timeout_s,
             tenant_name=self._tenant_name,
         )
 
     def _tenant_name(self, key: str) -> str:
-        return short_form(key, self._config.keys.clients()) if self._config.keys else "default"
+        return short_form(key, self._clients.names()) if self._clients is not None else "default"
 
     def request_drain(self) -> None:
         """Ask `run` to end in good order; safe in a signal handler and from other threads."""
@@ -161,6 +177,7 @@ class Supervisor:
         self._check_guards()
         for worker in tuple(self._workers):
             self._hear_worker(worker)
+        self._look_around()
         if self._router in ready:
             self._hear_clients()
         self._happened(Tick())
@@ -194,6 +211,15 @@ class Supervisor:
         if self._auth is not None and not self._auth.alive:
             self._exit = Exit(1, "the authenticator died; serving stops, because nobody could be told apart any more")
 
+    def _look_around(self) -> None:
+        """Look once in a while at what changes without a word: the admitted keys, and kills for lack of memory."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_EVERY_S
+        self._oom_kills.look()
+        if self._clients is not None:
+            self._happened(KeysListed(self._clients.refresh()))
+
     # --- hearing ---------------------------------------------------------------------------------------
 
     def _happened(self, event: Event) -> None:
@@ -212,8 +238,10 @@ class Supervisor:
         if how is not None:
             logger.log(logging.INFO if how == "exit code 0" else logging.WARNING, "worker %d: %s", process.pid, how)
             del self._workers[worker]
+            how = self._oom_kills.explain(how)
+            exited = WorkerExited(worker, how, process.note.last, process.note.running)
             process.close()
-            self._happened(WorkerExited(worker, how))
+            self._happened(exited)
         elif process.pipe.closed and not self._machine.draining:
             process.kill()  # nobody can talk to it any more; its end is noticed like any other
 
@@ -229,13 +257,14 @@ class Supervisor:
         peer = received.peer
         self._note_address(peer, received.frame)
         try:
+            tenant = self._tenant_of(received.frame)
             if received.surplus:
                 raise ProtocolError(f"a message of {received.surplus + 1} frames where one is expected")
             message = codec.client_to_supervisor(received.frame.buffer)
-        except ProtocolError as error:
-            self._tell_client(peer, m.Refused(0, "ProtocolError", str(error)[:1000]))
+        except (ProtocolError, AuthenticationError) as error:
+            self._tell_client(peer, m.Refused(0, error_code(error), str(error)[:1000]))
             return
-        self._happened(ClientSaid(peer, self._tenant_of(received.frame), message))
+        self._happened(ClientSaid(peer, tenant, message))
 
     def _note_address(self, peer: bytes, frame: zmq.Frame) -> None:
         """Remember where the last clients spoke from: the log names a client that is refused, perhaps later."""
@@ -245,11 +274,13 @@ class Supervisor:
             del self._addresses[next(iter(self._addresses))]
 
     def _tenant_of(self, frame: zmq.Frame) -> str:
-        if self._config.keys is None:
+        if self._clients is None:
+            self._guard.prove(frame, "")
             return ""
         user = verified_user(frame)
-        if not user:
-            raise AuthenticationError("a message without a verified key arrived on a socket that demands one")
+        if user not in self._clients.names():  # its connection may be older than that
+            raise AuthenticationError(REVOKED)
+        self._guard.prove(frame, user)
         return user
 
     # --- doing -----------------------------------------------------------------------------------------
@@ -261,8 +292,8 @@ class Supervisor:
                     self._tell_client(peer, message)
                 case TellWorker(worker, to_worker):
                     self._workers[worker].pipe.send(to_worker)
-                case StartWorker(worker, tenant, device):
-                    self._start_worker(worker, tenant, device)
+                case StartWorker():
+                    self._start_worker(action)
                 case KillWorker(worker):
                     self._workers[worker].kill()
                 case AnnounceReady():
@@ -280,7 +311,8 @@ class Supervisor:
                 raise
             logger.debug("a client that went away is not told %s", type(message).__name__)
 
-    def _start_worker(self, worker: WorkerId, tenant: str, device: int) -> None:
+    def _start_worker(self, start: StartWorker) -> None:
+        worker, tenant, device = start.worker, start.tenant, start.device
         address = parse_endpoint(self._config.listen)
         pair = fresh_pair() if self._config.keys else None
         sandbox = self._config.sandbox
@@ -296,10 +328,16 @@ class Supervisor:
             keys=pair,
             client_public_key=tenant,
             supervisor_pid=os.getpid(),
+            quarantined=start.quarantined,
         )
         restrictions = sandbox.restrictions(scratch, config.device)
-        process = WorkerProcess(self._config.worker_command, config, restrictions, scratch)
-        self._workers[worker] = process
+        try:
+            process = WorkerProcess(self._config.worker_command, config, restrictions, scratch)
+            self._workers[worker] = process
+        except OSError as error:  # no descriptor or no memory left: a reason to try again, not to end
+            logger.error("a worker for tenant %s cannot be started: %s", config.tenant, error)
+            self._happened(WorkerExited(worker, f"it could not be started: {error.strerror}"))
+            return
         logger.info("worker %d started for tenant %s", process.pid, config.tenant)
         self._happened(WorkerStarted(worker, process.pid, pair.public if pair else ""))
 

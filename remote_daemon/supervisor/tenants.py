@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dynamo_genie.remote_daemon.supervisor.events import WorkerId
+from dynamo_genie.remote_daemon.supervisor.watchdog import Watchdog
 from dynamo_genie.runtime.wire import messages as m
 
 FIRST_BACK_OFF_S = 0.25
-MAX_BACK_OFF_S = 30.0
+MAX_BACK_OFF_S = 5.0  # far below the patience of a client that connects
 STABLE_AFTER_S = 10.0
+
+DIED = "DaemonUnavailable"
+"""The code of a failure to start that the worker itself said nothing about."""
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Tenant:
     failure: m.WorkerFailed | None = None
     restart_at: float | None = None
     last_words: str = ""
+    watchdog: Watchdog | None = None
 
     @property
     def state(self) -> str:
@@ -47,17 +52,19 @@ class Tenant:
     def starting(self, worker: WorkerId) -> None:
         """Note that a process is being started."""
         self.worker, self.pid, self.ready, self.restart_at, self.last_words = worker, 0, None, None, ""
+        self.watchdog = None
 
-    def became_ready(self, ready: m.WorkerReady, now: float) -> None:
-        """Note that the worker can serve."""
+    def became_ready(self, ready: m.WorkerReady, now: float, operator_timeout_s: float = 0.0) -> None:
+        """Note that the worker can serve, and is watched from now on."""
         self.ready, self.ready_at, self.failure = ready, now, None
+        self.watchdog = Watchdog(now, operator_timeout_s)
 
     def exited(self, how: str, now: float) -> None:
         """Note that the process is gone and when to start the next: at once, unless the last ones died young."""
-        was_ready, self.worker, self.ready = self.ready is not None, None, None
+        was_ready, self.worker, self.ready, self.watchdog = self.ready is not None, None, None, None
         self.failures = 0 if was_ready and now - self.ready_at >= STABLE_AFTER_S else self.failures + 1
         if not was_ready and self.failure is None:
-            self.failure = m.WorkerFailed("DaemonUnavailable", f"the worker died while it started ({how})")
+            self.failure = m.WorkerFailed(DIED, f"the worker died while it started ({how})")
         self.restart_at = now + self._back_off_s(first_is_free=was_ready)
 
     def _back_off_s(self, *, first_is_free: bool) -> float:

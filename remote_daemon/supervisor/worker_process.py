@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 
+import msgspec
+
 from dynamo_genie.remote_daemon.channel.parent import open_pidfd
 from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
+from dynamo_genie.remote_daemon.channel.program_note import ProgramNote, make_page
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.sandbox.enter import command_into, environment_into
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions
@@ -27,18 +30,28 @@ class WorkerProcess:
         """Start `command`, a module of Python's, in a sandbox; owns the scratch directory from now on."""
         self.pipe: SupervisorPipe
         self.pipe, theirs = make_pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command_into(restrictions, command), "--pipe-fd", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
-                env=environment_into(restrictions),
-                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
-            )
-        self.exit_fd = open_pidfd(self._process.pid)
+        page = make_page()
+        self.note = ProgramNote(page)
         self._scratch = scratch
-        self.pipe.send(config)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command_into(restrictions, command), "--pipe-fd", str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(), page),
+                    stdin=subprocess.DEVNULL,
+                    stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
+                    env=environment_into(restrictions),
+                    start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
+                )
+        except BaseException:
+            self.pipe.close()
+            self.note.close()
+            scratch.remove()
+            raise
+        finally:
+            os.close(page)
+        self.exit_fd = open_pidfd(self._process.pid)
+        self.pipe.send(msgspec.structs.replace(config, note_fd=page))
 
     @property
     def pid(self) -> int:
@@ -60,6 +73,7 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait(timeout_s)
         self.pipe.close()
+        self.note.close()
         if self.exit_fd >= 0:
             os.close(self.exit_fd)
             self.exit_fd = -1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
 
 from dynamo_genie.engines import AUTO
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import ProgramQuarantined, ProtocolError
+from dynamo_genie.remote_daemon.channel.program_note import ProgramNote
 from dynamo_genie.remote_daemon.engines.engine import RunningProgram
 from dynamo_genie.remote_daemon.operators.arena_plan import KV_CACHE
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram, resolve_program
@@ -30,13 +31,15 @@ class LoadedProgram:
     """A program and what runs it.
 
     Attributes:
+        digest: Its identity.
         executable: Takes the inputs in a list that it empties, and returns the results.
         input_kinds: For each input None for a tensor, the Python type for a scalar.
         caches: Tensor inputs that are KV caches, by the facts, and written in place.
         read_otherwise: Tensor inputs that must not share memory with a growing cache; see `arena_plan`.
     """
 
-    def __init__(self, resolved: ResolvedProgram, executable: RunningProgram) -> None:
+    def __init__(self, digest: bytes, resolved: ResolvedProgram, executable: RunningProgram) -> None:
+        self.digest = digest
         program = resolved.program
         self.executable = executable
         self.input_kinds = tuple(None if isinstance(i, TensorInput) else _SCALARS[i.kind] for i in program.inputs)
@@ -50,7 +53,12 @@ class LoadedProgram:
 class ProgramCache:
     """Compiled programs by content digest and engine, least recently loaded dropped first."""
 
-    def __init__(self, device: torch.device, build: Build) -> None:
+    def __init__(
+        self, device: torch.device, build: Build, note: ProgramNote | None = None, quarantined: Collection[bytes] = ()
+    ) -> None:
+        """Build programs for `device`; what is built or runs is noted in `note`, `quarantined` digests are refused."""
+        self._note = note or ProgramNote()
+        self._quarantined = frozenset(quarantined)
         self._device = device
         self._build = build
         self._loaded: OrderedDict[tuple[bytes, str], LoadedProgram] = OrderedDict()
@@ -67,8 +75,14 @@ class ProgramCache:
 
         Raises:
             ProtocolError: `encoded` is malformed or is not what the digest names.
+            ProgramQuarantined: It ended several workers.
             UnsupportedOperator: It holds an operator outside the table.
         """
+        if digest in self._quarantined:
+            raise ProgramQuarantined(
+                f"program {digest.hex()[:12]} ended several workers of this daemon, one after the other, and is not "
+                "run any more; the daemon's log says how they ended, and a restart of the daemon forgets it"
+            )
         key = (digest, engine)
         known = self._loaded.get(key)
         if known is not None:
@@ -76,8 +90,12 @@ class ProgramCache:
             return known
         if program_digest(encoded) != digest:
             raise ProtocolError("a program does not match its digest")
-        resolved = resolve_program(decode_program(encoded), self._device)
-        loaded = LoadedProgram(resolved, self._build(resolved, engine, digest.hex()[:12]))
+        self._note.begin(digest)  # a compiler may die of it, too
+        try:
+            resolved = resolve_program(decode_program(encoded), self._device)
+            loaded = LoadedProgram(digest, resolved, self._build(resolved, engine, digest.hex()[:12]))
+        finally:
+            self._note.end()
         self._loaded[key] = loaded
         if len(self._loaded) > MAX_PROGRAMS:
             self._loaded.popitem(last=False)

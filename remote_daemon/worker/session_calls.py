@@ -129,11 +129,15 @@ class SessionCalls:
         self.count += 1
         self._state.served.calls += 1
         started = time.time_ns()
-        if launch.program.random:
-            reply: m.WorkerToClient | None = self._draw(launch, call)
-        else:
-            self.complete(launch, self._run(launch, call))
-            reply = m.Done(call.request_id) if call.request_id else self._news_of(call.program, launch.program)
+        self._state.note.begin(launch.program.digest)
+        try:
+            if launch.program.random:
+                reply: m.WorkerToClient | None = self._draw(launch, call)
+            else:
+                self.complete(launch, self._run(launch, call))
+                reply = m.Done(call.request_id) if call.request_id else self._news_of(call.program, launch.program)
+        finally:
+            self._state.note.end()
         self._spans.append((call.program, started, time.time_ns()))
         return reply
 

@@ -112,6 +112,7 @@ class WorkerSession:
         """Run a command and return its reply, if it has one; every failure becomes a record for the client."""
         before = self._state.arenas.counts
         self.running, self.last_used = True, now
+        self._state.served.commands += 1
         try:
             if overdue and isinstance(command, m.ReceiveTensor):
                 raise self._peers.give_up(command)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from dynamo_genie.remote_daemon.channel.program_note import ProgramNote
 from dynamo_genie.remote_daemon.engines.build import Engines
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
 from dynamo_genie.remote_daemon.memory.device_buffers import DeviceBufferStore
@@ -25,6 +27,7 @@ class Served:
     """What a worker has done for all its sessions, those that ended too."""
 
     calls: int = 0
+    commands: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class WorkerState:
         allocate: Returns host memory for what is on its way in.
         host: Where idle sessions' tensors are offloaded to when memory is short, None where there is no such place.
         served: Counts what was done.
+        note: Where to say which program runs.
     """
 
     buffers: BufferStore
@@ -48,11 +52,18 @@ class WorkerState:
     offloader: Offloader
     allocate: Allocate
     host: HostPool | None
+    note: ProgramNote
     served: Served = field(default_factory=Served)
 
 
 def open_state(
-    buffers: BufferStore, offloader: Offloader, *, host_limit: int = 0, build: Build | None = None
+    buffers: BufferStore,
+    offloader: Offloader,
+    *,
+    host_limit: int = 0,
+    build: Build | None = None,
+    note: ProgramNote | None = None,
+    quarantined: Collection[bytes] = (),
 ) -> WorkerState:
     """Make a worker's state, each part from those before it.
 
@@ -60,10 +71,13 @@ def open_state(
         offloader: Makes room in the buffers' memory; the buffers of a device were made with it.
         host_limit: Bytes of host memory beside a device's.
         build: Makes programs run; by default with the engines of the buffers' device.
+        note: Where to say which program runs; by default where nobody else sees it.
+        quarantined: Digests of programs to refuse.
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
-    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas).build)
+    note = note or ProgramNote()
+    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas).build, note, quarantined)
     host, host_budget, allocate = None, budget, allocate_host
     if isinstance(buffers, DeviceBufferStore):
         host_budget = MemoryBudget(host_limit, "--host-memory-limit")
@@ -71,7 +85,7 @@ def open_state(
         allocate = RecycledMemory().allocate  # an upload's memory is free again when the device has its copy
     weights = WeightStore(buffers, budget, host)
     offloader.add_weights(weights)
-    return WorkerState(buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host)
+    return WorkerState(buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host, note)
 
 
 def default_host_limit(devices: int) -> int:

@@ -25,6 +25,7 @@ from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
 from dynamo_genie.remote_daemon.channel.message_reader import MessageReader
 from dynamo_genie.remote_daemon.channel.parent import die_with_parent
 from dynamo_genie.remote_daemon.channel.pipe import WorkerPipe, open_worker_pipe
+from dynamo_genie.remote_daemon.channel.program_note import ProgramNote
 from dynamo_genie.remote_daemon.channel.sockets import bind_router
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
@@ -36,6 +37,7 @@ from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, Sessio
 from dynamo_genie.remote_daemon.worker.device import choose_device, device_info, open_buffers
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.worker.executor import Executor
+from dynamo_genie.remote_daemon.worker.operator_watch import OperatorWatch
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
 from dynamo_genie.remote_daemon.worker.state import default_host_limit, open_state
@@ -62,7 +64,13 @@ class Worker:
         offloader = Offloader(self._info.memory_limit)
         buffers = open_buffers(device, offloader)
         host_limit = config.host_memory_limit or default_host_limit(config.devices)
-        self._state = open_state(buffers, offloader, host_limit=host_limit)
+        self._state = open_state(
+            buffers,
+            offloader,
+            host_limit=host_limit,
+            note=ProgramNote(config.note_fd),
+            quarantined=config.quarantined,
+        )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
         self._authenticator = None
@@ -83,6 +91,8 @@ class Worker:
 
     def serve(self) -> None:
         """Say that the worker is ready and run until the supervisor drains it or goes away."""
+        served = self._state.served
+        self._operators = OperatorWatch(threading.get_ident(), lambda: served.commands)
         self._bulk.watch(self._pipe.fileno(), self._on_pipe)
         self._pipe.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
         threading.Thread(target=self._transfer, name="genie-bulk", daemon=True).start()
@@ -138,6 +148,8 @@ class Worker:
                     self._executor.wake()
                 case m.WorkerStatusRequest():
                     self._pipe.send(m.WorkerStatusReport(message.request_id, self._status()))
+                case m.WorkerPing():
+                    self._pipe.send(m.WorkerPong(*self._operators.look()))
                 case m.Drain():
                     self._executor.drain()
         if self._pipe.closed:

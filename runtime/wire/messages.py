@@ -196,6 +196,17 @@ class WorkerStatusRequest(Message, frozen=True):
     request_id: Id
 
 
+class WorkerPing(Message, frozen=True):
+    """Answered by `WorkerPong` at once, whatever runs."""
+
+
+class WorkerPong(Message, frozen=True):
+    """For how long the operator has been running that runs now, as far as it was seen, and what it is."""
+
+    running_s: Annotated[float, msgspec.Meta(ge=0)]
+    what: Text
+
+
 class Drain(Message, frozen=True):
     """Finish the command in hand, then exit 0."""
 
@@ -226,8 +237,8 @@ class WorkerStatusReport(Message, frozen=True):
     status: WorkerStatus
 
 
-SupervisorToWorker: TypeAlias = AdmitSession | DropSession | WorkerStatusRequest | Drain
-WorkerToSupervisor: TypeAlias = WorkerReady | WorkerFailed | WorkerEnding | WorkerStatusReport
+SupervisorToWorker: TypeAlias = AdmitSession | DropSession | WorkerStatusRequest | WorkerPing | Drain
+WorkerToSupervisor: TypeAlias = WorkerReady | WorkerFailed | WorkerEnding | WorkerPong | WorkerStatusReport
 
 
 # --- client -> worker, control ---------------------------------------------------------------------------

@@ -79,7 +79,9 @@ class RealDaemon:
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        """The supervisor's; `process` is the one that keeps it."""
+        (pid,) = children_of(self.process.pid)
+        return pid
 
     def worker(self) -> int:
         """Return the process id of the only worker."""
@@ -98,7 +100,9 @@ class RealDaemon:
 
     def stop(self) -> None:
         """End it, also when it is stopped or hangs."""
-        for pid in [*(children_of(self.pid) if self.process.poll() is None else []), self.pid]:
+        supervisors = children_of(self.process.pid) if self.process.poll() is None else []
+        workers = [worker for supervisor in supervisors for worker in children_of(supervisor)]
+        for pid in [*workers, *supervisors, self.process.pid]:
             try:
                 os.kill(pid, signal.SIGCONT)
             except ProcessLookupError:

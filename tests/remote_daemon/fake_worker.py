@@ -50,6 +50,8 @@ def serve(pipe: WorkerPipe, config: WorkerConfig, behaviour: str) -> None:
                     admitted.pop(session, None)
                 case m.WorkerStatusRequest(request_id) if behaviour != "mute":
                     pipe.send(m.WorkerStatusReport(request_id, status(config, admitted)))
+                case m.WorkerPing():
+                    pipe.send(m.WorkerPong(0.0, ""))
                 case m.Drain():
                     os._exit(0)
         if control.poll(0):

@@ -17,14 +17,18 @@ FAKE_WORKER = (sys.executable, "-m", "tests.remote_daemon.fake_worker")
 LIMIT_S = 30.0
 
 SERVE = """
-import sys, pathlib
+import resource, sys
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
-from dynamo_genie.remote_daemon.supervisor.serve import serve
+from dynamo_genie.remote_daemon.supervisor.serve import serve, serve_kept
 from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
 import tests.remote_daemon.fixtures as f
 arguments = dict(part.split("=", 1) for part in sys.argv[1:])
 keys, parent = arguments.pop("keys", None), arguments.pop("parent", None)
-sys.exit(serve(SupervisorConfig(
+run = serve_kept if arguments.pop("kept", None) else serve
+nofile = arguments.pop("nofile", None)
+if nofile:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(nofile), int(nofile)))
+sys.exit(run(SupervisorConfig(
     listen=arguments.pop("listen"), keys=load_server_keys(keys) if keys else None, heartbeat_s=0.2,
     parent_pid=int(parent) if parent else None, worker_command=f.FAKE_WORKER,
     **{name: float(value) for name, value in arguments.items()})))

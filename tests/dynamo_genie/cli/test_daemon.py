@@ -38,12 +38,14 @@ def test_the_daemon_says_one_line_serves_and_ends_with_0() -> None:
     assert daemon.stdout is not None
     ready, endpoint = daemon.stdout.readline().split()
     assert ready == "ready"
-    workers = children_of(daemon.pid)
+    [supervisor] = children_of(daemon.pid)
+    workers = children_of(supervisor)
+    assert workers
     report = json.loads(genie(["status", "--json"], GENIE_DAEMONS=endpoint).stdout)
-    assert (report["pid"], report["endpoint"], report["workers"][0]["tenant"]) == (daemon.pid, endpoint, "default")
+    assert (report["pid"], report["endpoint"], report["workers"][0]["tenant"]) == (supervisor, endpoint, "default")
     assert report["workers"][0]["memory_limit"] == 1 << 30
     piped = genie(["status"], GENIE_DAEMONS=endpoint)
-    assert (piped.returncode, piped.stdout.startswith(f"{endpoint}  pid {daemon.pid}  serving")) == (0, True)
+    assert (piped.returncode, piped.stdout.startswith(f"{endpoint}  pid {supervisor}  serving")) == (0, True)
     daemon.send_signal(signal.SIGTERM)
     rest, _ = daemon.communicate(timeout=LIMIT_S)
     assert (daemon.returncode, rest) == (0, "")

@@ -11,12 +11,22 @@ class RawPeer:
     """A DEALER without keys, after its handshake."""
 
     def __init__(self, endpoint: str) -> None:
-        host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
-        self.socket = socket.create_connection((host, int(port)), timeout=10)
+        self._connect(endpoint)
         self.socket.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
         ready = b"\x05READY" + _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b"")
         self.socket.sendall(b"\x04" + bytes([len(ready)]) + ready)
         self._read_handshake()
+
+    @classmethod
+    def connect(cls, endpoint: str) -> RawPeer:
+        """Return a peer that has connected and said nothing."""
+        peer = cls.__new__(cls)
+        peer._connect(endpoint)
+        return peer
+
+    def _connect(self, endpoint: str) -> None:
+        host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
+        self.socket = socket.create_connection((host, int(port)), timeout=10)
 
     def _read_handshake(self) -> None:
         greeting = 64
@@ -42,7 +52,9 @@ class RawPeer:
     def is_cut(self) -> bool:
         """Whether the other side ends the connection within a few seconds."""
         try:
-            return not self.socket.recv(1)
+            while self.socket.recv(4096):
+                pass
+            return True
         except ConnectionError:
             return True
         except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynamo_genie.options import Options
 from dynamo_genie.remote_daemon.supervisor.events import (
     Action,
     AnnounceReady,
@@ -19,6 +20,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerStarted,
 )
 from dynamo_genie.remote_daemon.supervisor.state_machine import MAX_WAITING, Rules, SupervisorStateMachine
+from dynamo_genie.remote_daemon.supervisor.tenants import MAX_BACK_OFF_S
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS
 
@@ -143,13 +145,35 @@ def test_workers_that_keep_dying_are_restarted_ever_more_slowly() -> None:
     assert delays[-1] > 1.0
 
 
-def test_a_client_that_comes_during_back_off_hears_the_reason() -> None:
+def test_a_client_that_comes_while_a_dead_worker_is_not_started_yet_waits_for_the_next() -> None:
     daemon = ready_supervisor()
     daemon.handle(WorkerExited(ONE, "exit code 3"), 100.0)
     daemon.handle(WorkerExited(WorkerId(2), "exit code 3"), 100.1)
+    assert daemon.handle(ClientSaid(b"p", "", HELLO), 100.2) == []
+    assert daemon.handle(Tick(), 101.0) == [StartWorker(WorkerId(3), "", 0)]
+    assert isinstance(only_client_message(daemon.handle(WorkerSaid(WorkerId(3), READY), 102.0)), m.Welcome)
+
+
+def test_a_client_that_comes_during_back_off_hears_what_the_worker_said_of_itself() -> None:
+    daemon = ready_supervisor()
+    daemon.handle(WorkerExited(ONE, "exit code 3"), 100.0)
+    daemon.handle(WorkerSaid(WorkerId(2), m.WorkerFailed("OptionError", "no device cuda:7")), 100.1)
+    daemon.handle(WorkerExited(WorkerId(2), "exit code 1"), 100.1)
     refused = only_client_message(daemon.handle(ClientSaid(b"p", "", HELLO), 100.2))
     assert isinstance(refused, m.Refused)
-    assert "exit code 3" in refused.message
+    assert (refused.code, "no device cuda:7" in refused.message) == ("OptionError", True)
+
+
+def test_back_off_stays_below_the_patience_of_a_client() -> None:
+    daemon = ready_supervisor()
+    now, number = 100.0, 1
+    for _ in range(40):
+        daemon.handle(WorkerExited(WorkerId(number), "exit code 3"), now)
+        due = daemon.next_deadline() or now  # the first one starts at once
+        assert due - now <= MAX_BACK_OFF_S < Options().connect_timeout_s
+        now = due
+        daemon.handle(Tick(), now)
+        number += 1
 
 
 def two_devices() -> SupervisorStateMachine:
@@ -243,7 +267,7 @@ def test_a_lease_that_is_not_renewed_ends_the_session_on_both_sides() -> None:
     daemon = ready_supervisor()
     welcome = admit(daemon, now=0.0)
     daemon.handle(ClientSaid(b"p", "", m.Heartbeat(1, welcome.session)), 6.0)
-    assert daemon.handle(Tick(), 15.9) == []
+    assert daemon.handle(Tick(), 15.9) == [TellWorker(ONE, m.WorkerPing())]
     drop, ended = daemon.handle(Tick(), 16.0)
     assert isinstance(drop, TellWorker)
     assert isinstance(drop.message, m.DropSession)

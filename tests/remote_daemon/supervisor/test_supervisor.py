@@ -18,7 +18,9 @@ import pytest
 import zmq
 
 import dynamo_genie
-from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, create_client_keys, create_server_keys
+from dynamo_genie.errors import AuthenticationError, GenieError
+from dynamo_genie.remote_daemon.channel import auth
+from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys, load_server_keys
 from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, SupervisorConfig
 from dynamo_genie.runtime.connect.admission import Admission, request_status
 from dynamo_genie.runtime.connect.dealer import connect_dealer
@@ -241,23 +243,54 @@ def test_a_worker_admits_the_key_of_its_own_tenant_only(start_daemon: Start, tmp
         stranger.close(linger=0)
 
 
-class KeysThatBreak(ServerKeys):
-    """A list of clients that cannot be read any more."""
-
-    def clients(self) -> dict[str, str]:
-        raise RuntimeError("the list is gone")
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_serving_stops_when_the_authenticator_dies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_serving_stops_when_the_authenticator_dies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = create_server_keys(tmp_path)
     alice = load_client_keys(create_client_keys(server, "alice"))
-    config = SupervisorConfig("tcp://127.0.0.1:*", keys=KeysThatBreak(server.pair, tmp_path))
+    monkeypatch.setattr(auth, "verdict", lambda *_: 1 / 0)
+    config = SupervisorConfig("tcp://127.0.0.1:*", keys=load_server_keys(tmp_path))
     with closing(Supervisor(config, announce=print)) as supervisor, zmq.Context() as context:
         dealer = connect_dealer(context, supervisor.endpoint, keys=alice, max_frame_nbytes=MAX_CONTROL_NBYTES)
         assert supervisor.run() == 1
         dealer.close(linger=0)
     assert "the authenticator died" in caplog.text
+
+
+def test_a_revoked_key_ends_its_sessions_and_no_others(start_daemon: Start, tmp_path: Path) -> None:
+    server = create_server_keys(tmp_path)
+    alice, bob = (load_client_keys(create_client_keys(server, name)) for name in ("alice", "bob"))
+    daemon = start_daemon(keys=str(tmp_path))
+    endpoint = daemon.wait_ready()
+    (hers, hers_lost), (his, his_lost) = admit(endpoint, alice), admit(endpoint, bob)
+    with hers, his:
+        (tmp_path / "clients" / "alice.pub").unlink()
+        assert eventually(lambda: bool(hers_lost))
+        assert isinstance(hers_lost[0], AuthenticationError)
+        assert "was taken out of the daemon's folder of clients" in str(hers_lost[0])
+        assert eventually(lambda: len(daemon.workers()) == 1)
+        with pytest.raises(GenieError):
+            request_status(endpoint, alice, 1.0)
+        assert attach(his, bob) == m.Attached(1)
+        create_client_keys(server, "carol")
+        carol = load_client_keys(tmp_path / "carol.key")
+        assert request_status(endpoint, carol, LIMIT_S).workers == ()
+        assert his_lost == []
+
+
+def test_a_folder_of_clients_that_is_gone_locks_nobody_out(start_daemon: Start, tmp_path: Path) -> None:
+    server = create_server_keys(tmp_path)
+    alice = load_client_keys(create_client_keys(server, "alice"))
+    daemon = start_daemon(keys=str(tmp_path))
+    endpoint = daemon.wait_ready()
+    (tmp_path / "clients").rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        assert request_status(endpoint, alice, LIMIT_S).workers == ()
+    daemon.process.terminate()
+    code, _, log = daemon.wait_exit()
+    assert code == 0
+    assert log.count("No such file or directory; those admitted before stay so") == 1
 
 
 def test_two_daemons_cannot_share_an_endpoint(start_daemon: Start) -> None:
