@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
@@ -9,6 +11,7 @@ from dynamo_genie.remote_daemon.memory.host_pool import HostPool
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.layout_overlap import layouts_overlap
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.snapshot import SharedSnapshot
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.remote_daemon.worker.session_memory import OffloadedStorage, Poison, SessionMemory
 from dynamo_genie.runtime.wire.messages import ErrorInfo
@@ -30,6 +33,7 @@ class HandleTable(SessionMemory):
     Attributes:
         arena_views: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
         bound: Handles that bindings name.
+        lent: Snapshots that lie in memory of this table, by the handles that hold it for them: negative numbers.
     """
 
     def __init__(
@@ -41,9 +45,11 @@ class HandleTable(SessionMemory):
         self._shared: dict[int, ResidentWeight] = {}
         self.arena_views: set[int] = set()
         self.bound: set[int] = set()
+        self.lent: dict[int, SharedSnapshot] = {}
+        self._loans = 0
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._values) - len(self.lent)
 
     def tensor(self, handle: int) -> torch.Tensor:
         """Return the tensor a handle names, moved back to the device's memory first if it was offloaded.
@@ -126,6 +132,39 @@ class HandleTable(SessionMemory):
             self.epoch += 1
         return copy
 
+    # --- snapshots -------------------------------------------------------------------------------------------
+
+    def lend(self, handle: int, snapshot: SharedSnapshot) -> None:
+        """Hold what a handle names, whoever frees it, until a snapshot that lies there ends or is separated."""
+        self._loans += 1
+        loan, tensor, weight = -self._loans, self.tensor(handle), self._shared.get(handle)
+        if weight is None:
+            self._hold(loan, tensor, made=False)
+        else:
+            self._weights.hold(weight.digest)
+            self._values[loan], self._shared[loan] = tensor, weight
+        self.lent[loan] = snapshot
+
+    def before_write(self, handles: Iterable[int]) -> None:
+        """Separate the snapshots that lie in the memory of these handles, which is about to change."""
+        values = (self._values.get(handle) for handle in handles)
+        written = {value.untyped_storage()._cdata for value in values if isinstance(value, torch.Tensor)}
+        for loan, snapshot in list(self.lent.items()):
+            if self.tensor(loan).untyped_storage()._cdata in written:
+                snapshot.separate(self._budget)
+                self._take_back(loan)
+
+    def take_back_ended(self) -> None:
+        """Hold no longer what was held for snapshots that have ended."""
+        for loan in [loan for loan, snapshot in self.lent.items() if snapshot.ended]:
+            self._take_back(loan)
+
+    def _take_back(self, loan: int) -> None:
+        del self.lent[loan]
+        self.drop(loan)
+
+    # --- failures --------------------------------------------------------------------------------------------
+
     def spoil(self, handle: int, error: ErrorInfo) -> None:
         """Let a handle whose tensor is not what it should be fail wherever it is used."""
         self.drop(handle)
@@ -145,7 +184,7 @@ class HandleTable(SessionMemory):
         layouts = self._neighbours(value)
         written = layouts[handle]
         for other, layout in layouts.items():
-            if layouts_overlap(written, layout):
+            if other > 0 and layouts_overlap(written, layout):
                 self.spoil(other, error)
 
     def drop(self, handle: int) -> None:
@@ -176,6 +215,7 @@ class HandleTable(SessionMemory):
 
     def clear(self) -> None:
         """Drop everything."""
+        self.lent.clear()
         for handle in list(self._values):
             self.drop(handle)
 

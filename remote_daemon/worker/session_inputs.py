@@ -82,6 +82,8 @@ class SessionInputs:
         """
         tensor, writable = self._handles.tensor, self._handles.writable
         kinds = program.input_kinds
+        if program.mutated and self._handles.lent:
+            self._handles.before_write(self.named(call, program.mutated))
         if program.caches and self._handles.in_temporaries:  # first: a tensor looked up now would be left behind
             self._move_caches_to_pool(program, call)
         values: list[Any] = self._bound(call.binding) if call.binding else [None] * len(kinds)

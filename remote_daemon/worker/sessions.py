@@ -15,20 +15,17 @@ from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.command_stream import Outcome
 from dynamo_genie.remote_daemon.worker.device_loss import device_is_lost
-from dynamo_genie.remote_daemon.worker.failures import brief, state_after
-from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.worker.failures import state_after
+from dynamo_genie.remote_daemon.worker.handle_table import HandleTable
 from dynamo_genie.remote_daemon.worker.late_failures import FailureLog
 from dynamo_genie.remote_daemon.worker.session_calls import SessionCalls
+from dynamo_genie.remote_daemon.worker.session_fetches import SendSnapshot, SessionFetches
 from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_LATE
 from dynamo_genie.tensors import spec_of
-
-Send = Callable[[memoryview], int]
-"""Hands bytes to the bulk thread and returns the number of the download."""
 
 
 class WorkerSession:
@@ -41,16 +38,16 @@ class WorkerSession:
         commands: What runs each command.
     """
 
-    def __init__(self, state: WorkerState, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
+    def __init__(self, state: WorkerState, staging: Staging, send_bulk: SendSnapshot, port: PeerPort) -> None:
         self._state = state
         self.staging = staging
-        self._send_bulk = send_bulk
         self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host)
         self.arena_counts = ArenaCounts()
         self._inputs = SessionInputs(self.handles, state.buffers)
         self._weights = SessionWeights(state.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
         self._calls = SessionCalls(state, staging, self.handles, self._inputs)
+        self._fetches = SessionFetches(self.handles, state.buffers, state.host_budget, send_bulk)
         self._failures = FailureLog()
         self.running = False
         self.last_used = 0.0
@@ -58,7 +55,7 @@ class WorkerSession:
         self.commands: Mapping[type, Callable[[Any], Outcome]] = {
             m.Call: self._calls.call,
             m.Free: self._free,
-            m.Fetch: self._fetch,
+            m.Fetch: self._fetches.fetch,
             m.Put: self._put,
             m.SendTensor: self._peers.send,
             m.ReceiveTensor: self._peers.receive,
@@ -157,6 +154,8 @@ class WorkerSession:
                 self._peers.send_error(command, error)
 
     def _free(self, command: m.Free) -> None:
+        if self.handles.lent:
+            self.handles.take_back_ended()
         for handle in command.handles:
             self.handles.drop(handle)
         self._inputs.drop_moved()
@@ -174,26 +173,8 @@ class WorkerSession:
 
     def _patch_weight(self, command: m.PatchWeight) -> None:
         upload = self.staging.claim(command.upload)
+        self.handles.before_write((command.handle,))
         self._state.buffers.patch(self.handles.writable(command.handle), command.offset, upload.memory)
-
-    def _fetch(self, command: m.Fetch) -> m.Fetched:
-        budget = MAX_FETCH_INLINE_NBYTES
-        tensors: list[m.FetchedTensor | m.ErrorInfo] = []
-        whole: set[int] = set()
-        for handle in command.handles:
-            try:
-                spec, data = self._state.buffers.to_host(self.handles.tensor(handle))
-            except PoisonedInput as poisoned:
-                error = poisoned.error
-                tensors.append(brief(error) if error.number in whole or len(whole) >= MAX_LATE else error)
-                whole.add(error.number)
-                continue
-            if data.nbytes <= budget:
-                budget -= data.nbytes
-                tensors.append(m.FetchedTensor(spec, bytes(data)))
-            else:
-                tensors.append(m.FetchedTensor(spec, b"", self._send_bulk(data)))
-        return m.Fetched(command.request_id, tuple(tensors))
 
     def _describe(self, command: m.Describe) -> m.Described:
         return m.Described(
