@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.memory.host_memory import HUGE_PAGES_FROM_NBYTES, allocate_host
+from dynamo_genie.remote_daemon.memory.host_memory import HUGE_PAGES_FROM_NBYTES, allocate_host, trim_host_memory
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import dense_form, flat_bytes, from_flat_bytes, lies_dense, spec_of
 
@@ -58,7 +58,8 @@ class HostBufferStore:
         """See `BufferStore`. Nothing is launched: operators are through when they return."""
 
     def reclaim(self) -> None:
-        """See `BufferStore`. Host memory has one allocator."""
+        """See `BufferStore`. Host memory has one allocator, which keeps what was freed."""
+        trim_host_memory()
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
         """See `BufferStore`."""

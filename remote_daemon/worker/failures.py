@@ -10,6 +10,11 @@ from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory
 from dynamo_genie.remote_daemon.worker.handle_table import PoisonedInput
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
+ADVICE = (
+    "what a program makes on the way counts against the worker's limit, too: free tensors, compute in smaller pieces, "
+    "or start the daemon with a larger --memory-limit"
+)
+
 BRIEF = 200
 """Characters of a message that is repeated."""
 
@@ -41,5 +46,12 @@ def describe_failure(error: BaseException, operator: str = "", program: int = -1
     node = -1
     if isinstance(error, NodeError) and error.__cause__ is not None:
         node, operator, error = error.node, error.operator, error.__cause__
-    kind = "OutOfMemoryError" if is_out_of_memory(error) else ""
-    return error_record(error, operator, program=program, node=node, kind=kind)
+    if is_out_of_memory(error):
+        failure = error_record(error, operator, program=program, node=node, kind="OutOfMemoryError")
+        return msgspec.structs.replace(failure, message=_with_advice(failure.message))
+    return error_record(error, operator, program=program, node=node)
+
+
+def _with_advice(message: str) -> str:
+    """Return a message about lack of memory that says what to do."""
+    return message if "-memory-limit" in message else f"{message or 'no memory is left'}; {ADVICE}"

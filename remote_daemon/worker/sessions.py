@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
+from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory, let_go
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.command_stream import Outcome
@@ -126,6 +127,8 @@ class WorkerSession:
 
     def _fail(self, command: m.Command, error: Exception) -> m.Failed | None:
         """Poison what a failed command should have made, and return its answer, if it has one."""
+        if is_out_of_memory(error):
+            let_go(error)  # what is to be said of it takes memory too
         request_id = getattr(command, "request_id", 0)
         lost = device_is_lost(error)
         failure = self._failures.record(error, command, self._calls.taken, answered=bool(request_id) or lost)

@@ -12,6 +12,7 @@ from dynamo_genie.remote_daemon.memory.host_pool import HostPool
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
+from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
 from dynamo_genie.remote_daemon.memory.recycled_memory import RecycledMemory
 from dynamo_genie.remote_daemon.memory.weight_store import WeightStore
 from dynamo_genie.remote_daemon.worker.programs import Build, ProgramCache
@@ -52,7 +53,12 @@ class WorkerState:
 
 
 def open_state(
-    buffers: BufferStore, offloader: Offloader, *, host_limit: int = 0, build: Build | None = None
+    buffers: BufferStore,
+    offloader: Offloader,
+    *,
+    host_limit: int = 0,
+    build: Build | None = None,
+    process_limit: ProcessLimit | None = None,
 ) -> WorkerState:
     """Make a worker's state, each part from those before it.
 
@@ -60,10 +66,11 @@ def open_state(
         offloader: Makes room in the buffers' memory; the buffers of a device were made with it.
         host_limit: Bytes of host memory beside a device's.
         build: Makes programs run; by default with the engines of the buffers' device.
+        process_limit: What programs must keep to.
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
-    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas).build)
+    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas, process_limit or ProcessLimit()).build)
     host, host_budget, allocate = None, budget, allocate_host
     if isinstance(buffers, DeviceBufferStore):
         host_budget = MemoryBudget(host_limit, "--host-memory-limit")
