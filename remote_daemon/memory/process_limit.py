@@ -84,7 +84,8 @@ class ProcessLimit:
             MemoryError: What may be taken is taken.
         """
         if self._limit and self.taken + nbytes > self._limit - MARGIN_NBYTES:
-            raise MemoryError(f"{nbytes:,} bytes more" if nbytes else "the values that a program makes on the way")
+            what = f"loading a program takes {nbytes:,} bytes" if nbytes else "the values that a program makes fill it"
+            raise MemoryError(f"this worker's memory has no room: {what}")
 
     @contextmanager
     def room_for_a_compiler(self) -> Iterator[None]:

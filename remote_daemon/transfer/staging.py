@@ -13,6 +13,9 @@ from dynamo_genie.remote_daemon.memory.upload import Upload
 MAX_UPLOADS = 16_384
 """Unclaimed uploads that one session may hold."""
 
+UPLOAD_NBYTES = 1_500
+"""What an upload costs beside its bytes."""
+
 
 UploadKey: TypeAlias = "int | tuple[int, int]"
 """An upload of the client by its number, or a tensor of another worker by the numbers of its link and itself."""
@@ -42,11 +45,11 @@ class Staging:
                 raise ProtocolError(f"upload {upload_id} exists already")
             if len(self._open) + len(self._finished) >= MAX_UPLOADS:
                 raise QuotaExceeded(f"more than {MAX_UPLOADS} uploads wait to be used")
-            self._budget.reserve(nbytes, f"an upload of {nbytes:,} bytes")
+            self._reserve(nbytes)
             try:
                 memory = self._allocate(nbytes)
-            except (RuntimeError, OSError) as error:
-                self._budget.release(nbytes)
+            except (RuntimeError, OSError, MemoryError) as error:
+                self._release(nbytes)
                 raise QuotaExceeded(f"no memory for an upload of {nbytes:,} bytes: {error}") from None
             upload = Upload(nbytes, memory, memory.numpy().data)
             (self._open if nbytes else self._finished)[upload_id] = upload
@@ -69,7 +72,7 @@ class Staging:
         with self._lock:
             upload = self._open.pop(upload_id, None) or self._finished.pop(upload_id, None)
             if upload is not None:
-                self._budget.release(upload.nbytes)
+                self._release(upload.nbytes)
 
     def claim(self, upload_id: UploadKey) -> Upload:
         """Hand a finished upload over; its bytes stop counting as staged.
@@ -81,7 +84,7 @@ class Staging:
             upload = self._finished.pop(upload_id, None)
             if upload is None:
                 raise ProtocolError(f"upload {upload_id} is unknown or not complete")
-            self._budget.release(upload.nbytes)
+            self._release(upload.nbytes)
             return upload
 
     def close(self) -> None:
@@ -89,6 +92,18 @@ class Staging:
         with self._lock:
             self._closed = True
             for upload in (*self._open.values(), *self._finished.values()):
-                self._budget.release(upload.nbytes)
+                self._release(upload.nbytes)
             self._open.clear()
             self._finished.clear()
+
+    def _reserve(self, nbytes: int) -> None:
+        self._budget.reserve(nbytes, f"an upload of {nbytes:,} bytes")
+        try:
+            self._budget.reserve_overhead(UPLOAD_NBYTES, "an upload")
+        except QuotaExceeded:
+            self._budget.release(nbytes)
+            raise
+
+    def _release(self, nbytes: int) -> None:
+        self._budget.release(nbytes)
+        self._budget.release_overhead(UPLOAD_NBYTES)

@@ -15,9 +15,6 @@ ADVICE = (
     "or start the daemon with a larger --memory-limit"
 )
 
-BRIEF = 200
-"""Characters of a message that is repeated."""
-
 
 class FailedDraw(Exception):
     """A program failed that draws random numbers; carries the generator's state, which may have advanced by then."""
@@ -30,11 +27,6 @@ class FailedDraw(Exception):
 def state_after(error: Exception) -> bytes:
     """Return the state in which a failed call left the generator; nothing where it had drawn no number."""
     return error.state if isinstance(error, FailedDraw) else b""
-
-
-def brief(error: ErrorInfo) -> ErrorInfo:
-    """Return an error as it goes into an answer that has it, or enough others, whole."""
-    return msgspec.structs.replace(error, message=error.message[:BRIEF], traceback="")
 
 
 def describe_failure(error: BaseException, operator: str = "", program: int = -1) -> ErrorInfo:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from dynamo_genie.errors import ProtocolError, QuotaExceeded
+from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.host_pool import HostPool
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.layout_overlap import layouts_overlap
@@ -14,9 +14,16 @@ from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.snapshot import SharedSnapshot
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.remote_daemon.worker.session_memory import OffloadedStorage, Poison, SessionMemory
-from dynamo_genie.runtime.wire.messages import ErrorInfo
+from dynamo_genie.runtime.wire.record import ErrorInfo, brief
 
 MAX_HANDLES = 4_000_000
+
+BLOCK = 256
+HANDLE_NBYTES = 1_200
+"""Handles are paid for by the block: what a tensor of one byte costs, and the tables that it stands in."""
+
+MAX_WHOLE_ERRORS = 256
+"""Handles without a tensor that keep the whole reason for it, with its traceback."""
 
 
 class PoisonedInput(Exception):
@@ -37,10 +44,22 @@ class HandleTable(SessionMemory):
     """
 
     def __init__(
-        self, budget: MemoryBudget, weights: WeightStore, arenas: KVArenas, host: HostPool | None = None
+        self,
+        budget: MemoryBudget,
+        weights: WeightStore,
+        arenas: KVArenas,
+        host: HostPool | None = None,
+        host_budget: MemoryBudget | None = None,
     ) -> None:
-        """Name nothing yet; while the session is idle, tensors may be offloaded to `host`."""
+        """Name nothing yet; while the session is idle, tensors may be offloaded to `host`.
+
+        Args:
+            host_budget: Where handles count, of whatever memory their tensors are; `budget` by default.
+        """
         super().__init__(budget, arenas, host)
+        self._host_budget = host_budget or budget
+        self._paid = 0
+        self._poisoned = 0
         self._weights = weights
         self._shared: dict[int, ResidentWeight] = {}
         self.arena_views: set[int] = set()
@@ -89,8 +108,10 @@ class HandleTable(SessionMemory):
 
     def poison(self, handle: int, error: ErrorInfo) -> None:
         """Remember why a handle has no tensor."""
-        if handle > 0 and handle not in self._values and len(self._values) < MAX_HANDLES:
-            self._values[handle] = Poison(error)
+        if handle <= 0 or handle in self._values or not self._can_name_one_more():
+            return
+        self._poisoned += 1
+        self._values[handle] = Poison(error if self._poisoned <= MAX_WHOLE_ERRORS else brief(error))
 
     def adopt(self, handle: int, weight: ResidentWeight) -> None:
         """Name a shared weight that has been acquired for this handle."""
@@ -138,6 +159,8 @@ class HandleTable(SessionMemory):
         """Hold what a handle names, whoever frees it, until a snapshot that lies there ends or is separated."""
         self._loans += 1
         loan, tensor, weight = -self._loans, self.tensor(handle), self._shared.get(handle)
+        if len(self._values) >= self._paid:
+            self._pay()
         if weight is None:
             self._hold(loan, tensor, made=False)
         else:
@@ -202,6 +225,8 @@ class HandleTable(SessionMemory):
         elif isinstance(value, OffloadedStorage):
             self.arena_views.discard(handle)
             self._drop_offloaded(handle, value)
+        elif isinstance(value, Poison):
+            self._poisoned -= 1
 
     def weights(self) -> list[ResidentWeight]:
         """Return the weights that handles name, one item a handle."""
@@ -218,9 +243,37 @@ class HandleTable(SessionMemory):
         self.lent.clear()
         for handle in list(self._values):
             self.drop(handle)
+        self.pay_back()
 
     def _require_fresh(self, handle: int) -> None:
         if handle <= 0 or handle in self._values:
             raise ProtocolError(f"handle {handle} is in use already")
-        if len(self._values) >= MAX_HANDLES:
+        if len(self._values) >= self._paid:
+            self._pay()
+
+    def _can_name_one_more(self) -> bool:
+        try:
+            if len(self._values) >= self._paid:
+                self._pay()
+        except GenieError:
+            return False
+        return True
+
+    def _pay(self) -> None:
+        """Pay for another block of handles.
+
+        Raises:
+            ProtocolError, QuotaExceeded: There are too many.
+        """
+        if self._paid >= MAX_HANDLES:
             raise ProtocolError(f"more than {MAX_HANDLES:,} handles")
+        self._host_budget.reserve_overhead(BLOCK * HANDLE_NBYTES, f"naming more than {self._paid:,} tensors")
+        self._paid += BLOCK
+
+    def pay_back(self) -> None:
+        """Give back what was paid for handles that are not named any more; a block stays, so that this is rare."""
+        keep = BLOCK if self._values else 0
+        blocks = (self._paid - len(self._values) - keep) // BLOCK
+        if blocks > 0:
+            self._paid -= blocks * BLOCK
+            self._host_budget.release_overhead(blocks * BLOCK * HANDLE_NBYTES)

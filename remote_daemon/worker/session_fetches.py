@@ -10,10 +10,10 @@ import torch
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.snapshot import CopiedSnapshot, SharedSnapshot, TensorSnapshot
-from dynamo_genie.remote_daemon.worker.failures import brief
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_LATE
+from dynamo_genie.runtime.wire.record import brief
 from dynamo_genie.tensors import spec_of
 
 SendSnapshot: TypeAlias = Callable[[TensorSnapshot], int]

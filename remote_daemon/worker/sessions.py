@@ -42,9 +42,9 @@ class WorkerSession:
     def __init__(self, state: WorkerState, staging: Staging, send_bulk: SendSnapshot, port: PeerPort) -> None:
         self._state = state
         self.staging = staging
-        self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host)
+        self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host, state.host_budget)
         self.arena_counts = ArenaCounts()
-        self._inputs = SessionInputs(self.handles, state.buffers)
+        self._inputs = SessionInputs(self.handles, state.buffers, state.host_budget)
         self._weights = SessionWeights(state.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
         self._calls = SessionCalls(state, staging, self.handles, self._inputs)
@@ -103,8 +103,9 @@ class WorkerSession:
         self.staging.close()
         self._state.offloader.remove_session(self)
         self._weights.drop_held()
+        self._calls.close()
+        self._inputs.close()
         self.handles.clear()
-        self._inputs.drop_moved()
 
     def execute(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
         """Run a command and return its reply, if it has one; every failure becomes a record for the client."""
@@ -161,6 +162,7 @@ class WorkerSession:
             self.handles.take_back_ended()
         for handle in command.handles:
             self.handles.drop(handle)
+        self.handles.pay_back()
         self._inputs.drop_moved()
 
     def _put(self, command: m.Put) -> None:

@@ -70,13 +70,14 @@ def open_state(
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
-    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas, process_limit or ProcessLimit()).build)
+    limit = process_limit or ProcessLimit()
     host, host_budget, allocate = None, budget, allocate_host
     if isinstance(buffers, DeviceBufferStore):
         host_budget = MemoryBudget(host_limit, "--host-memory-limit")
         host = HostPool(buffers, host_budget, budget)
         allocate = RecycledMemory().allocate  # an upload's memory is free again when the device has its copy
-    weights = WeightStore(buffers, budget, host)
+    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas, limit).build, host_budget, limit.check)
+    weights = WeightStore(buffers, budget, host, host_budget)
     offloader.add_weights(weights)
     return WorkerState(buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host)
 
