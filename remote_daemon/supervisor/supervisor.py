@@ -65,6 +65,7 @@ class SupervisorConfig:
     devices: tuple[str, ...] = ("auto",)
     memory_limit: int = 0
     host_memory_limit: int = 0
+    session_share: float = 1.0
     keys: ServerKeys | None = None
     worker_ports: tuple[int, int] | None = None
     parent_pid: int | None = None
@@ -286,6 +287,7 @@ class Supervisor:
             keys=self._config.keys.pair if self._config.keys else None,
             client_public_key=tenant,
             supervisor_pid=os.getpid(),
+            session_share=self._config.session_share,
         )
         process = self._workers[worker] = WorkerProcess(self._config.worker_command, config)
         logger.info("worker %d started for tenant %s", process.pid, config.tenant)

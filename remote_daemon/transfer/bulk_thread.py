@@ -16,7 +16,7 @@ from functools import partial
 
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError
+from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.channel.auth import verified_user
 from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
 from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
@@ -158,6 +158,9 @@ class BulkThread:
                 self._dispatch(identity, message)
         except GenieError as error:
             self._say(identity, m.BulkFailed(transfer, error_code(error), str(error)[:4000]))
+        except MemoryError:  # a program takes what there is, at the moment
+            why = "no memory is left for what was sent; send it again, or start the daemon with a larger --memory-limit"
+            self._say(identity, m.BulkFailed(transfer, QuotaExceeded.__name__, why))
         finally:
             self._reader.drop_rest()
 

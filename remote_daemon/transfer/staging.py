@@ -8,6 +8,7 @@ from typing import TypeAlias
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.host_memory import Allocate, allocate_host
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.session_share import SessionShare
 from dynamo_genie.remote_daemon.memory.upload import Upload
 
 MAX_UPLOADS = 16_384
@@ -24,8 +25,15 @@ UploadKey: TypeAlias = "int | tuple[int, int]"
 class Staging:
     """The uploads of one session."""
 
-    def __init__(self, budget: MemoryBudget, allocate: Allocate = allocate_host) -> None:
-        """Hold nothing yet; `allocate` returns host memory, flat, uint8, for so many bytes."""
+    def __init__(self, budget: MemoryBudget, allocate: Allocate = allocate_host, share: float = 1.0) -> None:
+        """Hold nothing yet; `allocate` returns host memory, flat, uint8, for so many bytes.
+
+        Args:
+            budget: Where uploads count.
+            allocate: Makes room for one.
+            share: The part of it that this session may have.
+        """
+        self.share = SessionShare.of(budget.limit, share)
         self._budget = budget
         self._allocate = allocate
         self._lock = threading.Lock()
@@ -97,13 +105,16 @@ class Staging:
             self._finished.clear()
 
     def _reserve(self, nbytes: int) -> None:
+        self.share.require(nbytes, "an upload")
         self._budget.reserve(nbytes, f"an upload of {nbytes:,} bytes")
         try:
             self._budget.reserve_overhead(UPLOAD_NBYTES, "an upload")
         except QuotaExceeded:
             self._budget.release(nbytes)
             raise
+        self.share.staged += nbytes
 
     def _release(self, nbytes: int) -> None:
+        self.share.staged -= nbytes
         self._budget.release(nbytes)
         self._budget.release_overhead(UPLOAD_NBYTES)

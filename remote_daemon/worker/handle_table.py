@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -11,6 +12,7 @@ from dynamo_genie.remote_daemon.memory.host_pool import HostPool
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.layout_overlap import layouts_overlap
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.session_share import SessionShare
 from dynamo_genie.remote_daemon.memory.snapshot import SharedSnapshot
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.remote_daemon.worker.session_memory import OffloadedStorage, Poison, SessionMemory
@@ -50,18 +52,21 @@ class HandleTable(SessionMemory):
         arenas: KVArenas,
         host: HostPool | None = None,
         host_budget: MemoryBudget | None = None,
+        share: SessionShare | None = None,
     ) -> None:
         """Name nothing yet; while the session is idle, tensors may be offloaded to `host`.
 
         Args:
             host_budget: Where handles count, of whatever memory their tensors are; `budget` by default.
+            share: Of `budget`, what this session may have: all by default.
         """
-        super().__init__(budget, arenas, host)
+        super().__init__(budget, arenas, host, share or SessionShare.of(budget.limit, 1.0))
         self._host_budget = host_budget or budget
         self._paid = 0
         self._poisoned = 0
         self._weights = weights
         self._shared: dict[int, ResidentWeight] = {}
+        self._uses: Counter[bytes] = Counter()
         self.arena_views: set[int] = set()
         self.bound: set[int] = set()
         self.lent: dict[int, SharedSnapshot] = {}
@@ -114,8 +119,16 @@ class HandleTable(SessionMemory):
         self._values[handle] = Poison(error if self._poisoned <= MAX_WHOLE_ERRORS else brief(error))
 
     def adopt(self, handle: int, weight: ResidentWeight) -> None:
-        """Name a shared weight that has been acquired for this handle."""
+        """Name a shared weight that has been acquired for this handle; it counts whole in this session's share.
+
+        Raises:
+            QuotaExceeded: It is more than that.
+        """
         self._require_fresh(handle)
+        if not self._uses[weight.digest]:
+            self._share.require(weight.nbytes, "a weight")
+            self._share.resident += weight.nbytes
+        self._uses[weight.digest] += 1
         self._values[handle] = weight if weight.tensor is None else weight.tensor
         self._shared[handle] = weight
 
@@ -127,7 +140,7 @@ class HandleTable(SessionMemory):
         copy = self._weights.private_copy(weight)
         self.epoch += 1
         del self._values[handle], self._shared[handle]
-        self._weights.drop(weight)
+        self._drop_weight(weight)
         self.add(handle, copy)
         return copy
 
@@ -166,6 +179,7 @@ class HandleTable(SessionMemory):
         else:
             self._weights.hold(weight.digest)
             self._values[loan], self._shared[loan] = tensor, weight
+            self._uses[weight.digest] += 1
         self.lent[loan] = snapshot
 
     def before_write(self, handles: Iterable[int]) -> None:
@@ -218,7 +232,7 @@ class HandleTable(SessionMemory):
         value = self._values.pop(handle, None)
         weight = self._shared.pop(handle, None)
         if weight is not None:
-            self._weights.drop(weight)
+            self._drop_weight(weight)
         elif isinstance(value, torch.Tensor):
             self.arena_views.discard(handle)
             self._drop(handle, value)
@@ -227,6 +241,13 @@ class HandleTable(SessionMemory):
             self._drop_offloaded(handle, value)
         elif isinstance(value, Poison):
             self._poisoned -= 1
+
+    def _drop_weight(self, weight: ResidentWeight) -> None:
+        self._uses[weight.digest] -= 1
+        if not self._uses[weight.digest]:
+            del self._uses[weight.digest]
+            self._share.resident -= weight.nbytes
+        self._weights.drop(weight)
 
     def weights(self) -> list[ResidentWeight]:
         """Return the weights that handles name, one item a handle."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory, let_go
+from dynamo_genie.remote_daemon.memory.session_share import SessionShare
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.command_stream import Outcome
@@ -35,14 +36,19 @@ class WorkerSession:
     Attributes:
         running: Whether a command of this session runs: it keeps all its tensors meanwhile.
         last_used: When one did last, on the clock of those who call `execute`.
+        host_budget: Where it counts what it keeps beside tensors.
         lost_device: What a command of this session did to the device, where the worker cannot go on after it.
         commands: What runs each command.
     """
 
     def __init__(self, state: WorkerState, staging: Staging, send_bulk: SendSnapshot, port: PeerPort) -> None:
         self._state = state
+        self.host_budget = state.host_budget
         self.staging = staging
-        self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host, state.host_budget)
+        share = staging.share
+        if state.host is not None:  # what is staged lies in another memory
+            share = SessionShare.of(state.budget.limit, state.session_share)
+        self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host, state.host_budget, share)
         self.arena_counts = ArenaCounts()
         self._inputs = SessionInputs(self.handles, state.buffers, state.host_budget)
         self._weights = SessionWeights(state.weights, staging, self.handles)

@@ -36,6 +36,7 @@ class WorkerState:
         budget: Of the device's memory.
         host_budget: Of memory for bytes on their way; the same one where the device's memory is the host's.
         allocate: Returns host memory for what is on its way in.
+        session_share: The part of a memory that one session may have.
         host: Where idle sessions' tensors are offloaded to when memory is short, None where there is no such place.
         served: Counts what was done.
     """
@@ -49,6 +50,7 @@ class WorkerState:
     offloader: Offloader
     allocate: Allocate
     host: HostPool | None
+    session_share: float
     served: Served = field(default_factory=Served)
 
 
@@ -59,6 +61,7 @@ def open_state(
     host_limit: int = 0,
     build: Build | None = None,
     process_limit: ProcessLimit | None = None,
+    session_share: float = 1.0,
 ) -> WorkerState:
     """Make a worker's state, each part from those before it.
 
@@ -67,6 +70,7 @@ def open_state(
         host_limit: Bytes of host memory beside a device's.
         build: Makes programs run; by default with the engines of the buffers' device.
         process_limit: What programs must keep to.
+        session_share: The part of the memory that one session may have.
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
@@ -79,7 +83,9 @@ def open_state(
     programs = ProgramCache(buffers.device, build or Engines(buffers, arenas, limit).build, host_budget, limit.check)
     weights = WeightStore(buffers, budget, host, host_budget)
     offloader.add_weights(weights)
-    return WorkerState(buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host)
+    return WorkerState(
+        buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host, session_share
+    )
 
 
 def default_host_limit(devices: int) -> int:

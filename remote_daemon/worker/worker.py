@@ -64,7 +64,13 @@ class Worker:
         buffers = open_buffers(device, offloader)
         host_limit = config.host_memory_limit or default_host_limit(config.devices)
         self._process_limit = ProcessLimit()
-        self._state = open_state(buffers, offloader, host_limit=host_limit, process_limit=self._process_limit)
+        self._state = open_state(
+            buffers,
+            offloader,
+            host_limit=host_limit,
+            process_limit=self._process_limit,
+            session_share=config.session_share,
+        )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
         self._authenticator = None
@@ -74,7 +80,9 @@ class Worker:
             )
         self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
-        self._mailboxes = SessionMailboxes(self._state.host_budget, wakeup.set, self._state.allocate)
+        self._mailboxes = SessionMailboxes(
+            self._state.host_budget, wakeup.set, self._state.allocate, config.session_share
+        )
         bulk, self._bulk_endpoint = self._bind("b", MAX_BULK_FRAME_NBYTES, zap_domain=BULK_ZAP_DOMAIN)
         self._bulk = BulkThread(self._context, bulk, self._mailboxes, links, config.client_public_key)
         self._guard = ConnectionGuard(self._control, "control", MAX_PENDING_NBYTES)

@@ -44,7 +44,7 @@ class WorkerInProcess:
         self.state = state or open_state(HostBufferStore(), Offloader(memory_limit), build=build)
         state = self.state
         self.budget, self.arenas, self.programs = state.budget, state.arenas, state.programs
-        staging, traffic = Staging(state.host_budget), PeerTraffic()
+        staging, traffic = Staging(state.host_budget, state.allocate, state.session_share), PeerTraffic()
         port = PeerPort(Arrivals(staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
         self.session = WorkerSession(state, staging, send_bulk, port)
         self.stream = CommandStream(self.session)
