@@ -13,12 +13,15 @@ from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
-from dynamo_genie.remote_daemon.memory.recycled_memory import RecycledMemory
+from dynamo_genie.remote_daemon.memory.recycled_memory import KEEP_NBYTES, RecycledMemory
 from dynamo_genie.remote_daemon.memory.weight_store import WeightStore
 from dynamo_genie.remote_daemon.worker.programs import Build, ProgramCache
 
 HOST_SHARE = 0.5
 """The part of the machine's memory that its GPUs' workers use by default, for uploads and for what is offloaded."""
+
+KEEP_SHARE = 8
+"""Of that, so much at most is kept for the next upload: an eighth, beside what is counted."""
 
 
 @dataclass
@@ -79,7 +82,8 @@ def open_state(
     if isinstance(buffers, DeviceBufferStore):
         host_budget = MemoryBudget(host_limit, "--host-memory-limit")
         host = HostPool(buffers, host_budget, budget)
-        allocate = RecycledMemory().allocate  # an upload's memory is free again when the device has its copy
+        keep_nbytes = min(KEEP_NBYTES, host_limit // KEEP_SHARE)
+        allocate = RecycledMemory(keep_nbytes).allocate  # an upload's memory is free again when the device has its copy
     programs = ProgramCache(buffers.device, build or Engines(buffers, arenas, limit).build, host_budget, limit.check)
     weights = WeightStore(buffers, budget, host, host_budget)
     offloader.add_weights(weights)
