@@ -43,6 +43,13 @@ def is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
     return True
 
 
+def lies_dense(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor's elements fill one block of memory as they are: no gaps, nothing to be carried out."""
+    if is_zeros_without_memory(tensor) or tensor.is_conj() or tensor.is_neg():
+        return False
+    return tensor.is_contiguous() or is_dense(tensor.shape, tensor.stride())
+
+
 def span_numel(shape: Sequence[int], stride: Sequence[int]) -> int:
     """Return how many elements there are from the first to the last in memory, holes included."""
     if 0 in shape:

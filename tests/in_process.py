@@ -21,6 +21,7 @@ from dynamo_genie.errors import GenieError, SessionLost
 from dynamo_genie.remote_daemon.channel.error_record import error_record
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
+from dynamo_genie.remote_daemon.memory.snapshot import TensorSnapshot
 from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
@@ -124,11 +125,13 @@ class WorkerEnd:
             torch.set_default_dtype(before[0])
             torch.default_generator.set_state(before[1])
 
-    def _download(self, data: memoryview) -> int:
+    def _download(self, snapshot: TensorSnapshot) -> int:
         assert self.bulk is not None
         self._downloads += 1
-        for offset in range(0, len(data), CHUNK_NBYTES):
-            self.bulk.say(m.Chunk(self._downloads, offset), data[offset : offset + CHUNK_NBYTES])
+        for offset in range(0, snapshot.nbytes, CHUNK_NBYTES):
+            chunk = snapshot.read(offset, min(offset + CHUNK_NBYTES, snapshot.nbytes))
+            self.bulk.say(m.Chunk(self._downloads, offset), memoryview(chunk))
+        snapshot.end()
         return self._downloads
 
     def close(self) -> None:

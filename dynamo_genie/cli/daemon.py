@@ -31,11 +31,14 @@ def daemon(
         str, typer.Option(help="tcp://HOST:PORT (PORT may be *) or ipc:///PATH")
     ] = "tcp://127.0.0.1:7777",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N; several: cuda:0,cuda:1")] = "auto",
-    memory_limit: Annotated[str, typer.Option(help="Most bytes to keep resident, e.g. 8GiB; 0 lets it choose")] = "0",
+    memory_limit: Annotated[str, typer.Option(help="Most bytes to use, e.g. 8GiB; 0 lets it choose")] = "0",
     host_memory_limit: Annotated[
         str,
         typer.Option(help="With a GPU: most bytes of host memory for uploads and evicted tensors"),
     ] = "0",
+    session_share: Annotated[
+        float, typer.Option(help="The part of the memory that one session may have, above 0 and up to 1")
+    ] = 1.0,
     keys: Annotated[Path | None, typer.Option(help="Directory made by `genie keygen`; needed off loopback")] = None,
     worker_ports: Annotated[str, typer.Option(help="Ports for workers, A-B; any free ones by default")] = "",
     grace: Annotated[
@@ -69,6 +72,7 @@ def daemon(
         devices=parse_devices(device),
         memory_limit=parse_nbytes(memory_limit),
         host_memory_limit=parse_nbytes(host_memory_limit),
+        session_share=check_share(session_share),
         keys=load_server_keys(keys) if keys is not None else None,
         worker_ports=parse_ports(worker_ports) if worker_ports else None,
         parent_pid=parent_pid,
@@ -103,6 +107,13 @@ def parse_nbytes(text: str) -> int:
     unit = (found[2] or "").upper()
     base = 1024 if unit.endswith("I") else 1000
     return int(float(found[1]) * base ** _POWERS[unit[:1]])
+
+
+def check_share(share: float) -> float:
+    """Return the share of a session if it can be one."""
+    if not 0 < share <= 1:
+        raise OptionError(f"--session-share {share:g}: write a number above 0 and up to 1, as 0.5 for a half")
+    return share
 
 
 def parse_ports(text: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     `device` is "auto", "cpu" or "cuda:N", one of `devices` that share a machine; limits are in bytes, 0 lets the
     worker choose. `listen` is `tcp://HOST:*`, on `ports` from a first to a last one, or on any where that is None; or
     a directory for ipc endpoints. `note_fd` is where to note what runs (`ProgramNote`); programs whose digests are
-    `quarantined` are refused.
+    `quarantined` are refused. `session_share` is the part of the memory that one session may have.
     """
 
     tenant: str
@@ -29,6 +29,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     supervisor_pid: int
     note_fd: int = -1
     quarantined: tuple[bytes, ...] = ()
+    session_share: float = 1.0
 
     def bind_arguments(self, name: str) -> tuple[str, tuple[int, int] | None]:
         """Return `endpoint` and `ports` of `bind_router` for the socket called `name`: `c` control, `b` bulk."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from dynamo_genie.engines import CUDAGRAPHS, ENGINES, INDUCTOR, TENSORRT
 from dynamo_genie.errors import ProtocolError
@@ -23,6 +25,7 @@ from dynamo_genie.remote_daemon.engines.tensorrt import compile_with_tensorrt, t
 from dynamo_genie.remote_daemon.engines.traits import traits_of
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
 from dynamo_genie.remote_daemon.operators.fixed_step import FixedStep, NotFixed, fixed_step
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.remote_daemon.operators.used_rows import attend_on
@@ -35,8 +38,13 @@ class Engines:
     """Makes programs run on one device; what its engines share lives here."""
 
     def __init__(
-        self, buffers: BufferStore, arenas: KVArenas, recorder: Callable[[torch.device], Recorder] = CudaRecorder
+        self,
+        buffers: BufferStore,
+        arenas: KVArenas,
+        process_limit: ProcessLimit,
+        recorder: Callable[[torch.device], Recorder] = CudaRecorder,
     ) -> None:
+        self._process_limit = process_limit
         self._buffers = buffers
         self._arenas = arenas
         self._background = Background("genie-compile")
@@ -52,7 +60,7 @@ class Engines:
             raise ProtocolError(f"there is no engine {wanted!r}; there are {', '.join(ENGINES)}")
         device = self._buffers.device
         constants = [self._buffers.from_bytes(each.spec, each.data) for each in resolved.program.constants]
-        eager = compile_program(resolved, constants, self._arenas)
+        eager = compile_program(resolved, constants, self._arenas, self._process_limit.check)
         step, growth = self._fixed(resolved)
         traits = traits_of(resolved, growth)
         choice = choose(wanted, traits, device.type, tensorrt_missing() if wanted == TENSORRT else "")
@@ -64,9 +72,18 @@ class Engines:
         elif choice.engine == CUDAGRAPHS:
             fast = CudaGraphs(eager, traits, self._recorder)
         elif choice.engine in COMPILERS:
-            compiler = COMPILERS[choice.engine]
+            compiler = self._with_room(COMPILERS[choice.engine])
             fast = CompiledInBackground(resolved, constants, eager, compiler, self._background)
         return RunningProgram(name, eager, choice.engine, choice.reason, fast, fell_back=choice.refused)
+
+    def _with_room(self, compiler: Compile) -> Compile:
+        """Return a compiler that takes its memory beside the limit; one thread compiles, one program at a time."""
+
+        def compile_with_room(graph: GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
+            with self._process_limit.room_for_a_compiler():
+                return compiler(graph, inputs)
+
+        return compile_with_room
 
     def _on_device(self, numbers: Sequence[int]) -> torch.Tensor:
         return self._buffers.from_bytes(TensorSpec("int64", (len(numbers),), (1,)), array("q", numbers).tobytes())

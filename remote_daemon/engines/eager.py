@@ -26,6 +26,7 @@ import torch
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.remote_daemon.engines.engine import Executable, NodeError
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
+from dynamo_genie.remote_daemon.memory.process_limit import CHECK_EVERY
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram, bodies
 from dynamo_genie.remote_daemon.operators.table import Operator
 from dynamo_genie.runtime.wire import program as p
@@ -37,7 +38,10 @@ _ZEROS = "aten._efficientzerotensor.default"
 
 
 def compile_program(
-    resolved: ResolvedProgram, constants: Sequence[torch.Tensor], arenas: KVArenas | None = None
+    resolved: ResolvedProgram,
+    constants: Sequence[torch.Tensor],
+    arenas: KVArenas | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Executable:
     """Return a function that runs a program on the device that it is resolved for.
 
@@ -46,6 +50,7 @@ def compile_program(
     Args:
         constants: The program's constants, as tensors on that device.
         arenas: Where its caches grow in place; without, every `cat` copies.
+        check: Raises where memory is short; called every `CHECK_EVERY` nodes.
 
     Raises:
         ProtocolError: Constants are missing.
@@ -56,8 +61,8 @@ def compile_program(
     subs: list[FunctionType] = []
     for body, operators in zip(program.subprograms, resolved.nested, strict=True):
         held = [constants[index] for index in body.constants]
-        subs.append(_Source(body, operators, resolved.device, held, subs).function())
-    run = _Source(program, _growing(resolved, arenas), resolved.device, constants, subs).function()
+        subs.append(_Source(body, operators, resolved.device, held, subs, check).function())
+    run = _Source(program, _growing(resolved, arenas), resolved.device, constants, subs, check).function()
     keys = tuple(node.op for body in bodies(program) for node in body.nodes)
     counts = accumulate((len(body.nodes) for body in bodies(program)), initial=0)
     firsts = {id(function.__code__): first for function, first in zip((run, *subs), counts, strict=False)}
@@ -133,7 +138,7 @@ def _failed_node(traceback: TracebackType | None, firsts: Mapping[int, int]) -> 
 class _Source:
     """Writes the generated function and collects the objects that it names.
 
-    Those are `o0...` operators, `c0...` literals, `t0...` constants and `s0...` sub-programs.
+    Those are `o0...` operators, `c0...` literals, `t0...` constants, `s0...` sub-programs and `check0`.
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class _Source:
         device: torch.device,
         constants: Sequence[torch.Tensor],
         subs: Sequence[FunctionType],
+        check: Callable[[], None] | None,
     ) -> None:
         self._program = program
         self._operators = operators
@@ -153,6 +159,7 @@ class _Source:
         self._constants = [self._bind("t", number, tensor) for number, tensor in enumerate(constants)]
         self._device = device
         self._subs = subs
+        self._check = check
 
     def function(self) -> FunctionType:
         source = "\n".join(self._lines())
@@ -178,7 +185,13 @@ class _Source:
         if operator.needs_device:
             arguments.append(f"device={self._literal('device', self._device)}")
         call = f" v{value} = {self._run(operator)}({', '.join(arguments)})"
-        return call + "".join(f"; v{index} = None" for index in dying)
+        return call + "".join(f"; v{index} = None" for index in dying) + self._checked(value)
+
+    def _checked(self, value: int) -> str:
+        """Return what looks for memory once in a while; on the line of a node, which it is then that failed."""
+        if self._check is None or value % CHECK_EVERY:
+            return ""
+        return f"; {self._bind('check', 0, self._check)}()"
 
     def _argument(self, argument: p.Argument) -> str:
         match argument:

@@ -46,6 +46,10 @@ class BufferStore(Protocol):
         """Return a private copy of the tensor's bytes in memory order, and their description."""
         ...
 
+    def in_place(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the tensor's bytes in memory order where they lie, flat, uint8; None where they must be copied."""
+        ...
+
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """Overwrite the bytes at `offset...` of a dense tensor with a finished upload."""
         ...

@@ -78,6 +78,10 @@ class DeviceBufferStore:
         self._ring.download(host, flat)
         return spec, host.numpy().data
 
+    def in_place(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """See `BufferStore`. The bulk thread reads host memory only."""
+        return None
+
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""
         flat = check_patch(tensor, offset, staged)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.remote_daemon.memory.host_memory import HUGE_PAGES_FROM_NBYTES, allocate_host
+from dynamo_genie.remote_daemon.memory.host_memory import HUGE_PAGES_FROM_NBYTES, allocate_host, trim_host_memory
 from dynamo_genie.runtime.wire.tensor import TensorSpec
-from dynamo_genie.tensors import dense_form, flat_bytes, from_flat_bytes, spec_of
+from dynamo_genie.tensors import dense_form, flat_bytes, from_flat_bytes, lies_dense, spec_of
 
 
 def dense_bytes(tensor: torch.Tensor) -> tuple[TensorSpec, torch.Tensor]:
@@ -58,7 +58,8 @@ class HostBufferStore:
         """See `BufferStore`. Nothing is launched: operators are through when they return."""
 
     def reclaim(self) -> None:
-        """See `BufferStore`. Host memory has one allocator."""
+        """See `BufferStore`. Host memory has one allocator, which keeps what was freed."""
+        trim_host_memory()
 
     def to_host(self, tensor: torch.Tensor) -> tuple[TensorSpec, memoryview]:
         """See `BufferStore`."""
@@ -66,6 +67,10 @@ class HostBufferStore:
         if flat.numel() < HUGE_PAGES_FROM_NBYTES:
             return spec, memoryview(flat.numpy().tobytes())
         return spec, allocate_host(flat.numel()).copy_(flat).numpy().data
+
+    def in_place(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """See `BufferStore`."""
+        return flat_bytes(tensor.detach()) if lies_dense(tensor) else None
 
     def patch(self, tensor: torch.Tensor, offset: int, staged: torch.Tensor) -> None:
         """See `BufferStore`."""

@@ -20,9 +20,10 @@ HUGE_PAGES_FROM_NBYTES = 8 << 20
 def allocate_host(nbytes: int) -> torch.Tensor:
     """Return uninitialised host memory, in huge pages where it is large: touching small ones first costs more
     than receiving into them."""
-    if nbytes < HUGE_PAGES_FROM_NBYTES:
-        return torch.empty(nbytes, dtype=torch.uint8)
-    return torch.frombuffer(map_pages(nbytes), dtype=torch.uint8)
+    if nbytes >= HUGE_PAGES_FROM_NBYTES:
+        with contextlib.suppress(OSError):  # there are no fresh pages; the allocator may have some that were freed
+            return torch.frombuffer(map_pages(nbytes), dtype=torch.uint8)
+    return torch.empty(nbytes, dtype=torch.uint8)
 
 
 def map_pages(nbytes: int) -> mmap.mmap:

@@ -81,13 +81,13 @@ class Offloader:
 
     def free(self, nbytes: int) -> None:
         """Make `nbytes` of memory free, whatever the budget says; where so much cannot go, sessions keep theirs."""
-        self._reduce(self.budget.used - nbytes)
+        self._reduce(self.budget.taken - nbytes)
 
     def free_some(self, nbytes: int) -> bool:
         """Make `nbytes` of memory free, or else all that may go; return whether anything went."""
-        before = self.budget.used
+        before = self.budget.taken
         self._reduce(before - nbytes, or_all=True)
-        return self.budget.used < before
+        return self.budget.taken < before
 
     def _make_room(self, nbytes: int) -> None:
         """Make room for `nbytes` within the budget; where they never would fit, sessions keep what they have."""
@@ -98,7 +98,7 @@ class Offloader:
         """Free and offload until the budget's use is at most `goal`."""
 
         def enough() -> bool:
-            return self.budget.used <= goal
+            return self.budget.taken <= goal
 
         if self._weights is None:
             return
@@ -108,7 +108,7 @@ class Offloader:
         idle = longest_idle_first(self._sessions)
         weights = self._used_by_none_but(idle)
         movable = sum(session.resident_nbytes for session in idle) + sum(weight.nbytes for weight in weights)
-        if self.budget.used - movable > goal and not or_all:
+        if self.budget.taken - movable > goal and not or_all:
             return
         for session in idle:
             session.offload(enough)

@@ -17,6 +17,9 @@ from dynamo_genie.remote_daemon.memory.upload import Upload
 from dynamo_genie.runtime.wire.content import content_digest
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 
+WEIGHT_NBYTES = 1_500
+"""What a weight costs beside its bytes."""
+
 
 @dataclass
 class ResidentWeight:
@@ -42,8 +45,19 @@ class WeightStore:
     least recently used ones make room when memory is wanted.
     """
 
-    def __init__(self, buffers: BufferStore, budget: MemoryBudget, host: HostPool | None = None) -> None:
-        """Hold nothing yet; weights whose users are idle may be offloaded to `host`."""
+    def __init__(
+        self,
+        buffers: BufferStore,
+        budget: MemoryBudget,
+        host: HostPool | None = None,
+        host_budget: MemoryBudget | None = None,
+    ) -> None:
+        """Hold nothing yet; weights whose users are idle may be offloaded to `host`.
+
+        Args:
+            host_budget: Where the table counts, of whatever memory its tensors are; `budget` by default.
+        """
+        self._host_budget = host_budget or budget
         self._buffers = buffers
         self._budget = budget
         self._by_digest: OrderedDict[bytes, ResidentWeight] = OrderedDict()
@@ -75,9 +89,15 @@ class WeightStore:
             return
         self._budget.reserve(upload.nbytes, "a weight")
         try:
+            self._host_budget.reserve_overhead(WEIGHT_NBYTES, "a weight")
+        except QuotaExceeded:
+            self._budget.release(upload.nbytes)
+            raise
+        try:
             tensor = self._buffers.adopt(spec, upload.memory)
         except BaseException:
             self._budget.release(upload.nbytes)
+            self._host_budget.release_overhead(WEIGHT_NBYTES)
             raise
         with self._lock:
             self._by_digest[digest] = ResidentWeight(digest, spec, tensor, upload.nbytes)
@@ -175,6 +195,7 @@ class WeightStore:
 
     def _free(self, weight: ResidentWeight) -> None:
         del self._by_digest[weight.digest]
+        self._host_budget.release_overhead(WEIGHT_NBYTES)
         if weight.tensor is None:
             assert weight.host is not None and self._host is not None
             self._host.free(weight.host)

@@ -75,6 +75,7 @@ class SupervisorConfig:
     devices: tuple[str, ...] = ("auto",)
     memory_limit: int = 0
     host_memory_limit: int = 0
+    session_share: float = 1.0
     keys: ServerKeys | None = None
     worker_ports: tuple[int, int] | None = None
     parent_pid: int | None = None
@@ -329,6 +330,7 @@ class Supervisor:
             client_public_key=tenant,
             supervisor_pid=os.getpid(),
             quarantined=start.quarantined,
+            session_share=self._config.session_share,
         )
         restrictions = sandbox.restrictions(scratch, config.device)
         try:

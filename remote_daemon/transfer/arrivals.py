@@ -16,6 +16,7 @@ from dynamo_genie.remote_daemon.memory.upload import Upload
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.record import brief
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import require_dense, spec_nbytes
 
@@ -23,6 +24,7 @@ Key: TypeAlias = "tuple[int, int]"
 """Numbers of a link and of a transfer."""
 
 MAX_FAILED = 16_384
+MAX_FAILED_WHOLE = 64
 MAX_GIVEN_UP = 4_096
 MAX_CUT = 512
 """Links that are gone and still remembered, the last ones; a wait for an older one ends with its own time limit."""
@@ -101,7 +103,7 @@ class Arrivals:
             self._complete.discard(key)
             self.staging.abort(key)
             if len(self._failed) < MAX_FAILED:
-                self._failed[key] = error
+                self._failed[key] = error if len(self._failed) < MAX_FAILED_WHOLE else brief(error)
             wanted = self._awaited == key
         if wanted:
             self._wake()

@@ -16,13 +16,15 @@ from functools import partial
 
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError
+from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.channel.auth import verified_user
 from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
 from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
 from dynamo_genie.remote_daemon.channel.sockets import Socket
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
-from dynamo_genie.remote_daemon.transfer.client_bulk import ClientBulk, Download
+from dynamo_genie.remote_daemon.memory.snapshot import TensorSnapshot
+from dynamo_genie.remote_daemon.transfer.client_bulk import ClientBulk
+from dynamo_genie.remote_daemon.transfer.downloads import Download
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.transfer.link_receiver import LinkReceiver
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
@@ -36,6 +38,9 @@ log = logging.getLogger(__name__)
 
 MAX_PENDING_NBYTES = 32 << 20
 """What a client or a worker may have sent that was not read yet: twice what credits allow."""
+
+FIRST_DOWNLOAD = 1 << 60
+"""Downloads are numbered from here on, uploads from 1: a `BulkFailed` means one or the other."""
 
 TICK_S = 1.0
 """How often the thread looks for links that are cut or take too long."""
@@ -62,7 +67,7 @@ class BulkThread:
         self._poller = zmq.Poller()
         self._readable: dict[Socket | int, Callable[[], None]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
-        self._next_download = 0
+        self._next_download = FIRST_DOWNLOAD
         self._stopping = threading.Event()
         self.watch(socket, self._receive_available)
         self.watch(self._wakeup.fileno(), self._wakeup.clear)
@@ -74,10 +79,10 @@ class BulkThread:
 
     # --- from the executor's thread --------------------------------------------------------------------------
 
-    def send(self, mailbox: SessionMailbox, data: memoryview) -> int:
-        """Queue bytes for a client; return the download's number."""
+    def send(self, mailbox: SessionMailbox, snapshot: TensorSnapshot) -> int:
+        """Queue a snapshot for a client; return the download's number."""
         self._next_download += 1
-        self._post(partial(self.clients.start_download, mailbox, Download(self._next_download, data)))
+        self._post(partial(self.clients.start_download, mailbox, Download(self._next_download, snapshot)))
         return self._next_download
 
     def send_tensor(self, mailbox: SessionMailbox, link: int, outgoing: Outgoing) -> None:
@@ -116,6 +121,7 @@ class BulkThread:
                 next_tick = now + TICK_S
                 self.inbound.probe()
                 self.outbound.tick(now)
+                self.clients.tick()
         self._guard.close()
 
     def watch(self, socket: Socket | int, readable: Callable[[], None]) -> None:
@@ -152,6 +158,9 @@ class BulkThread:
                 self._dispatch(identity, message)
         except GenieError as error:
             self._say(identity, m.BulkFailed(transfer, error_code(error), str(error)[:4000]))
+        except MemoryError:  # a program takes what there is, at the moment
+            why = "no memory is left for what was sent; send it again, or start the daemon with a larger --memory-limit"
+            self._say(identity, m.BulkFailed(transfer, QuotaExceeded.__name__, why))
         finally:
             self._reader.drop_rest()
 

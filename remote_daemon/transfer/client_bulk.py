@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import zmq
 
 from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
 from dynamo_genie.remote_daemon.transfer.chunks import receive_chunk
+from dynamo_genie.remote_daemon.transfer.downloads import ClientDownloads, Download, Downloads
 from dynamo_genie.remote_daemon.transfer.link_receiver import LinkReceiver, Say
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox
 from dynamo_genie.remote_daemon.transfer.outbound_links import OutboundLinks
-from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY, UPLOAD_WINDOW
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class Download:
-    """A result on its way to a client."""
-
-    number: int
-    data: memoryview
-    sent: int = 0
+from dynamo_genie.runtime.wire.limits import CREDIT_EVERY
 
 
 @dataclass
@@ -35,8 +22,7 @@ class ClientConnection:
 
     identity: bytes
     mailbox: SessionMailbox
-    outgoing: deque[Download] = field(default_factory=deque)
-    credits: int = UPLOAD_WINDOW
+    outgoing: ClientDownloads
     taken: int = 0
 
 
@@ -56,13 +42,14 @@ class ClientBulk:
         self._say = say
         self._inbound = inbound
         self._outbound = outbound
+        self._downloads = Downloads(socket, say)
         self._connections: dict[bytes, ClientConnection] = {}
 
     def attach(self, identity: bytes, mailbox: SessionMailbox) -> None:
         """Take a connection in, for a session, in the place of its last one; downloads on the way are over."""
         self.forget(mailbox.session)
         mailbox.bulk_identity = identity
-        self._connections[identity] = ClientConnection(identity, mailbox)
+        self._connections[identity] = ClientConnection(identity, mailbox, self._downloads.open(identity))
 
     def of(self, identity: bytes) -> ClientConnection | None:
         """Return the client that is attached on a connection."""
@@ -70,7 +57,12 @@ class ClientBulk:
 
     def forget(self, session: bytes) -> None:
         """Let go of a dropped session's connections and of what waits for them."""
-        self._connections = {i: c for i, c in self._connections.items() if c.mailbox.session != session}
+        for identity in [i for i, client in self._connections.items() if client.mailbox.session == session]:
+            self._downloads.close(self._connections.pop(identity).outgoing)
+
+    def tick(self) -> None:
+        """Go on with downloads that had to wait; called now and then."""
+        self._downloads.tick()
 
     def receive(self, client: ClientConnection, message: m.ClientToBulk) -> None:
         """Take one message; `Chunk`'s second frame is still in the socket.
@@ -89,8 +81,7 @@ class ClientBulk:
             case m.UploadAbort():
                 mailbox.staging.abort(message.upload)
             case m.Credit():
-                client.credits += min(message.chunks, UPLOAD_WINDOW)
-                self._pump(client)
+                self._downloads.credit(client.outgoing, message.chunks)
             case m.AdmitPeer():
                 links = self._inbound.links
                 self._say(client.identity, links.admit(mailbox.session, mailbox.arrivals, message))
@@ -104,11 +95,12 @@ class ClientBulk:
                 self._outbound.measure(mailbox, message, lambda answer: self._tell(mailbox, answer))
 
     def start_download(self, mailbox: SessionMailbox, download: Download) -> None:
-        """Send bytes that the executor has handed over."""
+        """Send a snapshot that the executor has handed over."""
         client = self._connections.get(mailbox.bulk_identity)
-        if client is not None:
-            client.outgoing.append(download)
-            self._pump(client)
+        if client is None:
+            download.snapshot.end()
+        else:
+            self._downloads.start(client.outgoing, download)
 
     def _tell(self, mailbox: SessionMailbox, answer: m.PeerMeasured) -> None:
         self._say(mailbox.bulk_identity, answer)
@@ -122,19 +114,3 @@ class ClientBulk:
         if receive_chunk(self._reader, staging, chunk.transfer, chunk.offset, digest=True):
             staging.finish(chunk.transfer)
             self._say(client.identity, m.UploadDone(chunk.transfer))
-
-    def _pump(self, client: ClientConnection) -> None:
-        while client.outgoing and client.credits > 0:
-            download = client.outgoing[0]
-            header = codec.encode(m.Chunk(download.number, download.sent))
-            data = download.data[download.sent : download.sent + CHUNK_NBYTES]
-            try:
-                self._socket.send_multipart([client.identity, header, data], zmq.NOBLOCK, copy=False)
-            except zmq.ZMQError as error:
-                log.debug("bulk peer went away: %s", error)
-                client.outgoing.clear()
-                return
-            client.credits -= 1
-            download.sent += len(data)
-            if download.sent >= len(download.data):
-                client.outgoing.popleft()

@@ -40,14 +40,22 @@ class SessionMailbox:
 class SessionMailboxes:
     """The mailboxes of admitted sessions by id, and the ids whose state the executor has yet to free."""
 
-    def __init__(self, budget: MemoryBudget, wake: Callable[[], None], allocate: Allocate = allocate_host) -> None:
+    def __init__(
+        self,
+        budget: MemoryBudget,
+        wake: Callable[[], None],
+        allocate: Allocate = allocate_host,
+        share: float = 1.0,
+    ) -> None:
         """Make an empty list.
 
         Args:
             budget: What is on its way in counts here.
             wake: Makes the executor look whether what a session waits for has arrived.
             allocate: Returns host memory for what is on its way in.
+            share: The part of the budget that one session may have.
         """
+        self._share = share
         self._budget = budget
         self._allocate = allocate
         self._wake = wake
@@ -58,7 +66,7 @@ class SessionMailboxes:
 
     def admit(self, message: AdmitSession) -> None:
         """Let a session attach with its token."""
-        staging, traffic = Staging(self._budget, self._allocate), PeerTraffic(self.traffic)
+        staging, traffic = Staging(self._budget, self._allocate, self._share), PeerTraffic(self.traffic)
         arrivals = Arrivals(staging, traffic, self._wake)
         mailbox = SessionMailbox(message.session, message.token, message.client, staging, arrivals, traffic)
         with self._lock:

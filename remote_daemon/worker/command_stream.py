@@ -12,7 +12,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from dynamo_genie.errors import SessionLost
+from dynamo_genie.errors import QuotaExceeded, SessionLost
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.worker.answer_nbytes import answer_nbytes
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import ACKNOWLEDGE_BATCHES, ACKNOWLEDGE_NBYTES
 
@@ -23,8 +25,8 @@ MAX_WAITING_BATCHES = 1 << 12
 MAX_UNHEARD_NBYTES = 16 << 20
 """What may be remembered of answers; a client waits for each answer, and says with its next batch that it came."""
 
-ANSWER_NBYTES = 256
-"""What an answer counts beside the bytes of tensors in it."""
+FREE_UNHEARD_NBYTES = 64 << 10
+"""Answers that take no more than this are not counted against the memory limit: an ordinary client's, that is."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,11 @@ class CommandStream(Generic[S]):
     Call `resume` when what is waited for may be there, at `due` at the latest.
     """
 
-    def __init__(self, session: S) -> None:
+    def __init__(self, session: S, budget: MemoryBudget | None = None) -> None:
+        """Run what comes by `session`; answers that are remembered count in `budget`, that of host memory."""
         self.session = session
+        self._budget = budget
+        self._paid_nbytes = 0
         self._sequence = 0
         self._running = 0
         self._commands: tuple[m.Command, ...] = ()
@@ -134,13 +139,18 @@ class CommandStream(Generic[S]):
         return self._running - (self._position < len(self._commands))
 
     def _forget(self) -> None:
+        self._unheard.clear()
+        self._unheard_nbytes = 0
+        self._pay_for_unheard()
         self._waiting.clear()
         self._commands, self._position, self._deadline = (), 0, None
         self._waiting_nbytes = 0
 
     def _forget_heard(self, heard: int) -> None:
         for sequence in [sequence for sequence in self._unheard if sequence <= heard]:
-            self._unheard_nbytes -= sum(map(_nbytes, self._unheard.pop(sequence)))
+            self._unheard_nbytes -= sum(map(answer_nbytes, self._unheard.pop(sequence)))
+        if self._paid_nbytes > self._unheard_nbytes:
+            self._pay_for_unheard()
 
     def _begin(self, batch: m.Batch, nbytes: int) -> None:
         self._running, self._commands, self._position = batch.sequence, batch.commands, 0
@@ -167,11 +177,28 @@ class CommandStream(Generic[S]):
 
     def _remember(self, replies: list[m.WorkerToClient]) -> None:
         self._unheard.setdefault(self._running, []).extend(replies)
-        self._unheard_nbytes += sum(map(_nbytes, replies))
+        self._unheard_nbytes += sum(map(answer_nbytes, replies))
         if self._unheard_nbytes > MAX_UNHEARD_NBYTES:
             self._break(
                 f"more than {MAX_UNHEARD_NBYTES:,} bytes of answers were sent of which the client has heard none"
             )
+        if self._unheard_nbytes > FREE_UNHEARD_NBYTES:
+            self._pay_for_unheard()
+
+    def _pay_for_unheard(self) -> None:
+        """Count what is remembered, and the message of it that waits to be read, where it is more than a little."""
+        nbytes = 2 * self._unheard_nbytes if self._unheard_nbytes > FREE_UNHEARD_NBYTES else 0
+        if self._budget is None or nbytes == self._paid_nbytes:
+            return
+        self._budget.release_overhead(self._paid_nbytes)
+        self._paid_nbytes = 0
+        if not nbytes:
+            return
+        try:
+            self._budget.reserve_overhead(nbytes, "remembering answers that the client has not heard")
+        except QuotaExceeded as error:
+            self._break(str(error))
+        self._paid_nbytes = nbytes
 
     def _acknowledge(self, replies: list[m.WorkerToClient]) -> list[m.WorkerToClient]:
         """Add to replies that what came has run, where neither they say so nor an earlier one did lately."""
@@ -193,13 +220,5 @@ class CommandStream(Generic[S]):
 
     def _break(self, reason: str) -> None:
         self._forget()
-        self._unheard.clear()
         self._broken = reason
         raise SessionLost(reason)
-
-
-def _nbytes(reply: m.WorkerToClient) -> int:
-    """Return about what remembering an answer costs."""
-    if not isinstance(reply, m.Fetched):
-        return ANSWER_NBYTES
-    return ANSWER_NBYTES + sum(len(t.data) for t in reply.tensors if isinstance(t, m.FetchedTensor))

@@ -144,7 +144,7 @@ class Executor:
                 replies = self._take(stream, identity, message, len(data)) if stream else [m.Detached()]
             else:
                 replies = self._attach(identity, message)
-        except GenieError as error:
+        except (GenieError, MemoryError) as error:
             replies = [m.Failed(0, describe_failure(error))]
         self._send(identity, replies)
         if stream is not None:
@@ -198,7 +198,8 @@ class Executor:
             raise ProtocolError("no such session, or a wrong token")
         stream = self._streams.get(message.session)
         if stream is None:
-            stream = self._streams[message.session] = CommandStream(self._open_session(mailbox))
+            session = self._open_session(mailbox)
+            stream = self._streams[message.session] = CommandStream(session, session.host_budget)
         self._forget_connections(stream)  # a session has one; what still comes on another was sent again on this one
         self._by_identity[identity] = stream
         if stream in self._suspended:

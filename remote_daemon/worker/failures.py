@@ -11,8 +11,10 @@ from dynamo_genie.remote_daemon.operators.words import ASSERTIONS
 from dynamo_genie.remote_daemon.worker.handle_table import PoisonedInput
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
-BRIEF = 200
-"""Characters of a message that is repeated."""
+ADVICE = (
+    "what a program makes on the way counts against the worker's limit, too: free tensors, compute in smaller pieces, "
+    "or start the daemon with a larger --memory-limit"
+)
 
 
 class FailedDraw(Exception):
@@ -28,11 +30,6 @@ def state_after(error: Exception) -> bytes:
     return error.state if isinstance(error, FailedDraw) else b""
 
 
-def brief(error: ErrorInfo) -> ErrorInfo:
-    """Return an error as it goes into an answer that has it, or enough others, whole."""
-    return msgspec.structs.replace(error, message=error.message[:BRIEF], traceback="")
-
-
 def describe_failure(error: BaseException, operator: str = "", program: int = -1) -> ErrorInfo:
     """Return what the client needs to raise the error that eager PyTorch would raise, and to find its line."""
     if isinstance(error, PoisonedInput):
@@ -42,6 +39,14 @@ def describe_failure(error: BaseException, operator: str = "", program: int = -1
     node = -1
     if isinstance(error, NodeError) and error.__cause__ is not None:
         node, operator, error = error.node, error.operator, error.__cause__
-    kind = "OutOfMemoryError" if is_out_of_memory(error) else ""
     own_words = operator in ASSERTIONS
-    return error_record(error, operator, program=program, node=node, kind=kind, own_words=own_words)
+    if is_out_of_memory(error):
+        failure = error_record(error, operator, program=program, node=node, kind="OutOfMemoryError")
+        return msgspec.structs.replace(failure, message=_with_advice(failure.message))
+    return error_record(error, operator, program=program, node=node, own_words=own_words)
+
+
+
+def _with_advice(message: str) -> str:
+    """Return a message about lack of memory that says what to do."""
+    return message if "-memory-limit" in message else f"{message or 'no memory is left'}; {ADVICE}"

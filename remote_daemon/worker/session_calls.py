@@ -27,10 +27,13 @@ from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS, MAX_SPANS, MAX_STRING
 from dynamo_genie.runtime.wire.program import decode_program
-from dynamo_genie.runtime.wire.record import ErrorInfo
+from dynamo_genie.runtime.wire.record import ErrorInfo, brief
 
 MAX_REFUSED = 4096
 """Refused programs whose reason is kept for those who call them."""
+
+MAX_REFUSED_WHOLE = 64
+"""Those of which all is kept."""
 
 FREED_SHARE = 8
 """Where a program lacks memory, an eighth of all that may be used is freed at a time."""
@@ -99,15 +102,31 @@ class SessionCalls:
         except Exception:
             self._unloaded = _written_by(encoded)
             raise
-        self._programs[command.program] = program
+        self._name(command.program, program)
         return self._news_of(command.program, program)
 
     def refuse(self, command: m.RegisterProgram, error: m.ErrorInfo) -> None:
         """Remember why a program could not be registered, for those who call it."""
-        self._programs.pop(command.program, None)
+        self._name(command.program, None)
         if len(self._refused) < MAX_REFUSED:
             self._refused[command.program] = RefusedProgram(error, self._unloaded)
+            if len(self._refused) > MAX_REFUSED_WHOLE:  # any call may write what such a program may
+                self._refused[command.program] = RefusedProgram(brief(error), range(MAX_ITEMS))
         self._unloaded = ()
+
+    def close(self) -> None:
+        """Name no program any more."""
+        for number in list(self._programs):
+            self._name(number, None)
+
+    def _name(self, number: int, program: LoadedProgram | None) -> None:
+        """Let a number name a program, or none; what is named stays loaded."""
+        before = self._programs.pop(number, None)
+        if before is not None:
+            before.users -= 1
+        if program is not None:
+            program.users += 1
+            self._programs[number] = program
 
     def poison(self, call: m.Call, error: m.ErrorInfo) -> None:
         """Let fail with `error` what a failed call should have made, and what it may have written or not."""

@@ -12,14 +12,18 @@ from typing import Any
 
 import torch
 
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
 from dynamo_genie.remote_daemon.worker.programs import LoadedProgram
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor
 from dynamo_genie.tensors import spec_nbytes
+
+BINDING_NBYTES, ITEM_NBYTES = 600, 100
+"""What a binding costs, and each of its inputs."""
 
 
 @dataclass
@@ -48,7 +52,10 @@ class RefusedBinding:
 class SessionInputs:
     """The bindings of one session, and what its calls name."""
 
-    def __init__(self, handles: HandleTable, buffers: BufferStore) -> None:
+    def __init__(self, handles: HandleTable, buffers: BufferStore, budget: MemoryBudget) -> None:
+        """Count bindings in `budget`, that of host memory."""
+        self._budget = budget
+        self._paid: dict[int, int] = {}
         self._handles = handles
         self._buffers = buffers
         self._bindings: dict[int, Binding | RefusedBinding] = {}
@@ -59,10 +66,12 @@ class SessionInputs:
 
         Raises:
             ProtocolError: Positions and handles do not fit one another or the program.
+            QuotaExceeded: There is no room for it.
         """
         taken = set(command.positions)
         if len(taken) != len(command.handles) or not taken <= set(range(len(program.input_kinds))):
             raise ProtocolError("a binding must give one handle for each of its positions")
+        self._pay(command.binding, BINDING_NBYTES + ITEM_NBYTES * (len(taken) + len(program.input_kinds)))
         for position, handle in zip(command.positions, command.handles, strict=True):
             if position in program.mutated:
                 self._handles.writable(handle)
@@ -82,6 +91,8 @@ class SessionInputs:
         """
         tensor, writable = self._handles.tensor, self._handles.writable
         kinds = program.input_kinds
+        if program.mutated and self._handles.lent:
+            self._handles.before_write(self.named(call, program.mutated))
         if program.caches and self._handles.in_temporaries:  # first: a tensor looked up now would be left behind
             self._move_caches_to_pool(program, call)
         values: list[Any] = self._bound(call.binding) if call.binding else [None] * len(kinds)
@@ -118,7 +129,23 @@ class SessionInputs:
 
     def refuse(self, command: m.BindWeights, error: m.ErrorInfo) -> None:
         """Let every call through a binding fail with `error`: what it named before is not what is meant now."""
+        self._bindings.pop(command.binding, None)
+        try:
+            self._pay(command.binding, BINDING_NBYTES + ITEM_NBYTES * len(command.handles) + len(error.traceback))
+        except QuotaExceeded:
+            return  # a call that names it fails, too
         self._bindings[command.binding] = RefusedBinding(command.positions, command.handles, error)
+
+    def close(self) -> None:
+        """Forget all bindings."""
+        self._bindings.clear()
+        self._budget.release_overhead(sum(self._paid.values()))
+        self._paid.clear()
+
+    def _pay(self, binding: int, nbytes: int) -> None:
+        self._budget.release_overhead(self._paid.pop(binding, 0))
+        self._budget.reserve_overhead(nbytes, "a binding of weights")
+        self._paid[binding] = nbytes
 
     def named(self, call: m.Call, positions: Collection[int]) -> list[int]:
         """Return the handles that a call gives to its program at some positions."""

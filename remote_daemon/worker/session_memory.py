@@ -14,6 +14,7 @@ import torch
 from dynamo_genie.remote_daemon.memory.host_pool import HostPool, TensorLayout
 from dynamo_genie.remote_daemon.memory.kv_arena import Arena, KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.session_share import SessionShare
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
@@ -62,8 +63,9 @@ class SessionMemory:
         epoch: Rises whenever a handle that a binding may name comes to name another tensor, or none.
     """
 
-    def __init__(self, budget: MemoryBudget, arenas: KVArenas, host: HostPool | None) -> None:
+    def __init__(self, budget: MemoryBudget, arenas: KVArenas, host: HostPool | None, share: SessionShare) -> None:
         self._budget = budget
+        self._share = share
         self._arenas = arenas
         self._host = host
         self._values: dict[int, HandleValue] = {}
@@ -124,8 +126,10 @@ class SessionMemory:
             known.handles.add(handle)
         else:
             nbytes = storage.nbytes()
+            self._share.require(nbytes, "a tensor")
             self._budget.reserve(nbytes, f"a tensor of {nbytes:,} bytes")
             self.resident_nbytes += nbytes
+            self._share.resident += nbytes
             self._storages[key] = ResidentStorage(nbytes, {handle})
             if made and self._host is not None and not self._arenas.holds(key):
                 self.in_temporaries.add(key)
@@ -140,6 +144,7 @@ class SessionMemory:
             del self._storages[key]
             self.in_temporaries.discard(key)
             self.resident_nbytes -= known.nbytes
+            self._share.resident -= known.nbytes
             self._budget.release(known.nbytes)
 
     def _drop_offloaded(self, handle: int, offloaded: OffloadedStorage) -> None:
@@ -167,6 +172,7 @@ class SessionMemory:
         known = self._storages.pop(key)
         self.in_temporaries.discard(key)
         self.resident_nbytes -= known.nbytes
+        self._share.resident -= known.nbytes
         self.epoch += 1
         return self._layouts(known)
 
@@ -180,3 +186,4 @@ class SessionMemory:
             self._values[handle] = layout.on(storage)
         self._storages[storage._cdata] = ResidentStorage(storage.nbytes(), set(layouts))
         self.resident_nbytes += storage.nbytes()
+        self._share.resident += storage.nbytes()

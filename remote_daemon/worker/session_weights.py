@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo_genie.errors import ProtocolError
+from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.handle_table import HandleTable
@@ -45,7 +45,7 @@ class SessionWeights:
         weight = self._weights.acquire(command.digest, command.spec)
         try:
             self._handles.adopt(command.handle, weight)
-        except ProtocolError:
+        except (ProtocolError, QuotaExceeded):
             self._weights.drop(weight)
             raise
 

@@ -11,24 +11,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
+from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory, let_go
+from dynamo_genie.remote_daemon.memory.session_share import SessionShare
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.worker.command_stream import Outcome
 from dynamo_genie.remote_daemon.worker.device_loss import device_is_lost
-from dynamo_genie.remote_daemon.worker.failures import brief, state_after
-from dynamo_genie.remote_daemon.worker.handle_table import HandleTable, PoisonedInput
+from dynamo_genie.remote_daemon.worker.failures import state_after
+from dynamo_genie.remote_daemon.worker.handle_table import HandleTable
 from dynamo_genie.remote_daemon.worker.late_failures import FailureLog
 from dynamo_genie.remote_daemon.worker.session_calls import SessionCalls
+from dynamo_genie.remote_daemon.worker.session_fetches import SendSnapshot, SessionFetches
 from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
 from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_LATE
 from dynamo_genie.tensors import spec_of
-
-Send = Callable[[memoryview], int]
-"""Hands bytes to the bulk thread and returns the number of the download."""
 
 
 class WorkerSession:
@@ -37,20 +36,25 @@ class WorkerSession:
     Attributes:
         running: Whether a command of this session runs: it keeps all its tensors meanwhile.
         last_used: When one did last, on the clock of those who call `execute`.
+        host_budget: Where it counts what it keeps beside tensors.
         lost_device: What a command of this session did to the device, where the worker cannot go on after it.
         commands: What runs each command.
     """
 
-    def __init__(self, state: WorkerState, staging: Staging, send_bulk: Send, port: PeerPort) -> None:
+    def __init__(self, state: WorkerState, staging: Staging, send_bulk: SendSnapshot, port: PeerPort) -> None:
         self._state = state
+        self.host_budget = state.host_budget
         self.staging = staging
-        self._send_bulk = send_bulk
-        self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host)
+        share = staging.share
+        if state.host is not None:  # what is staged lies in another memory
+            share = SessionShare.of(state.budget.limit, state.session_share)
+        self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host, state.host_budget, share)
         self.arena_counts = ArenaCounts()
-        self._inputs = SessionInputs(self.handles, state.buffers)
+        self._inputs = SessionInputs(self.handles, state.buffers, state.host_budget)
         self._weights = SessionWeights(state.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
         self._calls = SessionCalls(state, staging, self.handles, self._inputs)
+        self._fetches = SessionFetches(self.handles, state.buffers, state.host_budget, send_bulk)
         self._failures = FailureLog()
         self.running = False
         self.last_used = 0.0
@@ -58,7 +62,7 @@ class WorkerSession:
         self.commands: Mapping[type, Callable[[Any], Outcome]] = {
             m.Call: self._calls.call,
             m.Free: self._free,
-            m.Fetch: self._fetch,
+            m.Fetch: self._fetches.fetch,
             m.Put: self._put,
             m.SendTensor: self._peers.send,
             m.ReceiveTensor: self._peers.receive,
@@ -105,8 +109,9 @@ class WorkerSession:
         self.staging.close()
         self._state.offloader.remove_session(self)
         self._weights.drop_held()
+        self._calls.close()
+        self._inputs.close()
         self.handles.clear()
-        self._inputs.drop_moved()
 
     def execute(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
         """Run a command and return its reply, if it has one; every failure becomes a record for the client."""
@@ -130,6 +135,8 @@ class WorkerSession:
 
     def _fail(self, command: m.Command, error: Exception) -> m.Failed | None:
         """Poison what a failed command should have made, and return its answer, if it has one."""
+        if is_out_of_memory(error):
+            let_go(error)  # what is to be said of it takes memory too
         request_id = getattr(command, "request_id", 0)
         lost = device_is_lost(error)
         failure = self._failures.record(error, command, self._calls.taken, answered=bool(request_id) or lost)
@@ -158,8 +165,11 @@ class WorkerSession:
                 self._peers.send_error(command, error)
 
     def _free(self, command: m.Free) -> None:
+        if self.handles.lent:
+            self.handles.take_back_ended()
         for handle in command.handles:
             self.handles.drop(handle)
+        self.handles.pay_back()
         self._inputs.drop_moved()
 
     def _put(self, command: m.Put) -> None:
@@ -175,26 +185,8 @@ class WorkerSession:
 
     def _patch_weight(self, command: m.PatchWeight) -> None:
         upload = self.staging.claim(command.upload)
+        self.handles.before_write((command.handle,))
         self._state.buffers.patch(self.handles.writable(command.handle), command.offset, upload.memory)
-
-    def _fetch(self, command: m.Fetch) -> m.Fetched:
-        budget = MAX_FETCH_INLINE_NBYTES
-        tensors: list[m.FetchedTensor | m.ErrorInfo] = []
-        whole: set[int] = set()
-        for handle in command.handles:
-            try:
-                spec, data = self._state.buffers.to_host(self.handles.tensor(handle))
-            except PoisonedInput as poisoned:
-                error = poisoned.error
-                tensors.append(brief(error) if error.number in whole or len(whole) >= MAX_LATE else error)
-                whole.add(error.number)
-                continue
-            if data.nbytes <= budget:
-                budget -= data.nbytes
-                tensors.append(m.FetchedTensor(spec, bytes(data)))
-            else:
-                tensors.append(m.FetchedTensor(spec, b"", self._send_bulk(data)))
-        return m.Fetched(command.request_id, tuple(tensors))
 
     def _describe(self, command: m.Describe) -> m.Described:
         return m.Described(

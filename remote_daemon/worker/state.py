@@ -14,12 +14,16 @@ from dynamo_genie.remote_daemon.memory.host_pool import HostPool
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
-from dynamo_genie.remote_daemon.memory.recycled_memory import RecycledMemory
+from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
+from dynamo_genie.remote_daemon.memory.recycled_memory import KEEP_NBYTES, RecycledMemory
 from dynamo_genie.remote_daemon.memory.weight_store import WeightStore
 from dynamo_genie.remote_daemon.worker.programs import Build, ProgramCache
 
 HOST_SHARE = 0.5
 """The part of the machine's memory that its GPUs' workers use by default, for uploads and for what is offloaded."""
+
+KEEP_SHARE = 8
+"""Of that, so much at most is kept for the next upload: an eighth, beside what is counted."""
 
 
 @dataclass
@@ -38,6 +42,7 @@ class WorkerState:
         budget: Of the device's memory.
         host_budget: Of memory for bytes on their way; the same one where the device's memory is the host's.
         allocate: Returns host memory for what is on its way in.
+        session_share: The part of a memory that one session may have.
         host: Where idle sessions' tensors are offloaded to when memory is short, None where there is no such place.
         served: Counts what was done.
         note: Where to say which program runs.
@@ -53,6 +58,7 @@ class WorkerState:
     allocate: Allocate
     host: HostPool | None
     note: ProgramNote
+    session_share: float
     served: Served = field(default_factory=Served)
 
 
@@ -64,6 +70,8 @@ def open_state(
     build: Build | None = None,
     note: ProgramNote | None = None,
     quarantined: Collection[bytes] = (),
+    process_limit: ProcessLimit | None = None,
+    session_share: float = 1.0,
 ) -> WorkerState:
     """Make a worker's state, each part from those before it.
 
@@ -73,19 +81,26 @@ def open_state(
         build: Makes programs run; by default with the engines of the buffers' device.
         note: Where to say which program runs; by default where nobody else sees it.
         quarantined: Digests of programs to refuse.
+        process_limit: What programs must keep to.
+        session_share: The part of the memory that one session may have.
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
+    limit = process_limit or ProcessLimit()
     note = note or ProgramNote()
-    programs = ProgramCache(buffers.device, build or Engines(buffers, arenas).build, note, quarantined)
     host, host_budget, allocate = None, budget, allocate_host
     if isinstance(buffers, DeviceBufferStore):
         host_budget = MemoryBudget(host_limit, "--host-memory-limit")
         host = HostPool(buffers, host_budget, budget)
-        allocate = RecycledMemory().allocate  # an upload's memory is free again when the device has its copy
-    weights = WeightStore(buffers, budget, host)
+        keep_nbytes = min(KEEP_NBYTES, host_limit // KEEP_SHARE)
+        allocate = RecycledMemory(keep_nbytes).allocate  # an upload's memory is free again when the device has its copy
+    build = build or Engines(buffers, arenas, limit).build
+    programs = ProgramCache(buffers.device, build, host_budget, limit.check, note, quarantined)
+    weights = WeightStore(buffers, budget, host, host_budget)
     offloader.add_weights(weights)
-    return WorkerState(buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host, note)
+    return WorkerState(
+        buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host, note, session_share
+    )
 
 
 def default_host_limit(devices: int) -> int:

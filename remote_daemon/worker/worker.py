@@ -31,6 +31,7 @@ from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
+from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit, reserve_for_threads
 from dynamo_genie.remote_daemon.transfer.bulk_thread import BulkThread
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
@@ -59,17 +60,21 @@ class Worker:
     def __init__(self, pipe: WorkerPipe, config: WorkerConfig) -> None:
         self._pipe = pipe
         self._config = config
+        reserve_for_threads()
         device = choose_device(config.device)
         self._info = device_info(device, config.memory_limit, config.devices)
         offloader = Offloader(self._info.memory_limit)
         buffers = open_buffers(device, offloader)
         host_limit = config.host_memory_limit or default_host_limit(config.devices)
+        self._process_limit = ProcessLimit()
         self._state = open_state(
             buffers,
             offloader,
             host_limit=host_limit,
             note=ProgramNote(config.note_fd),
             quarantined=config.quarantined,
+            process_limit=self._process_limit,
+            session_share=config.session_share,
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
@@ -80,7 +85,9 @@ class Worker:
             )
         self._control, self._control_endpoint = self._bind("c", MAX_CONTROL_NBYTES)
         wakeup = Wakeup()
-        self._mailboxes = SessionMailboxes(self._state.host_budget, wakeup.set, self._state.allocate)
+        self._mailboxes = SessionMailboxes(
+            self._state.host_budget, wakeup.set, self._state.allocate, config.session_share
+        )
         bulk, self._bulk_endpoint = self._bind("b", MAX_BULK_FRAME_NBYTES, zap_domain=BULK_ZAP_DOMAIN)
         self._bulk = BulkThread(self._context, bulk, self._mailboxes, links, config.client_public_key)
         self._guard = ConnectionGuard(self._control, "control", MAX_PENDING_NBYTES)
@@ -96,6 +103,8 @@ class Worker:
         self._bulk.watch(self._pipe.fileno(), self._on_pipe)
         self._pipe.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
         threading.Thread(target=self._transfer, name="genie-bulk", daemon=True).start()
+        if self._state.buffers.device.type == "cpu":
+            self._process_limit.start(self._state.budget.limit)
         try:
             with torch.inference_mode():
                 self._executor.serve()

@@ -194,7 +194,15 @@ class BulkConnection:
 
         Raises:
             BulkInterrupted: It has to be fetched again.
+            QuotaExceeded: They had to make way before they were sent.
         """
+        self._unfinished.add(number)
+        try:
+            self._receive_download(number, into, kind)
+        finally:
+            self._unfinished.discard(number)
+
+    def _receive_download(self, number: int, into: torch.Tensor, kind: str) -> None:
         room = into.numpy().data
         received = 0
         while received < len(room):

@@ -47,3 +47,12 @@ class ErrorInfo(Message, frozen=True, tag="E"):
     number: Id = 0
     call: Id = 0
     route: Ids = ()
+
+
+BRIEF = 200
+"""Characters of a message that is repeated."""
+
+
+def brief(error: ErrorInfo) -> ErrorInfo:
+    """Return an error as it stands where it, or enough others, are told whole elsewhere."""
+    return msgspec.structs.replace(error, message=error.message[:BRIEF], traceback="")

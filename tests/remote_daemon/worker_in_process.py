@@ -21,6 +21,7 @@ from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
 from dynamo_genie.remote_daemon.worker.programs import Build
+from dynamo_genie.remote_daemon.worker.session_fetches import SendSnapshot
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
 from dynamo_genie.remote_daemon.worker.state import WorkerState, open_state
@@ -33,15 +34,19 @@ class WorkerInProcess:
     """One session of a worker on the CPU."""
 
     def __init__(
-        self, memory_limit: int = 1 << 40, build: Build | None = None, state: WorkerState | None = None
+        self,
+        memory_limit: int = 1 << 40,
+        build: Build | None = None,
+        state: WorkerState | None = None,
+        send_bulk: SendSnapshot = lambda snapshot: 0,
     ) -> None:
         """Open a session of a worker of its own, or of the one whose `state` are given."""
         self.state = state or open_state(HostBufferStore(), Offloader(memory_limit), build=build)
         state = self.state
         self.budget, self.arenas, self.programs = state.budget, state.arenas, state.programs
-        staging, traffic = Staging(state.host_budget), PeerTraffic()
+        staging, traffic = Staging(state.host_budget, state.allocate, state.session_share), PeerTraffic()
         port = PeerPort(Arrivals(staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
-        self.session = WorkerSession(state, staging, lambda view: 0, port)
+        self.session = WorkerSession(state, staging, send_bulk, port)
         self.stream = CommandStream(self.session)
         self.now = 0.0
         self._sequence = 0

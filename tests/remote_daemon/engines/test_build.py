@@ -12,6 +12,7 @@ from dynamo_genie.remote_daemon.engines.choice import WORTH_RECORDING_NODES
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
 from dynamo_genie.remote_daemon.operators.resolved_program import resolve_program
 from dynamo_genie.runtime.wire import program as p
 from tests.remote_daemon.recorded import TapeRecorder
@@ -29,7 +30,7 @@ def test_a_program_on_a_card_is_recorded_once_nothing_is_compiled() -> None:
 
     buffers = HostBufferStore()
     buffers.device = CARD
-    engines = Engines(buffers, KVArenas(MemoryBudget(1 << 20)), recorder)
+    engines = Engines(buffers, KVArenas(MemoryBudget(1 << 20)), ProcessLimit(), recorder)
     nodes = tuple(p.Node("aten.add.Scalar", (p.Ref(number), 1)) for number in range(WORTH_RECORDING_NODES))
     program = p.Program(p.PROGRAM_VERSION, (p.TensorInput(),), (), nodes, (p.Ref(len(nodes)),))
     running = engines.build(resolve_program(program, CARD), CUDAGRAPHS, "chain")

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_genie.errors import SessionLost
+from dynamo_genie.remote_daemon.memory.memory_budget import FREE_OVERHEAD_NBYTES, MemoryBudget
 from dynamo_genie.remote_daemon.worker import command_stream
+from dynamo_genie.remote_daemon.worker.answer_nbytes import ANSWER_NBYTES
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream, NotYet
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import ACKNOWLEDGE_BATCHES, ACKNOWLEDGE_NBYTES
@@ -132,7 +134,7 @@ def test_answers_are_told_to_the_next_connection_until_they_are_heard(stream: St
 
 
 def test_a_client_that_hears_no_answers_is_given_up(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_stream, "MAX_UNHEARD_NBYTES", 3 * command_stream.ANSWER_NBYTES)
+    monkeypatch.setattr(command_stream, "MAX_UNHEARD_NBYTES", 3 * ANSWER_NBYTES)
     for sequence in (1, 2, 3):
         stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0)
     for sequence in (4, 5):
@@ -165,6 +167,33 @@ def test_too_much_behind_a_wait_ends_the_session_for_good(
         with pytest.raises(SessionLost, match="wait for a tensor of another daemon"):
             stream.take(batch(sequence, m.Sync(1)), 50, now=0.0)
     assert stream.due is None
+
+
+def test_answers_that_are_not_heard_count_and_those_that_are_heard_do_not() -> None:
+    budget = MemoryBudget(FREE_OVERHEAD_NBYTES)
+    commands = Commands()
+    stream = CommandStream(commands, budget)
+    stream.take(batch(1, m.Sync(1)), 50, now=0.0)
+    assert budget.overhead == 0, "a small answer costs nothing worth counting"
+    for sequence in range(2, 4):
+        commands.news = m.LateFailures((m.ErrorInfo("IndexError", "x" * (100 << 10), "", 1, 0, "", 1, 1),))
+        stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0)
+    assert budget.overhead > 2 * 2 * (100 << 10)
+    stream.take(m.Batch(4, (), heard=3), 50, now=0.0)
+    assert budget.overhead == 0
+
+
+def test_a_client_that_hears_nothing_loses_its_session_where_others_have_taken_the_memory() -> None:
+    budget = MemoryBudget(0)
+    budget.reserve_overhead(FREE_OVERHEAD_NBYTES, "handles of another session")
+    commands = Commands()
+    stream = CommandStream(commands, budget)
+    commands.news = m.LateFailures((m.ErrorInfo("IndexError", "x" * (100 << 10), "", 1, 0, "", 1, 1),))
+    with pytest.raises(SessionLost, match="answers that the client has not heard needs"):
+        stream.take(batch(1, m.Sync(1)), 50, now=0.0)
+    assert budget.overhead == FREE_OVERHEAD_NBYTES
+    with pytest.raises(SessionLost):
+        stream.take(batch(2, m.Sync(2)), 50, now=0.0)
 
 
 def test_closing_forgets_what_waits_and_closes_the_session(stream: Stream, commands: Commands) -> None:

@@ -13,6 +13,7 @@ from dynamo_genie.remote_daemon.engines.build import Engines
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.memory.kv_arena import KVArenas
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
+from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
 from dynamo_genie.remote_daemon.operators import resolved_program
 from dynamo_genie.remote_daemon.worker.programs import ProgramCache
 from dynamo_genie.runtime.wire import program as p
@@ -47,7 +48,11 @@ def test_loading_plans_arenas_once_and_resolves_each_operator_once(
     for name in ("plan_arenas", "check_program", "resolve_operator"):
         monkeypatch.setattr(resolved_program, name, counted(name, getattr(resolved_program, name)))
     buffers = HostBufferStore()
-    cache = ProgramCache(CPU, Engines(buffers, KVArenas(MemoryBudget(1 << 20), buffers.empty)).build)
+    cache = ProgramCache(
+        CPU,
+        Engines(buffers, KVArenas(MemoryBudget(1 << 20), buffers.empty), ProcessLimit()).build,
+        MemoryBudget(1 << 30),
+    )
     encoded = p.encode_program(PROGRAM)
     digest = p.program_digest(encoded)
     assert cache.load(digest, encoded, engine) is cache.load(digest, b"", engine)

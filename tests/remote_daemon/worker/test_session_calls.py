@@ -36,7 +36,7 @@ class Calls:
         self.runs = 0
         state = open_state(HostBufferStore(), Offloader(limit), build=self._build)
         self.handles = HandleTable(state.budget, state.weights, state.arenas)
-        inputs = SessionInputs(self.handles, state.buffers)
+        inputs = SessionInputs(self.handles, state.buffers, state.host_budget)
         self.calls = SessionCalls(state, Staging(state.host_budget), self.handles, inputs)
         encoded = p.encode_program(SUM_AND_DIFFERENCE)
         self.calls.register(m.RegisterProgram(1, p.program_digest(encoded), encoded))
