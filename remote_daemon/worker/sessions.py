@@ -22,6 +22,7 @@ from dynamo_genie.remote_daemon.worker.session_calls import SessionCalls
 from dynamo_genie.remote_daemon.worker.session_inputs import SessionInputs
 from dynamo_genie.remote_daemon.worker.session_peers import PeerPort, SessionPeers
 from dynamo_genie.remote_daemon.worker.session_weights import SessionWeights
+from dynamo_genie.remote_daemon.worker.snapshots import take_snapshots
 from dynamo_genie.remote_daemon.worker.state import WorkerState
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_FETCH_INLINE_NBYTES, MAX_LATE
@@ -70,6 +71,7 @@ class WorkerSession:
             m.AdoptWeight: self._weights.adopt,
             m.PatchWeight: self._patch_weight,
             m.Describe: self._describe,
+            m.Save: self._snapshot,
             m.Sync: lambda command: m.Done(command.request_id),
             m.Inspect: self._inspect,
         }
@@ -194,6 +196,9 @@ class WorkerSession:
             else:
                 tensors.append(m.FetchedTensor(spec, b"", self._send_bulk(data)))
         return m.Fetched(command.request_id, tuple(tensors))
+
+    def _snapshot(self, command: m.Save) -> m.Saved:
+        return take_snapshots(command, self.handles, self._state, self._send_bulk)
 
     def _describe(self, command: m.Describe) -> m.Described:
         return m.Described(

@@ -57,6 +57,12 @@ class BulkConnection:
         self._credits = UPLOAD_WINDOW
         self._taken = 0
 
+    def begin_again(self, attachment: Attachment) -> None:
+        """Go on over an attachment to a worker that knows of no upload."""
+        self._unfinished.clear()
+        self._links.clear()
+        self.use(attachment)
+
     @property
     def endpoint(self) -> str:
         """Where the worker takes bulk data, as this client dials it."""

@@ -8,9 +8,9 @@ refused.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,10 @@ from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
 from dynamo_genie.runtime.session.bulk import BulkConnection, BulkInterrupted
+from dynamo_genie.runtime.recovery.held import Contents
+from dynamo_genie.runtime.recovery.recovery import Recovery
+from dynamo_genie.runtime.recovery.replay import Make, Step, plan_replay
+from dynamo_genie.runtime.recovery.saving import LONG_CALLS, Saving
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.inline import inline_tensor
@@ -30,8 +34,13 @@ from dynamo_genie.runtime.session.weight_commands import WeightCommands
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
-from dynamo_genie.tensors import dense_for_wire, empty_like_spec, flat_bytes, spec_of, tensor_bytes
+from dynamo_genie.tensors import dense_for_wire, empty_like_spec, flat_bytes, spec_nbytes, spec_of, tensor_bytes
 from dynamo_genie.torch_internals.opaque import unseen
+
+SETTLE_EVERY = 256
+"""So many steps are told to another worker before it is waited for."""
+
+T = TypeVar("T")
 
 
 class Session:
@@ -46,26 +55,43 @@ class Session:
         timeout_s: The limit of one wait.
         mint, request_id: Fresh ids for programs and bindings, fresh numbers for commands that are answered.
         post, flush, wait, ask, failure: Those of its queue of commands; the caller holds the lock.
-        upload: Sends bytes by bulk and returns the number of the upload; the caller holds the lock.
+        recovery: What takes another worker when this one is gone; None where the session ends with it.
     """
 
-    def __init__(self, attachment: Attachment, timeout_s: float, identity: SessionIdentity | None = None) -> None:
-        """Make a session on an attachment; with an identity, it goes on where that one is."""
+    def __init__(
+        self,
+        attachment: Attachment,
+        timeout_s: float,
+        identity: SessionIdentity | None = None,
+        *,
+        reopen: Callable[[], Attachment] | None = None,
+        patience_s: float = 0.0,
+    ) -> None:
+        """Make a session on an attachment; with an identity, it goes on where that one is.
+
+        Args:
+            attachment: What leads to its worker.
+            timeout_s: The limit of one wait.
+            identity: What the session has named and sent already.
+            reopen: Opens an attachment to another worker when this one is gone; None ends the session then.
+            patience_s: How long to try that.
+        """
         self.identity = identity = identity or SessionIdentity()
         self.attachment = attachment
         self.timeout_s = timeout_s
         self.counters = identity.counters
         self.lock = identity.lock
         self._ids = identity.ids
+        self.recovery = None if reopen is None else Recovery(reopen, self._begin_again, patience_s)
+        self._journal = None if self.recovery is None else self.recovery.journal
         self._bulk = BulkConnection(attachment, self.counters, timeout_s)
         self.links = SessionLinks(identity, self._bulk)
-        self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s)
+        self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s, self.recovery)
         self._uploads = Uploads(self._commands, self._bulk, identity)
-        self.weight_channel = WeightCommands(self._commands, self._uploads, identity)
+        self.weight_channel = WeightCommands(self._commands, self._uploads, identity, self.recovery)
         self.mint, self.request_id = self._ids.mint, self._ids.request
         self.post, self.flush, self.wait = self._commands.post, self._commands.flush, self._commands.wait
         self.ask, self.failure = self._commands.ask, self._commands.failure
-        self.upload = self._uploads.send
 
     def twin(self, control: Transport, bulk: BulkTransport) -> Session:
         """Return a session on other transports that has counted as far as this one and sent the same programs."""
@@ -79,10 +105,22 @@ class Session:
     @property
     def alive(self) -> bool:
         """Whether the session can be used by this process."""
+        liveness = self.attachment.liveness
+        return liveness.alive or (self.recovery is not None and self.recovery.going_on and not liveness.inherited)
+
+    @property
+    def attached(self) -> bool:
+        """Whether its attachment leads anywhere."""
         return self.attachment.liveness.alive
+
+    def whole(self, operation: Callable[[], T]) -> T:
+        """Run an operation that can be begun again: it is, where a worker dies under it and another takes its place."""
+        return operation() if self.recovery is None else self.recovery.whole(operation)
 
     def check(self) -> None:
         """Raise `StaleHandleError` if the session is over: what its handles name is gone."""
+        if self.alive:
+            return
         liveness = self.attachment.liveness
         if liveness.inherited:
             liveness.check()
@@ -109,7 +147,56 @@ class Session:
         if self.attachment.liveness.inherited:  # its lock, too, may be held by a thread of the parent
             return
         with self.lock:
+            if self.recovery is not None:
+                self.recovery.going_on = False
             self.attachment.close()
+
+    def _begin_again(self, attachment: Attachment) -> None:
+        """Go on over an attachment to a worker that knows nothing; tell it all that is to be known."""
+        try:
+            self._tell_all(attachment)
+        except BaseException:
+            attachment.close()
+            raise
+
+    def _tell_all(self, attachment: Attachment) -> None:
+        journal = self._journal
+        assert journal is not None
+        waited_for = journal.pending, journal.asked
+        self.attachment.close()
+        self.attachment = attachment
+        self.identity.begin_again()
+        self._commands.begin_again(attachment)
+        self._bulk.begin_again(attachment)
+        self.links.forget()
+        self.attach(self.timeout_s)
+        for number, program in journal.programs.items():
+            self._send_program(self._commands.repeat, number, program.digest, program.encoded, program.engine)
+        self.weight_channel.restore()
+        for binding in journal.bindings.values():
+            if all(handle in journal.made for handle in binding.command.handles):
+                self._commands.repeat(binding.command, 8 * len(binding.command.handles))
+        journal.pending, journal.asked = waited_for
+        replay = plan_replay(journal, self.mint)
+        journal.lost.update(replay.lost)
+        self._repeat(replay.steps)
+        self._commands.settle_quietly()
+        self._repeat(replay.last)
+        self._commands.flush()
+        if replay.refused:
+            self._commands.refuse(replay.refused)
+
+    def _repeat(self, steps: Iterable[Step]) -> None:
+        for count, step in enumerate(steps, 1):
+            if not isinstance(step, Make):
+                self._commands.repeat(step)
+            elif isinstance(step.held, InlineTensor):
+                self._commands.repeat(m.Put(step.handle, step.held), len(step.held.data))
+            else:
+                upload = self._uploads.send(step.held.view, "input")
+                self._commands.repeat(m.PutUploaded(step.handle, step.held.spec, upload))
+            if count % SETTLE_EVERY == 0:
+                self._commands.settle_quietly()
 
     @property
     def device(self) -> m.DeviceInfo:
@@ -153,14 +240,21 @@ class Session:
         number = programs.number(digest, engine)
         if number is not None:
             return number
+        number = self.mint()
+        if self._journal is not None:
+            self._journal.register(number, digest, encoded, engine)
+        self._send_program(self.post, number, digest, encoded, engine)
+        programs.add(number, digest, engine, lines)
+        return number
+
+    def _send_program(
+        self, post: Callable[[m.Command, int], None], number: int, digest: bytes, encoded: bytes, engine: str
+    ) -> None:
         upload = 0
         if len(encoded) > MAX_CONTROL_NBYTES // 2:
             upload = self.upload(memoryview(encoded), "control")
             encoded = b""
-        number = self.mint()
-        self.post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
-        programs.add(number, digest, engine, lines)
-        return number
+        post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
 
     # --- tensors -------------------------------------------------------------------------------------------
 
@@ -180,8 +274,16 @@ class Session:
             self.post(m.Put(handle.id, inline), len(inline.data))
         else:
             dense = dense_for_wire(tensor)
-            self.post(m.PutUploaded(handle.id, spec_of(dense), self.upload(tensor_bytes(dense), kind)))
+            upload = self.upload(tensor_bytes(dense), kind)
+            if self._journal is not None:
+                private = dense.untyped_storage()._cdata != tensor.untyped_storage()._cdata
+                self._journal.put(handle.id, Contents.of(dense, self._journal.budget, private=private))
+            self.post(m.PutUploaded(handle.id, spec_of(dense), upload))
         return handle
+
+    def upload(self, view: memoryview, kind: str = "weight") -> int:
+        """Send bytes by bulk and return the upload's number once all have arrived. The caller holds the lock."""
+        return self.whole(lambda: self._uploads.send(view, kind))
 
     def fetch(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor]:
         """Return local copies of the tensors with these ids, in one round trip, or raise the first one's error."""
@@ -197,11 +299,49 @@ class Session:
         self.check()  # before the lock, which a thread of the parent may hold for ever
         with self.lock:
             self.counters.events["fetches"] += 1
-            while True:
-                try:
-                    return self._fetch_each(handles, kinds)
-                except BulkInterrupted:  # the handles are what they were: ask again
-                    self._bulk.mend()
+            if "gradient" in kinds:
+                self._commands.save_recent()  # the weights will change
+            found = self.whole(lambda: self._over_bulk(lambda: self._fetch_each(handles, kinds)))
+            if self.recovery is not None and self.recovery.saving.due:
+                self._shorten(self.recovery.saving)
+            return found
+
+    def _over_bulk(self, operation: Callable[[], T]) -> T:
+        """Run an operation that receives by bulk; where that breaks under it, it is begun again: handles are the same."""
+        while True:
+            try:
+                return operation()
+            except BulkInterrupted:
+                self._bulk.mend()
+
+    def _shorten(self, saving: Saving) -> None:
+        """Save results, if it would take long to compute all again that is wanted, and fetching them does not."""
+        if saving.prune() < LONG_CALLS:
+            return
+        handles = saving.all()
+        sizes = self.whole(lambda: self._snapshot(saving, handles, 0))
+        nbytes = sum(spec_nbytes(found.spec) for found in sizes if found is not None)
+        if saving.worth(nbytes):
+            self.whole(lambda: self._over_bulk(lambda: self._snapshot(saving, handles, nbytes)))
+            saving.prune()
+
+    def _snapshot(self, saving: Saving, handles: Sequence[int], largest: int) -> tuple[m.FetchedTensor | None, ...]:
+        request_id = self.request_id()
+        saving.asked(request_id, handles)
+        self.post(m.Save(request_id, tuple(handles), largest))
+        reply = self.wait(request_id)
+        if not isinstance(reply, m.Saved) or len(reply.tensors) != len(handles):
+            raise ProtocolError(f"expected {len(handles)} snapshots, got {type(reply).__name__}")
+        saving.take(reply, [self._download(found) for found in reply.tensors])
+        return reply.tensors
+
+    def _download(self, found: m.FetchedTensor | None) -> torch.Tensor | None:
+        """Return a tensor that comes by bulk; None for others."""
+        if found is None or not found.download:
+            return None
+        tensor = empty_like_spec(found.spec)
+        self._bulk.download(found.download, flat_bytes(tensor), "output")
+        return tensor
 
     def _fetch_each(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor | Exception]:
         request_id = self.request_id()
@@ -261,7 +401,7 @@ class Session:
     def measure_link(self) -> MeasuredLink:
         """Find out how fast the link between this client and the worker is; counted as control."""
         with self.lock:
-            return measure_client_link(self._round_trip, self._upload_and_discard)
+            return self.whole(lambda: measure_client_link(self._round_trip, self._upload_and_discard))
 
     def _round_trip(self) -> None:
         request_id = self.request_id()
