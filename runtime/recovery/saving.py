@@ -39,6 +39,7 @@ class Saving:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._asked: dict[int, list[tuple[int, Record | None]]] = {}
+        self._awaited = 0
         self._looked_at = 0
         self._pruned = 0
         self._cut_at = time.monotonic()
@@ -86,9 +87,15 @@ class Saving:
             return self._journal.made[handle]
         return memory.last if len(memory.handles) == 1 else None
 
-    def asked(self, request_id: int, handles: Sequence[int]) -> None:
-        """Note that handles are asked for, as they are now."""
+    def asked(self, request_id: int, handles: Sequence[int], *, awaited: bool = False) -> None:
+        """Note that handles are asked for, as they are now; whoever awaits the answer takes it."""
+        self._awaited = request_id if awaited else self._awaited
         self._asked[request_id] = [(handle, self._latest(handle)) for handle in handles]
+
+    def arrived(self, reply: m.Saved) -> None:
+        """Take an answer that nobody awaits."""
+        if reply.request_id != self._awaited:
+            self.take(reply)
 
     def take(self, reply: m.Saved, downloads: Sequence[torch.Tensor | None] = ()) -> None:
         """Save what came: in the answer, or as downloads."""

@@ -19,11 +19,11 @@ from dynamo_genie.errors import ProtocolError, StaleHandleError
 from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
-from dynamo_genie.runtime.session.bulk import BulkConnection, BulkInterrupted
 from dynamo_genie.runtime.recovery.held import Contents
 from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.recovery.replay import Make, Step, plan_replay
 from dynamo_genie.runtime.recovery.saving import LONG_CALLS, Saving
+from dynamo_genie.runtime.session.bulk import BulkConnection, BulkInterrupted
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.inline import inline_tensor
@@ -307,7 +307,7 @@ class Session:
             return found
 
     def _over_bulk(self, operation: Callable[[], T]) -> T:
-        """Run an operation that receives by bulk; where that breaks under it, it is begun again: handles are the same."""
+        """Run an operation that receives by bulk; where that breaks, it is begun again: handles are the same."""
         while True:
             try:
                 return operation()
@@ -327,7 +327,7 @@ class Session:
 
     def _snapshot(self, saving: Saving, handles: Sequence[int], largest: int) -> tuple[m.FetchedTensor | None, ...]:
         request_id = self.request_id()
-        saving.asked(request_id, handles)
+        saving.asked(request_id, handles, awaited=True)
         self.post(m.Save(request_id, tuple(handles), largest))
         reply = self.wait(request_id)
         if not isinstance(reply, m.Saved) or len(reply.tensors) != len(handles):

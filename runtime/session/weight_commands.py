@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 
 from dynamo_genie.errors import ProtocolError
-from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.uploads import Uploads

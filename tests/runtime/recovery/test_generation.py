@@ -1,4 +1,4 @@
-"""A worker that dies at each step of a generation, whatever the cache is and however tokens are chosen: the same tokens."""
+"""A worker that dies at each step of a generation, whatever the cache and the way to choose tokens: the same tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from tests.in_process import Workers, connections_in_process
 from tests.trust.decoding import STEPS, WAYS, Decoding
+
 
 def decode(name: str, way: str) -> Decoding:
     torch._dynamo.reset()
