@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import zmq
@@ -226,6 +227,7 @@ class Workers:
         attachment: What leads to it.
         died: How many were killed.
         sent: How many messages workers got, chunks of uploads included.
+        device_name: What the next one computes on.
         dies_at: The message at which the present one dies, counted like that; it still runs it where it dies `after`.
     """
 
@@ -233,6 +235,7 @@ class Workers:
         self.died = self.sent = 0
         self.dies_at = 0
         self.after = False
+        self.device_name = "this process"
         self._reopen()
 
     def session(self, timeout_s: float = 30.0) -> Session:
@@ -250,6 +253,8 @@ class Workers:
     def _reopen(self) -> Attachment:
         self.alive = WorkerEnd()
         whole = attachment_to(self.alive)
+        device = msgspec.structs.replace(whole.welcome.device, name=self.device_name)
+        whole = replace(whole, welcome=msgspec.structs.replace(whole.welcome, device=device))
         control, bulk = Mortal(whole.control, self), Mortal(whole.bulk, self)
         self.attachment = replace(whole, control=control, bulk=bulk)
         return self.attachment

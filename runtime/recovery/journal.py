@@ -17,9 +17,19 @@ import torch
 from dynamo_genie.errors import NotRecoverable
 from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents
 from dynamo_genie.runtime.recovery.program_memory import ProgramMemory, memory_of_program
-from dynamo_genie.runtime.recovery.records import Bound, Record, SharedMemory, Takes, Weight
+from dynamo_genie.runtime.recovery.records import (
+    Bound,
+    Need,
+    Record,
+    SharedMemory,
+    Takes,
+    Weight,
+    needs_of,
+    reach,
+)
+from dynamo_genie.runtime.recovery.steady import why_unsteady
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.program import decode_program
+from dynamo_genie.runtime.wire.program import Program, decode_program
 from dynamo_genie.runtime.wire.tensor import InlineTensor
 
 TOO_MUCH = "what it was computed from was more than a session keeps on the client"
@@ -34,12 +44,21 @@ class Registered:
     digest: bytes
     encoded: bytes
     engine: str
+    device: str
 
     @cached_property
     def memory(self) -> tuple[ProgramMemory, int]:
         """Where its tensors lie, and how many inputs it has."""
-        program = decode_program(self.encoded)
-        return memory_of_program(program), len(program.inputs)
+        return memory_of_program(self._program), len(self._program.inputs)
+
+    @cached_property
+    def unsteady(self) -> str:
+        """Why a call of it need not give the same bits again; empty where it does."""
+        return why_unsteady(self._program, self.engine, self.device)
+
+    @property
+    def _program(self) -> Program:
+        return decode_program(self.encoded)
 
     @cached_property
     def takes(self) -> Takes:
@@ -71,7 +90,9 @@ class Journal:
         last_reads: What the last call read.
     """
 
-    def __init__(self, budget: Budget | None = None) -> None:
+    def __init__(self, device: str = "cpu", budget: Budget | None = None) -> None:
+        """Begin, for a worker on this kind of device."""
+        self.device = device
         self.made: dict[int, Record] = {}
         self.memories: dict[int, SharedMemory] = {}
         self.programs: dict[int, Registered] = {}
@@ -125,7 +146,13 @@ class Journal:
 
     def register(self, number: int, digest: bytes, encoded: bytes, engine: str) -> None:
         """Note a program that is about to be sent."""
-        self.programs[number] = Registered(digest, encoded, engine)
+        self.programs[number] = Registered(digest, encoded, engine, self.device)
+
+    def give_up_calls(self, reason: str) -> None:
+        """Note why no call gives the same bits again from here on."""
+        for record in reach(need for handle in self.made for need in self.needs_of(handle)).whole:
+            if record.command is not None:
+                record.lost = record.lost or reason
 
     def answered(self) -> None:
         """Note that what was waited for has come, or that nobody waits any more."""
@@ -211,6 +238,7 @@ class Journal:
                 bound = self._bound(binding)
         else:
             takes = self.programs[call.program].takes
+        unsteady = self.programs[call.program].unsteady
         reads = tuple([each for i in takes.tensors if type(each := inputs[i]) is int])
         if self.lost:
             self.require(reads)
@@ -219,6 +247,7 @@ class Journal:
         record.reads, record.bound, record.takes = reads, bound, takes
         self.last_reads = reads
         record.births = tuple(map(made.__getitem__, reads))
+        record.lost = unsteady
         if len(reads) < len(takes.tensors) or call.rng:
             self._count(record, len(call.rng) + sum(len(each.data) for each in inputs if type(each) is InlineTensor))
         if self.memories:
@@ -302,6 +331,12 @@ class Journal:
     def _send(self, command: m.SendTensor) -> None:
         if self.lost:
             self.require((command.handle,))
+
+    def needs_of(self, handle: int) -> list[Need]:
+        """Return what a handle alive needs to name what it names."""
+        memory = self.memories.get(handle)
+        writes = ((memory.last, handle),) if memory is not None and memory.last is not None else ()
+        return list(needs_of((handle,), (self.made[handle],), writes))
 
     def require(self, handles: Sequence[int]) -> None:
         """Raise why one of these handles could not be made again."""

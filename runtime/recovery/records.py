@@ -6,7 +6,7 @@ last reference goes and so does the record: nobody looks for records to drop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dynamo_genie.runtime.recovery.held import Held, Share
@@ -153,3 +153,42 @@ class SharedMemory:
 
     handles: set[int] = field(default_factory=set)
     last: Record | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of some records.
+
+    Attributes:
+        whole: Records that are done again, with the handles that are wanted of each.
+        cuts: Contents that are held of a record that is not done again.
+    """
+
+    whole: dict[Record, set[int]]
+    cuts: dict[Need, Held]
+
+
+def reach(needs: Iterable[Need]) -> Wanted:
+    """Find all that must be done so that there is what is needed."""
+    whole: dict[Record, set[int]] = {}
+    cuts: dict[Need, Held] = {}
+    bindings: set[Bound] = set()
+    pending = list(needs)
+    while pending:
+        record, handle = pending.pop()
+        if record.cuts is not None and handle in record.cuts:
+            cuts[record, handle] = record.cuts[handle]
+            continue
+        names = whole.get(record)
+        if names is not None:
+            names.add(handle)
+            continue
+        whole[record] = {handle}
+        pending.extend(record.needs())
+        if record.bound is not None and record.bound not in bindings:
+            bindings.add(record.bound)
+            pending.extend(record.bound.needs())
+    for record, handle in [need for need in cuts if need[0] in whole]:
+        whole[record].add(handle)  # it comes out of that anyway
+        del cuts[record, handle]
+    return Wanted(whole, cuts)

@@ -33,15 +33,18 @@ class Recovery(Generic[A]):
         count: How often one did.
     """
 
-    def __init__(self, reopen: Callable[[], A], begin_again: Callable[[A], None], patience_s: float) -> None:
+    def __init__(
+        self, device: str, reopen: Callable[[], A], begin_again: Callable[[A], None], patience_s: float
+    ) -> None:
         """Recover with these means.
 
         Args:
+            device: The kind of device that workers compute on.
             reopen: Opens an attachment to a worker that knows nothing.
             begin_again: Goes on over an attachment: tells its worker all that is to be known.
             patience_s: How long to try to open one.
         """
-        self.journal = Journal()
+        self.journal = Journal(device)
         self.saving = Saving(self.journal)
         self.going_on = True
         self.count = 0

@@ -13,7 +13,7 @@ import msgspec
 
 from dynamo_genie.runtime.recovery.held import Contents, Held
 from dynamo_genie.runtime.recovery.journal import Journal
-from dynamo_genie.runtime.recovery.records import Bound, Need, Record, Weight, needs_of
+from dynamo_genie.runtime.recovery.records import Bound, Need, Record, Wanted, Weight, reach
 from dynamo_genie.runtime.wire import messages as m
 
 OVERWRITTEN = "a large input of it was overwritten since it was sent"
@@ -53,45 +53,6 @@ class Replay:
         return sum(isinstance(step, m.Call) for step in (*self.steps, *self.last))
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is wanted of some records.
-
-    Attributes:
-        whole: Records that are done again, with the handles that are wanted of each.
-        cuts: Contents that are held of a record that is not done again.
-    """
-
-    whole: dict[Record, set[int]]
-    cuts: dict[Need, Held]
-
-
-def reach(needs: Iterable[Need]) -> Wanted:
-    """Find all that must be done so that there is what is needed."""
-    whole: dict[Record, set[int]] = {}
-    cuts: dict[Need, Held] = {}
-    bindings: set[Bound] = set()
-    pending = list(needs)
-    while pending:
-        record, handle = pending.pop()
-        if record.cuts is not None and handle in record.cuts:
-            cuts[record, handle] = record.cuts[handle]
-            continue
-        names = whole.get(record)
-        if names is not None:
-            names.add(handle)
-            continue
-        whole[record] = {handle}
-        pending.extend(record.needs())
-        if record.bound is not None and record.bound not in bindings:
-            bindings.add(record.bound)
-            pending.extend(record.bound.needs())
-    for record, handle in [need for need in cuts if need[0] in whole]:
-        whole[record].add(handle)  # it comes out of that anyway
-        del cuts[record, handle]
-    return Wanted(whole, cuts)
-
-
 def find_lost(whole: Iterable[Record]) -> dict[Record, str]:
     """Return the records that cannot be done again, with the reason."""
     lost: dict[Record, str] = {}
@@ -120,16 +81,9 @@ def _own_loss(record: Record) -> str:
     return record.lost
 
 
-def needs_of_handle(journal: Journal, handle: int) -> list[Need]:
-    """Return what a handle alive needs to name what it names."""
-    memory = journal.memories.get(handle)
-    writes = ((memory.last, handle),) if memory is not None and memory.last is not None else ()
-    return list(needs_of((handle,), (journal.made[handle],), writes))
-
-
 def plan_replay(journal: Journal, mint: Callable[[], int]) -> Replay:
     """Work out what a new worker must be told; `mint` returns fresh ids for what stands in for old contents."""
-    needs = {handle: needs_of_handle(journal, handle) for handle in journal.made}
+    needs = {handle: journal.needs_of(handle) for handle in journal.made}
     asked = _record_of(journal)
     asked_needs = [(asked, 0)] if asked is not None else []
     whole = reach([need for each in needs.values() for need in each] + asked_needs).whole

@@ -9,8 +9,7 @@ import torch
 
 from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Contents, Held
 from dynamo_genie.runtime.recovery.journal import Journal
-from dynamo_genie.runtime.recovery.records import Record, Weight
-from dynamo_genie.runtime.recovery.replay import needs_of_handle, reach
+from dynamo_genie.runtime.recovery.records import Record, Weight, reach
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS
 from dynamo_genie.runtime.wire.tensor import InlineTensor
@@ -142,7 +141,7 @@ class Saving:
             if last is not None and last.cuts is not None and handle in last.cuts and len(memory.handles) == 1:
                 journal.made[handle] = last
                 del journal.memories[handle]
-        wanted = reach(need for handle in journal.made for need in needs_of_handle(journal, handle))
+        wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
         for record, _ in wanted.cuts:
             record.command = record.bound = record.takes = record.share = None
             record.reads = record.births = record.writes = ()

@@ -20,6 +20,8 @@ from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY, UPLOAD_
 
 Answer = TypeVar("Answer", m.Attached, m.PeerMeasured)
 
+T = TypeVar("T")
+
 Progress = Callable[[int], None]
 """Told how many bytes more have been sent."""
 
@@ -81,6 +83,14 @@ class BulkConnection:
             except BulkInterrupted:
                 self._transport.renew()
                 self._begin()
+
+    def over(self, operation: Callable[[], T]) -> T:
+        """Run an operation that receives by bulk; where the connection breaks under it, it is begun again."""
+        while True:
+            try:
+                return operation()
+            except BulkInterrupted:
+                self.mend()
 
     def mend(self) -> None:
         """Go on over a new connection to the same worker, after the last one broke."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, RequestTimeout, SessionLost
 from dynamo_genie.runtime.attachment.attachment import Attachment
@@ -117,10 +117,16 @@ class CommandQueue:
     def save_recent(self) -> None:
         """Ask for small results before the weights change that they were computed from; nobody waits for them."""
         handles = self._recovery.saving.recent() if self._recovery is not None else ()
-        if handles and self._recovery is not None:
-            request_id = self._ids.request()
-            self._recovery.saving.asked(request_id, handles)
-            self._queue.append(m.Save(request_id, tuple(handles), SMALL_NBYTES))
+        if handles:
+            self.ask_to_save(handles, SMALL_NBYTES)
+
+    def ask_to_save(self, handles: Sequence[int], largest: int, *, awaited: bool = False) -> int:
+        """Queue a request for what handles name, to be made from that again; return its number."""
+        assert self._recovery is not None
+        request_id = self._ids.request()
+        self._recovery.saving.asked(request_id, handles, awaited=awaited)
+        self._queue.append(m.Save(request_id, tuple(handles), largest))
+        return request_id
 
     def flush(self) -> None:
         """Send what is queued, and the ids that died since; to another worker if this one is gone."""

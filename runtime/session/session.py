@@ -8,7 +8,7 @@ refused.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,24 +21,21 @@ from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
 from dynamo_genie.runtime.recovery.held import Contents
 from dynamo_genie.runtime.recovery.recovery import Recovery
-from dynamo_genie.runtime.recovery.replay import Make, Step, plan_replay
-from dynamo_genie.runtime.recovery.saving import LONG_CALLS, Saving
-from dynamo_genie.runtime.session.bulk import BulkConnection, BulkInterrupted
+from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.inline import inline_tensor
 from dynamo_genie.runtime.session.measured_link import MeasuredLink, measure_client_link
+from dynamo_genie.runtime.session.retelling import Retelling
+from dynamo_genie.runtime.session.save_results import shorten
 from dynamo_genie.runtime.session.session_links import SessionLinks
 from dynamo_genie.runtime.session.uploads import Uploads
 from dynamo_genie.runtime.session.weight_commands import WeightCommands
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
-from dynamo_genie.tensors import dense_for_wire, empty_like_spec, flat_bytes, spec_nbytes, spec_of, tensor_bytes
+from dynamo_genie.tensors import dense_for_wire, empty_like_spec, flat_bytes, spec_of, tensor_bytes
 from dynamo_genie.torch_internals.opaque import unseen
-
-SETTLE_EVERY = 256
-"""So many steps are told to another worker before it is waited for."""
 
 T = TypeVar("T")
 
@@ -82,13 +79,17 @@ class Session:
         self.counters = identity.counters
         self.lock = identity.lock
         self._ids = identity.ids
-        self.recovery = None if reopen is None else Recovery(reopen, self._begin_again, patience_s)
+        self.recovery = (
+            None if reopen is None else Recovery(attachment.welcome.device.kind, reopen, self._begin_again, patience_s)
+        )
         self._journal = None if self.recovery is None else self.recovery.journal
         self._bulk = BulkConnection(attachment, self.counters, timeout_s)
         self.links = SessionLinks(identity, self._bulk)
         self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s, self.recovery)
         self._uploads = Uploads(self._commands, self._bulk, identity)
         self.weight_channel = WeightCommands(self._commands, self._uploads, identity, self.recovery)
+        if self._journal is not None:
+            self._retelling = Retelling(self._journal, self._commands, self._uploads, self.weight_channel, self._ids)
         self.mint, self.request_id = self._ids.mint, self._ids.request
         self.post, self.flush, self.wait = self._commands.post, self._commands.flush, self._commands.wait
         self.ask, self.failure = self._commands.ask, self._commands.failure
@@ -163,6 +164,12 @@ class Session:
         journal = self._journal
         assert journal is not None
         waited_for = journal.pending, journal.asked
+        before, now = (each.welcome.device for each in (self.attachment, attachment))
+        if (before.kind, before.name, before.torch_version) != (now.kind, now.name, now.torch_version):
+            journal.give_up_calls(
+                f"the next worker computes on {now.name} with torch {now.torch_version}, the one that ended did on "
+                f"{before.name} with torch {before.torch_version}"
+            )
         self.attachment.close()
         self.attachment = attachment
         self.identity.begin_again()
@@ -170,33 +177,7 @@ class Session:
         self._bulk.begin_again(attachment)
         self.links.forget()
         self.attach(self.timeout_s)
-        for number, program in journal.programs.items():
-            self._send_program(self._commands.repeat, number, program.digest, program.encoded, program.engine)
-        self.weight_channel.restore()
-        for binding in journal.bindings.values():
-            if all(handle in journal.made for handle in binding.command.handles):
-                self._commands.repeat(binding.command, 8 * len(binding.command.handles))
-        journal.pending, journal.asked = waited_for
-        replay = plan_replay(journal, self.mint)
-        journal.lost.update(replay.lost)
-        self._repeat(replay.steps)
-        self._commands.settle_quietly()
-        self._repeat(replay.last)
-        self._commands.flush()
-        if replay.refused:
-            self._commands.refuse(replay.refused)
-
-    def _repeat(self, steps: Iterable[Step]) -> None:
-        for count, step in enumerate(steps, 1):
-            if not isinstance(step, Make):
-                self._commands.repeat(step)
-            elif isinstance(step.held, InlineTensor):
-                self._commands.repeat(m.Put(step.handle, step.held), len(step.held.data))
-            else:
-                upload = self._uploads.send(step.held.view, "input")
-                self._commands.repeat(m.PutUploaded(step.handle, step.held.spec, upload))
-            if count % SETTLE_EVERY == 0:
-                self._commands.settle_quietly()
+        self._retelling.tell(waited_for)
 
     @property
     def device(self) -> m.DeviceInfo:
@@ -243,18 +224,13 @@ class Session:
         number = self.mint()
         if self._journal is not None:
             self._journal.register(number, digest, encoded, engine)
-        self._send_program(self.post, number, digest, encoded, engine)
-        programs.add(number, digest, engine, lines)
-        return number
-
-    def _send_program(
-        self, post: Callable[[m.Command, int], None], number: int, digest: bytes, encoded: bytes, engine: str
-    ) -> None:
         upload = 0
         if len(encoded) > MAX_CONTROL_NBYTES // 2:
             upload = self.upload(memoryview(encoded), "control")
             encoded = b""
-        post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
+        self.post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
+        programs.add(number, digest, engine, lines)
+        return number
 
     # --- tensors -------------------------------------------------------------------------------------------
 
@@ -301,47 +277,10 @@ class Session:
             self.counters.events["fetches"] += 1
             if "gradient" in kinds:
                 self._commands.save_recent()  # the weights will change
-            found = self.whole(lambda: self._over_bulk(lambda: self._fetch_each(handles, kinds)))
+            found = self.whole(lambda: self._bulk.over(lambda: self._fetch_each(handles, kinds)))
             if self.recovery is not None and self.recovery.saving.due:
-                self._shorten(self.recovery.saving)
+                shorten(self.recovery, self._commands, self._bulk)
             return found
-
-    def _over_bulk(self, operation: Callable[[], T]) -> T:
-        """Run an operation that receives by bulk; where that breaks, it is begun again: handles are the same."""
-        while True:
-            try:
-                return operation()
-            except BulkInterrupted:
-                self._bulk.mend()
-
-    def _shorten(self, saving: Saving) -> None:
-        """Save results, if it would take long to compute all again that is wanted, and fetching them does not."""
-        if saving.prune() < LONG_CALLS:
-            return
-        handles = saving.all()
-        sizes = self.whole(lambda: self._snapshot(saving, handles, 0))
-        nbytes = sum(spec_nbytes(found.spec) for found in sizes if found is not None)
-        if saving.worth(nbytes):
-            self.whole(lambda: self._over_bulk(lambda: self._snapshot(saving, handles, nbytes)))
-            saving.prune()
-
-    def _snapshot(self, saving: Saving, handles: Sequence[int], largest: int) -> tuple[m.FetchedTensor | None, ...]:
-        request_id = self.request_id()
-        saving.asked(request_id, handles, awaited=True)
-        self.post(m.Save(request_id, tuple(handles), largest))
-        reply = self.wait(request_id)
-        if not isinstance(reply, m.Saved) or len(reply.tensors) != len(handles):
-            raise ProtocolError(f"expected {len(handles)} snapshots, got {type(reply).__name__}")
-        saving.take(reply, [self._download(found) for found in reply.tensors])
-        return reply.tensors
-
-    def _download(self, found: m.FetchedTensor | None) -> torch.Tensor | None:
-        """Return a tensor that comes by bulk; None for others."""
-        if found is None or not found.download:
-            return None
-        tensor = empty_like_spec(found.spec)
-        self._bulk.download(found.download, flat_bytes(tensor), "output")
-        return tensor
 
     def _fetch_each(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor | Exception]:
         request_id = self.request_id()

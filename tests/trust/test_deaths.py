@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -50,16 +50,17 @@ def recoveries() -> int:
     return sum(c.session.recovery.count for c in CONNECTIONS.all() if c.session.recovery is not None)
 
 
+@pytest.mark.parametrize("first", range(1, 9))
 @pytest.mark.parametrize(("name", "way"), [("gpt2", "greedy"), ("llama", "static-sampled"), ("t5", "sampled")])
-def test_a_worker_killed_at_each_step_changes_no_token(daemon: RealDaemon, name: str, way: str) -> None:
+def test_a_worker_killed_at_each_step_changes_no_token(daemon: RealDaemon, name: str, way: str, first: int) -> None:
+    """Steps that nobody waits for are over in no time, so one worker may be killed for several of them."""
     decoding = Decoding(name, compile_for(daemon), **WAYS[way])
     open_session(daemon)
     before = recoveries()
-    for first in range(1, 9):
-        decoding.at, decoding.happens = range(first, STEPS + 1, 8), lambda: kill_worker(daemon)
-        assert torch.equal(decoding.run(), decoding.expected), f"killed at {list(decoding.at)}"
-        assert decoding.steps == STEPS
-    assert recoveries() - before >= 8
+    decoding.at, decoding.happens = range(first, STEPS + 1, 8), lambda: kill_worker(daemon)
+    assert torch.equal(decoding.run(), decoding.expected), f"killed at {list(decoding.at)}"
+    assert decoding.steps == STEPS
+    assert recoveries() > before
 
 
 class Training:
@@ -68,7 +69,7 @@ class Training:
     def __init__(self, compile_: Callable[[Any], Any]) -> None:
         self._compile = compile_
         self.phases = 0
-        self.at = 0
+        self.at: Collection[int] = ()
         self.happens: Callable[[], object] = lambda: None
 
     def run(self) -> list[Tensor]:
@@ -94,19 +95,22 @@ class Training:
 
     def _phase(self) -> None:
         self.phases += 1
-        if self.phases == self.at:
+        if self.phases in self.at:
             self.happens()
 
 
-def test_a_worker_killed_in_each_phase_of_training_changes_no_loss_and_no_parameter(daemon: RealDaemon) -> None:
+PHASES = 15
+
+
+@pytest.mark.parametrize("first", range(1, 6))
+def test_a_worker_killed_in_each_phase_of_training_changes_nothing(daemon: RealDaemon, first: int) -> None:
     training = Training(compile_for(daemon))
     expected = [value.tolist() for value in training.run()]
+    assert training.phases == PHASES
     before = recoveries()
-    phases = training.phases
-    for training.at in range(1, phases + 1):
-        training.happens = lambda: kill_worker(daemon)
-        assert [value.tolist() for value in training.run()] == expected, f"killed in phase {training.at}"
-    assert recoveries() - before >= phases // 2
+    training.at, training.happens = range(first, PHASES + 1, 5), lambda: kill_worker(daemon)
+    assert [value.tolist() for value in training.run()] == expected
+    assert recoveries() > before
 
 
 def test_a_daemon_killed_and_started_again_on_its_port_changes_nothing() -> None:

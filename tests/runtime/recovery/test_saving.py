@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynamo_genie.runtime.recovery import saving as saving_module
 from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents
-from dynamo_genie.runtime.recovery.replay import needs_of_handle, reach
+from dynamo_genie.runtime.recovery.records import reach
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import messages as m
 from tests.in_process import Workers
@@ -29,7 +29,7 @@ def calls_again(session: Session) -> int:
     """Return how many calls another worker would have to run."""
     assert session.recovery is not None
     journal = session.recovery.journal
-    wanted = reach(need for handle in journal.made for need in needs_of_handle(journal, handle))
+    wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
     return sum(record.command is not None for record in wanted.whole)
 
 
