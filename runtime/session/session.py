@@ -178,6 +178,7 @@ class Session:
         self.links.forget()
         self.attach(self.timeout_s)
         self._retelling.tell(waited_for)
+        self.counters.events["recoveries"] += 1
 
     @property
     def device(self) -> m.DeviceInfo:
