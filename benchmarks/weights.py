@@ -10,7 +10,7 @@ import xxhash
 
 from dynamo_genie.bench.alternate import in_turns
 from dynamo_genie.bench.report import Figure, Measured, summary
-from dynamo_genie.runtime.weights.weights import ResidentWeights
+from dynamo_genie.runtime.weights.weights import ResidentWeights, WeightChannel
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.runtime.writes.write_tracking import make_write_tracker
 
@@ -46,7 +46,7 @@ def _look_at(tensors: Sequence[torch.Tensor], *, sampled: bool = False) -> Calla
     return lambda: binding.sync(tensors)
 
 
-class _DaemonThatHasAll:
+class _DaemonThatHasAll(WeightChannel):
     """Stands where the session is: every content is there already."""
 
     def take_doubt(self) -> bool:

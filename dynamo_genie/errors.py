@@ -19,7 +19,8 @@ class DaemonUnavailable(GenieError, ConnectionError):
 class SessionLost(DaemonUnavailable):
     """The worker or the lease behind a session went away while something waited for it; the message says how.
 
-    Compiled functions connect again at their next call; tensors that lived there raise `StaleHandleError` from then on.
+    With `recovery="replay"` this is raised only where no worker could take its place. Compiled functions connect again
+    at their next call; tensors that lived there raise `StaleHandleError` from then on.
     """
 
 
@@ -64,6 +65,10 @@ class StaleHandleError(GenieError, RuntimeError):
 
     The message says what ended the session (daemon restarted, worker died, lease ran out); compute the tensor again.
     """
+
+
+class NotRecoverable(StaleHandleError):
+    """A remote tensor lived in a worker that ended, and could not be computed again; the message says why."""
 
 
 class NoMemoryHere(GenieError, RuntimeError):

@@ -63,6 +63,8 @@ class Options:
             call that makes them, as plain tensors ("local"): for programs that are full of native code.
         errors: When an error in the daemon is raised: "late", when something is read that was computed from it, or
             "immediate", by the call itself, which then waits for the daemon.
+        recovery: What happens when the worker behind a session is gone: "replay" goes on at another one, which computes
+            again what is still wanted, with the same values; "off" ends the session, and all that lived there is lost.
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
         unsupported: What becomes of an operator that no daemon runs: "client" runs it here and the rest of its graph
             remotely, "error" refuses it.
@@ -81,6 +83,7 @@ class Options:
     untracked_weights: Literal["hash", "sample"] = "hash"
     results: Literal["lazy", "local"] = "lazy"
     errors: Literal["late", "immediate"] = "late"
+    recovery: Literal["replay", "off"] = "replay"
     debug_dir: str | None = None
     unsupported: Literal["client", "error"] = "client"
 
@@ -240,6 +243,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "untracked_weights": partial(_one_of, ("hash", "sample")),
         "results": partial(_one_of, ("lazy", "local")),
         "errors": partial(_one_of, ("late", "immediate")),
+        "recovery": partial(_one_of, ("replay", "off")),
         "debug_dir": _path,
         "unsupported": partial(_one_of, ("client", "error")),
     }

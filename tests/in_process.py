@@ -7,11 +7,13 @@ which the client waits. What torch keeps a thread (grad and inference modes, dis
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import zmq
@@ -220,13 +222,93 @@ def session_in_process(timeout_s: float = 30.0) -> tuple[Session, WorkerEnd]:
     return session, worker
 
 
+class Workers:
+    """Workers of one session, each of which takes the place of the one before that was killed.
+
+    Attributes:
+        alive: The present one.
+        attachment: What leads to it.
+        died: How many were killed.
+        sent: How many messages workers got, chunks of uploads included.
+        device_name: What the next one computes on.
+        dies_at: The message at which the present one dies, counted like that; it still runs it where it dies `after`.
+    """
+
+    def __init__(self) -> None:
+        self.died = self.sent = 0
+        self.dies_at = 0
+        self.after = False
+        self.device_name = "this process"
+        self._reopen()
+
+    def session(self, timeout_s: float = 30.0) -> Session:
+        """Return a session that goes on when a worker is killed."""
+        session = Session(self.attachment, timeout_s, reopen=self._reopen)
+        session.attach(timeout_s)
+        return session
+
+    def kill(self) -> None:
+        """Let the worker be gone with all that it has; who waits for an answer gets none."""
+        self.died += 1
+        self.attachment.liveness.end(SessionLost(f"worker {self.died} was killed"))
+        self.alive.close()
+
+    def _reopen(self) -> Attachment:
+        self.alive = WorkerEnd()
+        whole = attachment_to(self.alive)
+        device = msgspec.structs.replace(whole.welcome.device, name=self.device_name)
+        whole = replace(whole, welcome=msgspec.structs.replace(whole.welcome, device=device))
+        control, bulk = Mortal(whole.control, self), Mortal(whole.bulk, self)
+        self.attachment = replace(whole, control=control, bulk=bulk)
+        return self.attachment
+
+    def takes(self, message: Callable[[], bool]) -> bool:
+        """Let the worker take a message; it may be its last one."""
+        self.sent += 1
+        last = self.sent == self.dies_at
+        if last and not self.after:
+            self.kill()
+            return True
+        taken = message()
+        if last:
+            self.kill()
+        return taken
+
+
+class Mortal:
+    """A transport to a worker that dies at a certain message; from then on nothing is heard of it."""
+
+    def __init__(self, whole: Any, workers: Workers) -> None:
+        self._whole = whole
+        self._workers = workers
+
+    def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
+        if self._dead:
+            return False
+        return self._workers.takes(lambda: self._whole.send(message, body))
+
+    def receive(self) -> bytes | None:
+        return None if self._dead else self._whole.receive()
+
+    @property
+    def _dead(self) -> bool:
+        """Whether the worker is, which this leads to."""
+        attachment = self._workers.attachment
+        return attachment.control is not self is not attachment.bulk or not attachment.liveness.alive
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+
 @contextmanager
-def connections_in_process() -> Iterator[None]:
-    """Let what would start an embedded daemon open a session in this process."""
+def connections_in_process(workers: Workers | None = None) -> Iterator[None]:
+    """Let what would start an embedded daemon open a session in this process, with the given workers if any."""
     elsewhere = connections.open_session
 
     def open_session(context: zmq.Context[Any], endpoint: str, **settings: Any) -> Session:
-        return session_in_process()[0] if endpoint == "in-process" else elsewhere(context, endpoint, **settings)
+        if endpoint != "in-process":
+            return elsewhere(context, endpoint, **settings)
+        return session_in_process()[0] if workers is None else workers.session()
 
     with pytest.MonkeyPatch.context() as patch:
         connections.CONNECTIONS.shutdown()

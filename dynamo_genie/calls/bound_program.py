@@ -72,8 +72,15 @@ class BoundProgram:
 
     def sync(self, args: Sequence[Any]) -> None:
         """Make sure that the resident inputs on the daemon are those of this call."""
+        self.session.whole(lambda: self._sync(args))
+
+    def _sync(self, args: Sequence[Any]) -> None:
         self._binding.sync(self._tensors(args))
         self._post_binding()
+
+    def hold_written(self) -> None:
+        """Say that the program is about to be called, and change what it changes."""
+        self._binding.hold_written()
 
     def mark_written_back(self) -> None:
         """Say that what the program wrote into resident inputs is in the local tensors too."""

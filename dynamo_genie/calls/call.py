@@ -74,6 +74,8 @@ class GraphCall:
                 call.drop_result()
             else:
                 values[result[0]] = call.name_result(result[1])
+        if bound.written:
+            bound.hold_written()
         try:
             call.post(bound.program, bound.number)
         except BaseException:

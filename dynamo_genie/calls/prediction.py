@@ -192,7 +192,7 @@ class StubMesh(PeerMesh):
     """Links that are open already."""
 
     def link(self, source: Session, target: Session) -> PeerLink:
-        return PeerLink(source, target, 1, 1)
+        return PeerLink(source, target, 1, 1, (source.attachment, target.attachment))
 
 
 _ONE = TensorSpec("float32", (1,), (1,))

@@ -1,4 +1,4 @@
-"""The sessions of this process: one per daemon and key, opened when first needed, opened again when lost."""
+"""The sessions of this process: one per daemon and key, opened when first needed, opened again when lost for good."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -36,6 +37,7 @@ class Connections:
     def _forget(self) -> None:
         """Begin with nothing: in a forked child the parent's sockets and daemon are not ours."""
         self._lock = threading.RLock()
+        self._starting = threading.Lock()
         self._open: dict[tuple[str, str | None], Connection] = {}
         self._fleets: dict[FleetKey, Fleet] = {}
         self._embedded: EmbeddedDaemon | None = None
@@ -57,7 +59,7 @@ class Connections:
                 return known
             if known is not None:
                 known.close()
-            self._open[key] = self._connect(key[0] or self._start_embedded(options), options)
+            self._open[key] = self._connect(lambda: key[0] or self._start_embedded(options), options)
             return self._open[key]
 
     def fleet(self, options: Options) -> Fleet:
@@ -101,25 +103,29 @@ class Connections:
                 self._embedded.stop()
                 self._embedded = None
 
-    def _connect(self, endpoint: str, options: Options) -> Connection:
+    def _connect(self, find: Callable[[], str], options: Options) -> Connection:
+        """Open a session on the daemon that `find` names, now and when its worker is gone."""
         if self._context is None:
             self._context = zmq.Context()
         if self._tracker is None:
             self._tracker = make_write_tracker()
+        endpoint = find()
         session = open_session(
             self._context,
             endpoint,
             keys=load_client_keys(options.key_file) if options.key_file else None,
             connect_timeout_s=options.connect_timeout_s,
             request_timeout_s=options.request_timeout_s,
+            find_again=find if options.recovery == "replay" else None,
         )
         progress = sys.stderr.isatty() if options.progress is None else options.progress
         return Connection(endpoint, session, ResidentWeights(session.weight_channel, self._tracker, progress=progress))
 
     def _start_embedded(self, options: Options) -> str:
-        if self._embedded is None or not self._embedded.alive:
-            self._embedded = EmbeddedDaemon.start(threads=torch.get_num_threads())
-        return self._embedded.endpoint
+        with self._starting:  # not the other lock: whoever needs a daemon again holds that of a session
+            if self._embedded is None or not self._embedded.alive:
+                self._embedded = EmbeddedDaemon.start(threads=torch.get_num_threads())
+            return self._embedded.endpoint
 
 
 CONNECTIONS = Connections()

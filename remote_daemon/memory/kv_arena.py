@@ -220,6 +220,12 @@ class KVArenas:
         self._count(ArenaCounts(moves=1, moved_nbytes=whole.nbytes))
         return whole.narrow(arena.axis, start - begin, stop - start)
 
+    def is_whole(self, tensor: torch.Tensor) -> bool:
+        """Say whether a window is a contiguous `cat` as eager PyTorch would hold it, and no part of one."""
+        arena = self._arena(tensor)
+        window = arena.window(tensor) if arena is not None else None
+        return arena is not None and window is not None and arena.begins.get(window[1]) == window[0]
+
     def _arena(self, tensor: torch.Tensor) -> Arena | None:
         entry = self._arenas.get(tensor.untyped_storage()._cdata)
         return None if entry is None else entry[1]

@@ -13,6 +13,8 @@ def answer_nbytes(reply: m.WorkerToClient) -> int:
     match reply:
         case m.Fetched(tensors=tensors):
             return ANSWER_NBYTES + sum(map(_item_nbytes, tensors))
+        case m.Saved(tensors=saved):
+            return ANSWER_NBYTES + sum(_item_nbytes(item) for item in saved if item is not None)
         case m.Failed(error=error):
             return ANSWER_NBYTES + _item_nbytes(error)
         case m.LateFailures(errors=errors):

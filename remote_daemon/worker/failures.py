@@ -46,7 +46,6 @@ def describe_failure(error: BaseException, operator: str = "", program: int = -1
     return error_record(error, operator, program=program, node=node, own_words=own_words)
 
 
-
 def _with_advice(message: str) -> str:
     """Return a message about lack of memory that says what to do."""
     return message if "-memory-limit" in message else f"{message or 'no memory is left'}; {ADVICE}"

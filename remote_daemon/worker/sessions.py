@@ -54,7 +54,7 @@ class WorkerSession:
         self._weights = SessionWeights(state.weights, staging, self.handles)
         self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
         self._calls = SessionCalls(state, staging, self.handles, self._inputs)
-        self._fetches = SessionFetches(self.handles, state.buffers, state.host_budget, send_bulk)
+        self._fetches = SessionFetches(self.handles, state, send_bulk)
         self._failures = FailureLog()
         self.running = False
         self.last_used = 0.0
@@ -74,6 +74,7 @@ class WorkerSession:
             m.AdoptWeight: self._weights.adopt,
             m.PatchWeight: self._patch_weight,
             m.Describe: self._describe,
+            m.Save: self._fetches.save,
             m.Sync: lambda command: m.Done(command.request_id),
             m.Inspect: self._inspect,
         }

@@ -30,18 +30,30 @@ def open_session(
     keys: ClientKeys | None,
     connect_timeout_s: float,
     request_timeout_s: float,
+    find_again: Callable[[], str] | None = None,
 ) -> Session:
     """Be admitted by the daemon at `endpoint` and attach to the worker it names.
 
     Args:
         endpoint: The daemon's public endpoint; `ENDPOINT#N` for its device N, counted from 0.
+        keys: The client's keys, where the daemon wants some.
+        connect_timeout_s: How long to wait to be let in.
+        request_timeout_s: How long to wait for an answer from then on.
+        find_again: Says where a daemon is when the worker is gone; None ends the session with it.
 
     Raises:
         DaemonUnavailable: Nobody answered within `connect_timeout_s`.
         AuthenticationError, VersionMismatch, QuotaExceeded: The daemon refused.
     """
     attachment = open_attachment(context, endpoint, keys=keys, connect_timeout_s=connect_timeout_s)
-    session = Session(attachment, request_timeout_s)
+
+    def reopen() -> Attachment:
+        assert find_again is not None
+        return open_attachment(context, find_again(), keys=keys, connect_timeout_s=connect_timeout_s)
+
+    session = Session(
+        attachment, request_timeout_s, reopen=reopen if find_again else None, patience_s=connect_timeout_s
+    )
     try:
         session.attach(connect_timeout_s)
     except BaseException:

@@ -20,6 +20,8 @@ from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY, UPLOAD_
 
 Answer = TypeVar("Answer", m.Attached, m.PeerMeasured)
 
+T = TypeVar("T")
+
 Progress = Callable[[int], None]
 """Told how many bytes more have been sent."""
 
@@ -57,6 +59,12 @@ class BulkConnection:
         self._credits = UPLOAD_WINDOW
         self._taken = 0
 
+    def begin_again(self, attachment: Attachment) -> None:
+        """Go on over an attachment to a worker that knows of no upload."""
+        self._unfinished.clear()
+        self._links.clear()
+        self.use(attachment)
+
     @property
     def endpoint(self) -> str:
         """Where the worker takes bulk data, as this client dials it."""
@@ -75,6 +83,14 @@ class BulkConnection:
             except BulkInterrupted:
                 self._transport.renew()
                 self._begin()
+
+    def over(self, operation: Callable[[], T]) -> T:
+        """Run an operation that receives by bulk; where the connection breaks under it, it is begun again."""
+        while True:
+            try:
+                return operation()
+            except BulkInterrupted:
+                self.mend()
 
     def mend(self) -> None:
         """Go on over a new connection to the same worker, after the last one broke."""

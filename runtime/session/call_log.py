@@ -28,6 +28,11 @@ class CallLog:
         self.count += 1
         self._last.append(time.monotonic())
 
+    def restart(self) -> None:
+        """Count from the beginning, as another worker does."""
+        self.count = 0
+        self._last.clear()
+
     def made_at(self, call: int) -> float:
         """Return when a call was made, on the monotonic clock; 0 for one that is forgotten."""
         index = call - self.count - 1 + len(self._last)

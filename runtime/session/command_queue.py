@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from dynamo_genie.errors import RequestTimeout, SessionLost
+from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, RequestTimeout, SessionLost
 from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.recovery.recovery import Recovery
+from dynamo_genie.runtime.recovery.saving import SMALL_NBYTES
 from dynamo_genie.runtime.session.counters import framing
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.sent_batches import SentBatches
@@ -28,7 +30,12 @@ class CommandQueue:
     """
 
     def __init__(
-        self, attachment: Attachment, identity: SessionIdentity, while_quiet: Callable[[], None], timeout_s: float
+        self,
+        attachment: Attachment,
+        identity: SessionIdentity,
+        while_quiet: Callable[[], None],
+        timeout_s: float,
+        recovery: Recovery[Attachment] | None = None,
     ) -> None:
         """Queue commands for a session; `while_quiet` is called now and then while an answer stays away."""
         self.attachment = attachment
@@ -37,6 +44,9 @@ class CommandQueue:
         self._counters = identity.counters
         self._while_quiet = while_quiet
         self._timeout_s = timeout_s
+        self._recovery = recovery
+        self._journal = recovery.journal if recovery is not None else None
+        self._refused = ""
         self._queue: list[m.Command] = []
         self._queued_nbytes = 0
         self._sent = SentBatches()
@@ -77,13 +87,62 @@ class CommandQueue:
             self._identity.calls.note()
             if self._ids.released:
                 self._post_released()  # first, so that its results find the room
+        if self._journal is not None:
+            self._journal.note(command)
         self._queue.append(command)
         self._queued_nbytes += nbytes
         if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
             self.flush()
 
+    def repeat(self, command: m.Command, nbytes: int = 64) -> None:
+        """Queue a command again, at another worker."""
+        if isinstance(command, m.Call):
+            self._identity.calls.note()
+        self._queue.append(command)
+        self._queued_nbytes += nbytes
+        if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
+            self.flush()
+
+    def begin_again(self, attachment: Attachment) -> None:
+        """Go on over an attachment to a worker that knows nothing of this session; what was queued is dropped."""
+        self.attachment = attachment
+        self._queue.clear()
+        self._queued_nbytes = 0
+        self._sent = SentBatches()
+        released = self._ids.take_released()
+        if self._recovery is not None:
+            self._recovery.journal.forget(released)
+            self._recovery.saving.forget()
+
+    def save_recent(self) -> None:
+        """Ask for small results before the weights change that they were computed from; nobody waits for them."""
+        handles = self._recovery.saving.recent() if self._recovery is not None else ()
+        if handles:
+            self.ask_to_save(handles, SMALL_NBYTES)
+
+    def ask_to_save(self, handles: Sequence[int], largest: int, *, awaited: bool = False) -> int:
+        """Queue a request for what handles name, to be made from that again; return its number."""
+        assert self._recovery is not None
+        request_id = self._ids.request()
+        self._recovery.saving.asked(request_id, handles, awaited=awaited)
+        self._queue.append(m.Save(request_id, tuple(handles), largest))
+        return request_id
+
     def flush(self) -> None:
-        """Send what is queued, and the ids that died since."""
+        """Send what is queued, and the ids that died since; to another worker if this one is gone."""
+        try:
+            self._flush()
+        except DaemonUnavailable as error:
+            if not self._go_on(error):
+                raise
+
+    def _go_on(self, error: DaemonUnavailable) -> bool:
+        """Go on at another worker, which gets what was queued with all that went before; False where this cannot be."""
+        if self._recovery is None or self.attachment.liveness.alive or self.attachment.liveness.inherited:
+            return False
+        return self._recovery.go_on(error)
+
+    def _flush(self) -> None:
         queue = self._queue
         if self._ids.released:
             self._post_released()
@@ -108,7 +167,12 @@ class CommandQueue:
 
     def _post_released(self) -> None:
         """Free what died so far; only commands that are queued already can name it."""
-        self._queue.append(m.Free(self._ids.take_released()))
+        if self._ids.gives_up_weights:
+            self.save_recent()
+        released = self._ids.take_released()
+        if self._journal is not None:
+            self._journal.forget(released)
+        self._queue.append(m.Free(released))
 
     # --- requests ------------------------------------------------------------------------------------------
 
@@ -139,6 +203,17 @@ class CommandQueue:
         self._log_late()
         return first
 
+    def settle_quietly(self) -> None:
+        """Wait until all that was told to another worker has run there; what fails was told of when it failed first."""
+        request_id = self._ids.request()
+        self._queue.append(m.Sync(request_id))
+        self._flush()
+        self._await(request_id, self._timeout_s)
+
+    def refuse(self, reason: str) -> None:
+        """Let what is waited for be answered by why it cannot be asked again."""
+        self._refused = reason
+
     def answer(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
         """Return the answer to a request that was sent, or raise the failure it reports."""
         return self._unless_failed(self.reply(request_id, timeout_s))
@@ -156,6 +231,21 @@ class CommandQueue:
         self._identity.late.log(self._identity.exception)
 
     def _receive(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
+        while True:
+            try:
+                reply = self._await(request_id, timeout_s)
+            except DaemonUnavailable as error:
+                if not self._go_on(error):
+                    raise
+                if self._refused:
+                    refused, self._refused = self._refused, ""
+                    raise NotRecoverable(refused) from error
+                continue
+            if self._recovery is not None:
+                self._recovery.heard(request_id)
+            return reply
+
+    def _await(self, request_id: int, timeout_s: float) -> m.WorkerToClient:
         deadline = time.monotonic() + timeout_s
         while True:
             reply = self._listen(deadline, timeout_s)
@@ -191,6 +281,8 @@ class CommandQueue:
         self._counters.received["control"] += len(data)
         if isinstance(reply, m.EngineFellBack):
             self._identity.programs.warn(reply)
+        elif isinstance(reply, m.Saved) and self._recovery is not None:
+            self._recovery.saving.arrived(reply)
         elif isinstance(reply, m.LateFailures):
             self._learn(reply)
         elif reply.request_id == 0 and isinstance(reply, m.Failed):

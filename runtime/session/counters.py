@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dynamo_genie.runtime.wire.tensor_class import COUNTED
 
-EVENTS = ("calls", "eager_calls", "fetches", "round_trips", "local_reads", "brought_here", "reconnects")
+EVENTS = ("calls", "eager_calls", "fetches", "round_trips", "local_reads", "brought_here", "reconnects", "recoveries")
 
 
 @dataclass

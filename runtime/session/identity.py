@@ -41,6 +41,14 @@ class SessionIdentity:
         self.sources: WeakValueDictionary[int, SessionIdentity] = WeakValueDictionary()
         self.weights_doubtful = False
 
+    def begin_again(self) -> None:
+        """Count as a worker does that knows nothing of this session."""
+        self.batches = self.heard = 0
+        self.calls.restart()
+        self.late.restart()
+        self.sources.clear()
+        self.weights_doubtful = False
+
     def exception(self, error: m.ErrorInfo) -> Exception:
         """Return what to raise for a failure, with the operator, the line and the call it belongs to."""
         origin = self._origin(error)

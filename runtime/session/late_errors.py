@@ -45,6 +45,12 @@ class LateErrors:
         self._omitted += news.omitted if new else 0
         return new
 
+    def restart(self) -> None:
+        """Expect the errors of another worker, which counts from the beginning; what nobody was told of is logged."""
+        self._last = 0
+        self._told_early.clear()
+        self._untold.clear()
+
     def told(self, number: int) -> None:
         """Note that an error is being raised; of one that came by another daemon the worker may tell later."""
         if number > self._last and len(self._told_early) < MAX_UNTOLD:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import zmq
 
 from dynamo_genie.errors import OptionError
+from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.session.measured_link import MeasuredLink
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import messages as m
@@ -26,31 +27,37 @@ WAIT_SHARE = 0.9
 
 @dataclass(frozen=True)
 class PeerLink:
-    """An open link: its two ends, and the number by which each of them knows it."""
+    """An open link: its two ends, the number by which each of them knows it, and the workers between which it is.
+
+    Attributes:
+        ends: The sessions' attachments: to another worker a session has no link.
+    """
 
     source: Session
     target: Session
     out: int
     into: int
+    ends: tuple[Attachment, Attachment]
 
     @property
     def alive(self) -> bool:
         """Whether both ends are there."""
-        return self.source.alive and self.target.alive
+        return self.survivors() == {self.source, self.target}
 
     def close_source(self) -> None:
         """Tell the sending end, if it is there, that the link is gone. The caller holds its session's lock."""
-        if self.source.alive:
+        if self.source in self.survivors():
             self.source.links.close(self.out)
 
     def close_target(self) -> None:
         """Tell the receiving end, if it is there, that the link is gone. The caller holds its session's lock."""
-        if self.target.alive:
+        if self.target in self.survivors():
             self.target.links.dismiss(self.into, "the link was closed")
 
     def survivors(self) -> set[Session]:
         """Return the ends that are still there."""
-        return {session for session in (self.source, self.target) if session.alive}
+        ends = zip((self.source, self.target), self.ends, strict=True)
+        return {session for session, end in ends if session.attached and session.attachment is end}
 
 
 class PeerMesh:
@@ -127,7 +134,7 @@ def open_link(source: Session, target: Session) -> PeerLink:
     keys = fresh_keys(target.attachment.server_public) if target.attachment.server_public else None
     into = target.links.admit(token, keys.public if keys else "", source)
     out = source.links.open(target.bulk_endpoint, token, keys)
-    return PeerLink(source, target, out, into)
+    return PeerLink(source, target, out, into, (source.attachment, target.attachment))
 
 
 def fresh_keys(server_public: str) -> m.PeerKeys:

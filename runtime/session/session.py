@@ -8,9 +8,9 @@ refused.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,11 +19,15 @@ from dynamo_genie.errors import ProtocolError, StaleHandleError
 from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
-from dynamo_genie.runtime.session.bulk import BulkConnection, BulkInterrupted
+from dynamo_genie.runtime.recovery.held import Contents
+from dynamo_genie.runtime.recovery.recovery import Recovery
+from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.inline import inline_tensor
 from dynamo_genie.runtime.session.measured_link import MeasuredLink, measure_client_link
+from dynamo_genie.runtime.session.retelling import Retelling
+from dynamo_genie.runtime.session.save_results import shorten
 from dynamo_genie.runtime.session.session_links import SessionLinks
 from dynamo_genie.runtime.session.uploads import Uploads
 from dynamo_genie.runtime.session.weight_commands import WeightCommands
@@ -32,6 +36,8 @@ from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 from dynamo_genie.tensors import dense_for_wire, empty_like_spec, flat_bytes, spec_of, tensor_bytes
 from dynamo_genie.torch_internals.opaque import unseen
+
+T = TypeVar("T")
 
 
 class Session:
@@ -46,26 +52,47 @@ class Session:
         timeout_s: The limit of one wait.
         mint, request_id: Fresh ids for programs and bindings, fresh numbers for commands that are answered.
         post, flush, wait, ask, failure: Those of its queue of commands; the caller holds the lock.
-        upload: Sends bytes by bulk and returns the number of the upload; the caller holds the lock.
+        recovery: What takes another worker when this one is gone; None where the session ends with it.
     """
 
-    def __init__(self, attachment: Attachment, timeout_s: float, identity: SessionIdentity | None = None) -> None:
-        """Make a session on an attachment; with an identity, it goes on where that one is."""
+    def __init__(
+        self,
+        attachment: Attachment,
+        timeout_s: float,
+        identity: SessionIdentity | None = None,
+        *,
+        reopen: Callable[[], Attachment] | None = None,
+        patience_s: float = 0.0,
+    ) -> None:
+        """Make a session on an attachment; with an identity, it goes on where that one is.
+
+        Args:
+            attachment: What leads to its worker.
+            timeout_s: The limit of one wait.
+            identity: What the session has named and sent already.
+            reopen: Opens an attachment to another worker when this one is gone; None ends the session then.
+            patience_s: How long to try that.
+        """
         self.identity = identity = identity or SessionIdentity()
         self.attachment = attachment
         self.timeout_s = timeout_s
         self.counters = identity.counters
         self.lock = identity.lock
         self._ids = identity.ids
+        self.recovery = (
+            None if reopen is None else Recovery(attachment.welcome.device.kind, reopen, self._begin_again, patience_s)
+        )
+        self._journal = None if self.recovery is None else self.recovery.journal
         self._bulk = BulkConnection(attachment, self.counters, timeout_s)
         self.links = SessionLinks(identity, self._bulk)
-        self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s)
+        self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s, self.recovery)
         self._uploads = Uploads(self._commands, self._bulk, identity)
-        self.weight_channel = WeightCommands(self._commands, self._uploads, identity)
+        self.weight_channel = WeightCommands(self._commands, self._uploads, identity, self.recovery)
+        if self._journal is not None:
+            self._retelling = Retelling(self._journal, self._commands, self._uploads, self.weight_channel, self._ids)
         self.mint, self.request_id = self._ids.mint, self._ids.request
         self.post, self.flush, self.wait = self._commands.post, self._commands.flush, self._commands.wait
         self.ask, self.failure = self._commands.ask, self._commands.failure
-        self.upload = self._uploads.send
 
     def twin(self, control: Transport, bulk: BulkTransport) -> Session:
         """Return a session on other transports that has counted as far as this one and sent the same programs."""
@@ -79,10 +106,22 @@ class Session:
     @property
     def alive(self) -> bool:
         """Whether the session can be used by this process."""
+        liveness = self.attachment.liveness
+        return liveness.alive or (self.recovery is not None and self.recovery.going_on and not liveness.inherited)
+
+    @property
+    def attached(self) -> bool:
+        """Whether its attachment leads anywhere."""
         return self.attachment.liveness.alive
+
+    def whole(self, operation: Callable[[], T]) -> T:
+        """Run an operation that can be begun again: it is, where a worker dies under it and another takes its place."""
+        return operation() if self.recovery is None else self.recovery.whole(operation)
 
     def check(self) -> None:
         """Raise `StaleHandleError` if the session is over: what its handles name is gone."""
+        if self.alive:
+            return
         liveness = self.attachment.liveness
         if liveness.inherited:
             liveness.check()
@@ -109,7 +148,37 @@ class Session:
         if self.attachment.liveness.inherited:  # its lock, too, may be held by a thread of the parent
             return
         with self.lock:
+            if self.recovery is not None:
+                self.recovery.going_on = False
             self.attachment.close()
+
+    def _begin_again(self, attachment: Attachment) -> None:
+        """Go on over an attachment to a worker that knows nothing; tell it all that is to be known."""
+        try:
+            self._tell_all(attachment)
+        except BaseException:
+            attachment.close()
+            raise
+
+    def _tell_all(self, attachment: Attachment) -> None:
+        journal = self._journal
+        assert journal is not None
+        waited_for = journal.pending, journal.asked
+        before, now = (each.welcome.device for each in (self.attachment, attachment))
+        if (before.kind, before.name, before.torch_version) != (now.kind, now.name, now.torch_version):
+            journal.give_up_calls(
+                f"the next worker computes on {now.name} with torch {now.torch_version}, the one that ended did on "
+                f"{before.name} with torch {before.torch_version}"
+            )
+        self.attachment.close()
+        self.attachment = attachment
+        self.identity.begin_again()
+        self._commands.begin_again(attachment)
+        self._bulk.begin_again(attachment)
+        self.links.forget()
+        self.attach(self.timeout_s)
+        self._retelling.tell(waited_for)
+        self.counters.events["recoveries"] += 1
 
     @property
     def device(self) -> m.DeviceInfo:
@@ -153,11 +222,13 @@ class Session:
         number = programs.number(digest, engine)
         if number is not None:
             return number
+        number = self.mint()
+        if self._journal is not None:
+            self._journal.register(number, digest, encoded, engine)
         upload = 0
         if len(encoded) > MAX_CONTROL_NBYTES // 2:
             upload = self.upload(memoryview(encoded), "control")
             encoded = b""
-        number = self.mint()
         self.post(m.RegisterProgram(number, digest, encoded, upload, engine), len(encoded))
         programs.add(number, digest, engine, lines)
         return number
@@ -180,8 +251,16 @@ class Session:
             self.post(m.Put(handle.id, inline), len(inline.data))
         else:
             dense = dense_for_wire(tensor)
-            self.post(m.PutUploaded(handle.id, spec_of(dense), self.upload(tensor_bytes(dense), kind)))
+            upload = self.upload(tensor_bytes(dense), kind)
+            if self._journal is not None:
+                private = dense.untyped_storage()._cdata != tensor.untyped_storage()._cdata
+                self._journal.put(handle.id, Contents.of(dense, self._journal.budget, private=private))
+            self.post(m.PutUploaded(handle.id, spec_of(dense), upload))
         return handle
+
+    def upload(self, view: memoryview, kind: str = "weight") -> int:
+        """Send bytes by bulk and return the upload's number once all have arrived. The caller holds the lock."""
+        return self.whole(lambda: self._uploads.send(view, kind))
 
     def fetch(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor]:
         """Return local copies of the tensors with these ids, in one round trip, or raise the first one's error."""
@@ -197,11 +276,12 @@ class Session:
         self.check()  # before the lock, which a thread of the parent may hold for ever
         with self.lock:
             self.counters.events["fetches"] += 1
-            while True:
-                try:
-                    return self._fetch_each(handles, kinds)
-                except BulkInterrupted:  # the handles are what they were: ask again
-                    self._bulk.mend()
+            if "gradient" in kinds:
+                self._commands.save_recent()  # the weights will change
+            found = self.whole(lambda: self._bulk.over(lambda: self._fetch_each(handles, kinds)))
+            if self.recovery is not None and self.recovery.saving.due:
+                shorten(self.recovery, self._commands, self._bulk)
+            return found
 
     def _fetch_each(self, handles: Sequence[int], kinds: Sequence[str]) -> list[torch.Tensor | Exception]:
         request_id = self.request_id()
@@ -261,7 +341,7 @@ class Session:
     def measure_link(self) -> MeasuredLink:
         """Find out how fast the link between this client and the worker is; counted as control."""
         with self.lock:
-            return measure_client_link(self._round_trip, self._upload_and_discard)
+            return self.whole(lambda: measure_client_link(self._round_trip, self._upload_and_discard))
 
     def _round_trip(self) -> None:
         request_id = self.request_id()

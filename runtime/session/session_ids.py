@@ -52,6 +52,11 @@ class SessionIds:
         """Whether the worker has yet to hear of freed ids."""
         return bool(self.dead or self._freed)
 
+    @property
+    def gives_up_weights(self) -> bool:
+        """Whether ids made by `mint` are among those."""
+        return bool(self._freed)
+
     def take_released(self) -> tuple[int, ...]:
         """Return the ids freed since the last call."""
         dead = [self.dead.popleft() for _ in range(len(self.dead))]

@@ -15,8 +15,8 @@ class LinkSource(Protocol):
     """The session at the other end of a link."""
 
     @property
-    def alive(self) -> bool:
-        """Whether it can still send."""
+    def attached(self) -> bool:
+        """Whether what it sends arrives."""
 
     @property
     def identity(self) -> SessionIdentity:
@@ -72,8 +72,12 @@ class SessionLinks:
     def dismiss_lost_sources(self) -> None:
         """While an answer stays away: it may wait for a worker that is gone."""
         for link, source in list(self._sources.items()):
-            if not source.alive:
+            if not source.attached:
                 self.dismiss(link, f"its session with {source.bulk_endpoint} has ended")
+
+    def forget(self) -> None:
+        """Forget all links: the worker at this end of them is gone."""
+        self._sources.clear()
 
     def mint_transfer(self) -> int:
         """Return a fresh number for a tensor that another worker sends to this session."""

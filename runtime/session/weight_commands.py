@@ -2,25 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
 
 from dynamo_genie.errors import ProtocolError
+from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.uploads import Uploads
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 
+T = TypeVar("T")
+
 
 class WeightCommands:
     """The commands for weights of one session; a `WeightChannel`."""
 
-    def __init__(self, commands: CommandQueue, uploads: Uploads, identity: SessionIdentity) -> None:
+    def __init__(
+        self,
+        commands: CommandQueue,
+        uploads: Uploads,
+        identity: SessionIdentity,
+        recovery: Recovery[Attachment] | None = None,
+    ) -> None:
+        self._recovery = recovery
+        self._journal = None if recovery is None else recovery.journal
+        self._residents: list[Callable[[], None]] = []
         self._commands = commands
         self._identity = identity
         self._ids = identity.ids
         self.mint, self.free = self._ids.mint, self._ids.free
         self.upload_many = uploads.send_many
+
+    def whole(self, operation: Callable[[], T]) -> T:
+        """Run an operation that can be begun again; where a worker dies under it, it is, on another worker."""
+        return operation() if self._recovery is None else self._recovery.whole(operation)
+
+    def when_gone(self, restore: Callable[[], None]) -> None:
+        """Call `restore` when another worker has taken this one's place, which has none of the weights."""
+        self._residents.append(restore)
+
+    def restore(self) -> None:
+        """Make all weights resident again."""
+        for restore in self._residents:
+            restore()
+
+    def adopt_again(self, handle: int, digest: bytes, spec: TensorSpec, *, same: bool) -> None:
+        """Let a handle name a resident weight on another worker; `same` says that it is what the last one had."""
+        if self._journal is not None and not same:
+            self._journal.changed(handle)
+        self._commands.repeat(m.AdoptWeight(handle, digest, spec))
+
+    def gone(self, handle: int) -> None:
+        """Note that nobody has any more what a handle named."""
+        if self._journal is not None:
+            self._journal.forget((handle,))
+
+    def hold(self, handle: int, tensor: torch.Tensor) -> None:
+        """Keep what a weight is now, because a program is about to change it."""
+        if self._journal is not None:
+            self._journal.hold_weight(handle, tensor)
+
+    def settled(self, handle: int) -> None:
+        """Note that a weight that a program changed is what the local one is."""
+        if self._journal is not None:
+            self._journal.settled(handle)
 
     def missing(self, digests: Sequence[bytes]) -> set[int]:
         """Return the positions of the contents that the worker lacks."""
@@ -54,4 +104,5 @@ class WeightCommands:
 
     def patch(self, handle: int, offset: int, upload: int) -> None:
         """Overwrite part of a weight."""
+        self._commands.save_recent()
         self._commands.post(m.PatchWeight(handle, offset, upload))

@@ -88,6 +88,7 @@ class ResidentStore:
         self._dead: deque[weakref.ref[torch.Tensor]] = deque()  # filled by finalizers, in any thread at any point
         self._unwatched: list[Watch] = []
         self._freed: list[int] = []
+        channel.when_gone(self.restore)
 
     def sweep(self) -> None:
         """Let go of the residents whose tensors died."""
@@ -171,6 +172,29 @@ class ResidentStore:
         digests = self._hasher.digest_tensors([tensor for _, tensor in sources])
         for (resident, _), content in zip(sources, digests, strict=True):
             resident.content = None if resident.watch.foreign else content  # by now it may be what another wrote
+            self._channel.settled(resident.handle)
+
+    def hold(self, residents: Iterable[Resident]) -> None:
+        """Say that a program is about to change these."""
+        for resident in residents:
+            if (tensor := resident.tensor()) is not None:
+                self._channel.hold(resident.handle, tensor)
+
+    def restore(self) -> None:
+        """Make everything resident again, on a daemon that has none of the handles."""
+        for handle in self._freed:
+            self._channel.gone(handle)
+        found = {resident: resident.tensor() for resident in self._residents.values()}
+        dense = {resident: dense_for_wire(tensor) for resident, tensor in found.items() if tensor is not None}
+        for resident in found.keys() - dense.keys():
+            self._channel.gone(resident.handle)
+        specs = [spec_of(tensor) for tensor in dense.values()]
+        foreign = [resident.watch.foreign for resident in dense]
+        contents = self._settle(specs, [tensor_bytes(tensor) for tensor in dense.values()], foreign, ask=True)
+        for resident, spec, content in zip(dense, specs, contents, strict=True):
+            same = resident.content is not None and resident.content.digest == content.digest
+            self._channel.adopt_again(resident.handle, content.digest, spec, same=same)
+            resident.content = content
 
     def close(self) -> None:
         """Stop watching. The handles end with the session."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import torch
 
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+
+T = TypeVar("T")
 
 
 class WeightChannel(Protocol):
@@ -42,3 +46,29 @@ class WeightChannel(Protocol):
 
     def free(self, handle: int) -> None:
         """Give up a handle."""
+
+    # --- the end of the daemon; who talks to one that never ends need not heed this ----------------------------
+
+    def whole(self, operation: Callable[[], T], /) -> T:
+        """Run an operation that can be begun again: it is, where the daemon is lost and another takes its place."""
+        return operation()
+
+    def when_gone(self, restore: Callable[[], None], /) -> None:
+        """Call `restore` when another daemon has taken the place of this one, and has none of the handles."""
+        return
+
+    def hold(self, handle: int, tensor: torch.Tensor) -> None:
+        """Note that a program is about to change what a handle names, which is what this tensor holds."""
+        return
+
+    def settled(self, handle: int) -> None:
+        """Note that what a handle names is again what the program has here."""
+        return
+
+    def adopt_again(self, handle: int, digest: bytes, spec: TensorSpec, *, same: bool) -> None:
+        """Let a handle name a content on another daemon; `same` says that it named that on the last one."""
+        return
+
+    def gone(self, handle: int) -> None:
+        """Note that what a handle named cannot be had any more."""
+        return

@@ -25,6 +25,7 @@ class ResidentWeights:
 
     def __init__(self, channel: WeightChannel, tracker: WriteTracker, *, progress: bool = False) -> None:
         self._store = ResidentStore(channel, tracker, progress=progress)
+        self._whole = channel.whole
 
     def bind(
         self,
@@ -41,7 +42,7 @@ class ResidentWeights:
         daemon may have from another session: what a system does that does not know weights by their content. With
         `sampled`, weights whose writes the kernel cannot tell are judged by their versions and a sample of their bytes.
         """
-        return WeightBinding(self._store, tensors, mutated, ask, sampled)
+        return self._whole(lambda: WeightBinding(self._store, tensors, mutated, ask, sampled))
 
     def assume(self, tensors: Sequence[torch.Tensor], handles: Sequence[int]) -> None:
         """Take it that the daemon holds these CPU tensors already, under these handles of the session.
@@ -60,6 +61,9 @@ class ResidentWeights:
 
         The sure way where a binding is content with a sample and weights are written behind PyTorch's back.
         """
+        return self._whole(lambda: self._refresh(list(tensors)))
+
+    def _refresh(self, tensors: Sequence[torch.Tensor]) -> bool:
         store = self._store
         store.sweep()
         owners = [owner for tensor in tensors if (owner := store.owner_of(tensor)) is not None]
@@ -122,6 +126,10 @@ class WeightBinding:
         if store.epoch != self._epoch or not self._identities.unchanged(tensors):
             rebound = self._rebind(tensors)
         return self._finish(rebound | self._changed_contents(tensors))
+
+    def hold_written(self) -> None:
+        """Say that the program is about to change what it changes."""
+        self._store.hold(self._residents[position] for position in self.mutated)
 
     def mark_in_sync(self) -> None:
         """Say that the local tensors equal the daemon's again: after what the program changes was written back."""

@@ -356,6 +356,17 @@ class Sync(Message, frozen=True, tag="S"):
     request_id: Id
 
 
+class Save(Message, frozen=True, tag="H"):
+    """Asks for what some handles name, to be made from that again; answered by `Saved`.
+
+    A tensor beyond `largest` bytes does not come.
+    """
+
+    request_id: Id
+    handles: Ids
+    largest: Extent
+
+
 class SendTensor(Message, frozen=True, tag="N"):
     """Sends a tensor through an open link, under a number that the client minted for the receiving session."""
 
@@ -398,6 +409,7 @@ Command: TypeAlias = (
     | Fetch
     | Describe
     | Sync
+    | Save
     | SendTensor
     | ReceiveTensor
     | Inspect
@@ -457,6 +469,16 @@ class Fetched(Message, frozen=True, tag="f"):
 
     request_id: Id
     tensors: Annotated[tuple[FetchedTensor | ErrorInfo, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+
+
+class Saved(Message, frozen=True, tag="h"):
+    """What was asked for, in order: each tensor, dense and alone in its memory; one too large is described only.
+
+    None stands for what is not dense, not alone in its memory, or not there.
+    """
+
+    request_id: Id
+    tensors: Annotated[tuple[FetchedTensor | None, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 class Described(Message, frozen=True, tag="e"):
@@ -525,6 +547,7 @@ WorkerToClient: TypeAlias = (
     | RngAdvanced
     | WeightsMissing
     | Fetched
+    | Saved
     | Described
     | Inspection
     | EngineFellBack

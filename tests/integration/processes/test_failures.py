@@ -231,9 +231,9 @@ def test_unsupported_operator_is_named_with_the_clients_line(shared_daemon: Real
 def test_killed_worker_is_session_lost_and_the_next_call_works(daemon: RealDaemon) -> None:
     model = nn.Linear(512, 512, bias=False).requires_grad_(False)
     x = torch.randn(1, 512)
-    call = compile_for(daemon, model)
+    call = compile_for(daemon, model, recovery="off")
     kept = call(x)
-    running = start_heavy(daemon)
+    running = start_heavy(daemon, recovery="off")
     watched = watched_weights()
     os.kill(daemon.worker(), signal.SIGKILL)
     error = running.wait()
@@ -253,7 +253,7 @@ def test_killed_worker_is_session_lost_and_the_next_call_works(daemon: RealDaemo
 
 
 def test_a_tensor_kept_across_a_restart_says_so_and_the_next_call_works(daemon: RealDaemon) -> None:
-    call = compile_for(daemon, torch.sin)
+    call = compile_for(daemon, torch.sin, recovery="off")
     kept = call(torch.ones(2))
     kept.sum().item()
     daemon.restart()
@@ -265,7 +265,7 @@ def test_a_tensor_kept_across_a_restart_says_so_and_the_next_call_works(daemon: 
 
 
 def test_killed_daemon_is_daemon_unavailable(daemon: RealDaemon) -> None:
-    running = start_heavy(daemon)
+    running = start_heavy(daemon, connect_timeout_s=5)
     daemon.process.kill()
     assert isinstance(running.wait(), DaemonUnavailable)
     again = compile_for(daemon, torch.cos, connect_timeout_s=1)

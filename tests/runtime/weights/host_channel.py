@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from dynamo_genie.runtime.weights.weights import WeightChannel
 from dynamo_genie.runtime.wire.content import chunk_digests, content_digest
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import empty_like_spec, tensor_bytes
 
 
 @dataclass
-class HostChannel:
+class HostChannel(WeightChannel):
     """Handles name buffers of their own; contents are kept until forgotten."""
 
     sent_nbytes: int = 0

@@ -1,0 +1,348 @@
+"""The journal of one session: what each handle alive was made by, and what that had read.
+
+It is told of every command in the order in which they are queued, and keeps of them what something alive depends on.
+Every call pays for this, so it does as little as it can: what the journal means is worked out when a worker has died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from dynamo_genie.errors import NotRecoverable
+from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents
+from dynamo_genie.runtime.recovery.program_memory import ProgramMemory, memory_of_program
+from dynamo_genie.runtime.recovery.records import (
+    Bound,
+    Need,
+    Record,
+    SharedMemory,
+    Takes,
+    Weight,
+    needs_of,
+    reach,
+)
+from dynamo_genie.runtime.recovery.steady import why_unsteady
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.program import Program, decode_program
+from dynamo_genie.runtime.wire.tensor import InlineTensor
+
+TOO_MUCH = "what it was computed from was more than a session keeps on the client"
+FROM_ELSEWHERE = "it was computed from a tensor of another daemon"
+OTHER_WEIGHTS = "weights that it was computed from have changed since"
+
+
+@dataclass
+class Registered:
+    """A program as it was sent; what is known of its memory is read when it is called or bound first."""
+
+    digest: bytes
+    encoded: bytes
+    engine: str
+    device: str
+
+    @cached_property
+    def memory(self) -> tuple[ProgramMemory, int]:
+        """Where its tensors lie, and how many inputs it has."""
+        return memory_of_program(self._program), len(self._program.inputs)
+
+    @cached_property
+    def unsteady(self) -> str:
+        """Why a call of it need not give the same bits again; empty where it does."""
+        return why_unsteady(self._program, self.engine, self.device)
+
+    @property
+    def _program(self) -> Program:
+        return decode_program(self.encoded)
+
+    @cached_property
+    def takes(self) -> Takes:
+        """How its calls look that use no binding."""
+        return Takes.of(*self.memory)
+
+
+@dataclass(eq=False)
+class SentBinding:
+    """A binding as it was sent last, and what it names at present, if that is known."""
+
+    command: m.BindWeights
+    takes: Takes
+    bound: Bound | None = None
+    epoch: int = -1
+
+
+class Journal:
+    """What a session's worker was asked, as far as it matters. The session's lock guards all calls.
+
+    Attributes:
+        made: For each handle that is not freed, what made it.
+        memories: The memory of those that were written or share theirs.
+        programs, bindings: All that were sent, by their numbers.
+        lost: Handles that could not be made again, and why not.
+        pending: The last command that is to be answered, until it is.
+        asked: The record of the last call that is to be answered.
+        order: The number of the last record.
+        last_reads: What the last call read.
+    """
+
+    def __init__(self, device: str = "cpu", budget: Budget | None = None) -> None:
+        """Begin, for a worker on this kind of device."""
+        self.device = device
+        self.made: dict[int, Record] = {}
+        self.memories: dict[int, SharedMemory] = {}
+        self.programs: dict[int, Registered] = {}
+        self.bindings: dict[int, SentBinding] = {}
+        self.lost: dict[int, str] = {}
+        self.pending: m.Command | None = None
+        self.asked: Record | None = None
+        self.order = 0
+        self.last_reads: tuple[int, ...] = ()
+        self.budget = budget or Budget()
+        self._epoch = 0
+        self._notes: MappingProxyType[type, Callable[[Any], None]] = MappingProxyType(
+            {
+                m.Call: self._call,
+                m.Put: self._put,
+                m.BindWeights: self._bind,
+                m.AdoptWeight: self._adopt,
+                m.PatchWeight: self._patch,
+                m.ReceiveTensor: self._receive,
+                m.Fetch: self._read,
+                m.Describe: self._read,
+                m.SendTensor: self._send,
+                m.Sync: self._ask,
+                m.Inspect: self._ask,
+                m.QueryWeights: self._ask,
+            }
+        )
+
+    def note(self, command: m.Command) -> None:
+        """Note a command that is about to be queued.
+
+        Raises:
+            NotRecoverable: It reads what could not be made again.
+        """
+        note = self._notes.get(type(command))
+        if note is not None:
+            note(command)
+
+    def forget(self, handles: Iterable[int]) -> None:
+        """Note that handles are free."""
+        made, memories = self.made, self.memories
+        for handle in handles:
+            record = made.pop(handle, None)
+            if type(record) is Weight:
+                self._replaced(record)
+            if memories and (memory := memories.pop(handle, None)) is not None:
+                memory.handles.discard(handle)
+        if self.lost:
+            for handle in handles:
+                self.lost.pop(handle, None)
+
+    def register(self, number: int, digest: bytes, encoded: bytes, engine: str) -> None:
+        """Note a program that is about to be sent."""
+        self.programs[number] = Registered(digest, encoded, engine, self.device)
+
+    def give_up_calls(self, reason: str) -> None:
+        """Note why no call gives the same bits again from here on."""
+        for record in reach(need for handle in self.made for need in self.needs_of(handle)).whole:
+            if record.command is not None:
+                record.lost = record.lost or reason
+
+    def answered(self) -> None:
+        """Note that what was waited for has come, or that nobody waits any more."""
+        self.pending = self.asked = None
+
+    def put(self, handle: int, contents: Contents | None) -> None:
+        """Note a handle that is about to be made from an upload; without contents it cannot be made again."""
+        record = self.made[handle] = Record(self._next(), held=contents)
+        if contents is None:
+            record.lost = TOO_MUCH
+
+    # --- weights -------------------------------------------------------------------------------------------
+
+    def hold_weight(self, handle: int, tensor: torch.Tensor) -> None:
+        """Keep a copy of what a weight has now, because a program is about to change it."""
+        record = self.made.get(handle)
+        if type(record) is Weight and record.held is None and handle not in self.memories:
+            dense = tensor.detach().clone(memory_format=torch.preserve_format)
+            record.held = Contents.of(dense, self.budget, private=True)
+
+    def settled(self, handle: int) -> None:
+        """Note that a weight is again what the program has here, after it was changed by a call."""
+        memory = self.memories.get(handle)
+        if memory is not None and len(memory.handles) == 1:
+            del self.memories[handle]
+            self.changed(handle)
+
+    def changed(self, handle: int) -> None:
+        """Note that a weight has other contents from now on, which the program has here."""
+        memory = self.memories.pop(handle, None)
+        if memory is not None:
+            memory.handles.discard(handle)
+        self._adopted(handle)
+
+    def _adopted(self, handle: int) -> None:
+        record = self.made.get(handle)
+        if type(record) is Weight:
+            self._replaced(record)
+        self.made[handle] = Weight(self._next(), handle)
+        self._epoch += 1
+
+    def _replaced(self, weight: Weight) -> None:
+        weight.current = False
+        self._epoch += 1
+        if weight.held is None:
+            weight.lost = OTHER_WEIGHTS
+
+    def _adopt(self, command: m.AdoptWeight) -> None:
+        self._adopted(command.handle)
+
+    def _patch(self, command: m.PatchWeight) -> None:
+        memory = self.memories.get(command.handle)
+        if memory is not None and len(memory.handles) > 1:  # what shares it is not what the program has here
+            memory.last = Record(self._next())
+            memory.last.lost = OTHER_WEIGHTS
+        self.changed(command.handle)
+
+    def _bind(self, command: m.BindWeights) -> None:
+        memory, inputs = self.programs[command.program].memory
+        self.bindings[command.binding] = SentBinding(command, Takes.of(memory, inputs, command.positions))
+
+    # --- tensors -------------------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        self.order += 1
+        return self.order
+
+    def _put(self, command: m.Put) -> None:
+        record = self.made[command.handle] = Record(self._next(), held=command.tensor)
+        self._count(record, len(command.tensor.data))
+
+    def _receive(self, command: m.ReceiveTensor) -> None:
+        self.made[command.handle] = record = Record(self._next())
+        record.lost = FROM_ELSEWHERE
+
+    def _call(self, call: m.Call) -> None:
+        made, inputs, bound = self.made, call.inputs, None
+        if call.binding:
+            binding = self.bindings[call.binding]
+            takes = binding.takes
+            bound = binding.bound
+            if binding.epoch != self._epoch:
+                bound = self._bound(binding)
+        else:
+            takes = self.programs[call.program].takes
+        unsteady = self.programs[call.program].unsteady
+        reads = tuple([each for i in takes.tensors if type(each := inputs[i]) is int])
+        if self.lost:
+            self.require(reads)
+        self.order = order = self.order + 1
+        record = Record(order, call)
+        record.reads, record.bound, record.takes = reads, bound, takes
+        self.last_reads = reads
+        record.births = tuple(map(made.__getitem__, reads))
+        record.lost = unsteady
+        if len(reads) < len(takes.tensors) or call.rng:
+            self._count(record, len(call.rng) + sum(len(each.data) for each in inputs if type(each) is InlineTensor))
+        if self.memories:
+            record.writes = tuple(
+                [(memory.last, h) for h in reads if (memory := self.memories.get(h)) is not None and memory.last]
+            )
+        made.update(dict.fromkeys(call.outputs, record))
+        made.pop(0, None)
+        if not takes.plain:
+            self._note_memory(record, call, takes)
+        if call.request_id:
+            self.pending, self.asked = call, record
+
+    def _bound(self, binding: SentBinding) -> Bound:
+        """Return what a binding names now."""
+        handles = binding.command.handles
+        writes = [(memory.last, h) for h in handles if (memory := self.memories.get(h)) is not None and memory.last]
+        binding.bound = Bound(binding.command, tuple(self.made[h] for h in handles), tuple(writes))
+        binding.epoch = self._epoch
+        return binding.bound
+
+    def _count(self, record: Record, nbytes: int) -> None:
+        """Count what a record holds; where there is no room for it, it cannot be done again."""
+        if nbytes >= FREE_NBYTES:
+            record.share = self.budget.take(nbytes)
+            if record.share is None:
+                record.command = record.held = None
+                record.lost = TOO_MUCH
+
+    def _note_memory(self, record: Record, call: m.Call, takes: Takes) -> None:
+        """Note what a call wrote, and which of its results lie in one memory with something else."""
+        handles = self.bindings[call.binding].command.handles if call.binding else ()
+        for at in takes.written:
+            self._memory(call.inputs[at]).last = record  # type: ignore[arg-type]  # it is a handle
+        for at in takes.bound_written:
+            self._memory(handles[at]).last = record
+            self._epoch += 1
+        for output, at in takes.sharing:
+            if type(source := call.inputs[at]) is int:
+                self._share(call.outputs[output], source)
+        for output, at in takes.bound_sharing:
+            self._share(call.outputs[output], handles[at])
+        for group in takes.memory.together:
+            named = [call.outputs[position] for position in group if call.outputs[position]]
+            for other in named[1:]:
+                self._share(other, named[0])
+
+    def _memory(self, handle: int) -> SharedMemory:
+        memory = self.memories.get(handle)
+        if memory is None:
+            memory = self.memories[handle] = SharedMemory({handle})
+        return memory
+
+    def _share(self, handle: int, other: int) -> None:
+        """Note that two handles may lie in one memory."""
+        if not handle or handle == other:
+            return
+        one, two = self._memory(handle), self._memory(other)
+        if one is not two:
+            if one.last is not None and two.last is not None:  # what comes now follows both
+                join = Record(self._next())
+                join.reads = handle, other
+                join.births = self.made[handle], self.made[other]
+                join.writes = (one.last, handle), (two.last, other)
+                two.last = join
+            two.last = two.last or one.last
+            two.handles |= one.handles
+            for each in one.handles:
+                self.memories[each] = two
+
+    # --- questions -----------------------------------------------------------------------------------------
+
+    def _ask(self, command: m.Sync | m.Inspect | m.QueryWeights) -> None:
+        self.pending = command
+
+    def _read(self, command: m.Fetch | m.Describe) -> None:
+        if self.lost:
+            self.require(command.handles)
+        self.pending = command
+
+    def _send(self, command: m.SendTensor) -> None:
+        if self.lost:
+            self.require((command.handle,))
+
+    def needs_of(self, handle: int) -> list[Need]:
+        """Return what a handle alive needs to name what it names."""
+        memory = self.memories.get(handle)
+        writes = ((memory.last, handle),) if memory is not None and memory.last is not None else ()
+        return list(needs_of((handle,), (self.made[handle],), writes))
+
+    def require(self, handles: Sequence[int]) -> None:
+        """Raise why one of these handles could not be made again."""
+        for handle in handles:
+            if handle in self.lost:
+                raise NotRecoverable(
+                    f"this tensor lived in a worker that ended, and it cannot be computed again: {self.lost[handle]}. "
+                    "Read what must survive before that, or compute it again"
+                )

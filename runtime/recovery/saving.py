@@ -1,0 +1,148 @@
+"""Saving results: what is fetched once need not be computed again, and cuts off all that it was computed from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Contents, Held
+from dynamo_genie.runtime.recovery.journal import Journal
+from dynamo_genie.runtime.recovery.records import Record, Weight, reach
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import MAX_ITEMS
+from dynamo_genie.runtime.wire.tensor import InlineTensor
+from dynamo_genie.tensors import empty_like_spec, flat_bytes, spec_nbytes
+
+SMALL_NBYTES = 256 << 10
+"""Results up to this size are saved before weights change that they were computed from."""
+
+PRUNE_EVERY = 1024
+"""So many records are made before it is worth looking for those that nothing needs any more."""
+
+
+LONG_CALLS = 256
+"""So many calls are done again sooner than their results would have been fetched."""
+
+FETCHED_BYTES_PER_S = 1e9
+"""How fast results come here, about."""
+
+TIME_SHARE = 0.01
+"""The part of the time that results are fetched in only to be saved."""
+
+
+class Saving:
+    """The results of one session that are saved, and that are being saved."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._asked: dict[int, list[tuple[int, Record | None]]] = {}
+        self._awaited = 0
+        self._looked_at = 0
+        self._pruned = 0
+        self._cut_at = time.monotonic()
+
+    def forget(self) -> None:
+        """Expect no answer any more: the worker is gone."""
+        self._asked.clear()
+
+    def recent(self) -> list[int]:
+        """Return the handles that were made or written since this was called last and can be saved.
+
+        Not what the last call read: of a backward that is what the forward left for it alone.
+        """
+        journal, since = self._journal, self._looked_at
+        found: list[int] = []
+        for handle in reversed(journal.made):
+            if journal.made[handle].order <= since:
+                break
+            found.append(handle)
+        found += [
+            handle
+            for handle, memory in journal.memories.items()
+            if memory.last is not None and memory.last.order > since and journal.made[handle].order <= since
+        ]
+        self._looked_at = journal.order
+        return [handle for handle in self._savable(found) if handle not in journal.last_reads]
+
+    def all(self) -> list[int]:
+        """Return all handles that can be saved."""
+        return self._savable(self._journal.made)
+
+    def _savable(self, handles: Iterable[int]) -> list[int]:
+        found = []
+        for handle in handles:
+            record = self._latest(handle)
+            if record is None or record.held is not None or type(record) is Weight or handle in (record.cuts or ()):
+                continue
+            found.append(handle)
+        return found[:MAX_ITEMS]
+
+    def _latest(self, handle: int) -> Record | None:
+        """Return the record after which a handle has what it has; None where its memory is not its own."""
+        memory = self._journal.memories.get(handle)
+        if memory is None or (memory.last is None and len(memory.handles) == 1):
+            return self._journal.made[handle]
+        return memory.last if len(memory.handles) == 1 else None
+
+    def asked(self, request_id: int, handles: Sequence[int], *, awaited: bool = False) -> None:
+        """Note that handles are asked for, as they are now; whoever awaits the answer takes it."""
+        self._awaited = request_id if awaited else self._awaited
+        self._asked[request_id] = [(handle, self._latest(handle)) for handle in handles]
+
+    def arrived(self, reply: m.Saved) -> None:
+        """Take an answer that nobody awaits."""
+        if reply.request_id != self._awaited:
+            self.take(reply)
+
+    def take(self, reply: m.Saved, downloads: Sequence[torch.Tensor | None] = ()) -> None:
+        """Save what came: in the answer, or as downloads."""
+        asked = self._asked.pop(reply.request_id, [])
+        for position, ((handle, record), found) in enumerate(zip(asked, reply.tensors, strict=False)):
+            if found is None or record is None:
+                continue
+            held = self._held(found, downloads[position] if downloads else None)
+            if held is not None:
+                record.cuts = {**(record.cuts or {}), handle: held}
+        if self.due:
+            self.prune()
+
+    def _held(self, found: m.FetchedTensor, download: torch.Tensor | None) -> Held | None:
+        if download is not None:
+            return Contents.of(download, self._journal.budget, private=True)
+        if len(found.data) != spec_nbytes(found.spec):
+            return None
+        if len(found.data) < FREE_NBYTES:
+            return InlineTensor(found.spec, found.data)
+        tensor = empty_like_spec(found.spec)
+        flat_bytes(tensor).numpy().data[:] = found.data
+        return Contents.of(tensor, self._journal.budget, private=True)
+
+    @property
+    def due(self) -> bool:
+        """Whether so much was made that it is worth looking for what is too long to be done again."""
+        return self._journal.order - self._pruned >= PRUNE_EVERY
+
+    def worth(self, nbytes: int) -> bool:
+        """Say whether to fetch so many bytes now, to cut off what they were computed from; if so, that is noted."""
+        budget, now = self._journal.budget, time.monotonic()
+        if budget.used + nbytes > budget.limit or now - self._cut_at < nbytes / FETCHED_BYTES_PER_S / TIME_SHARE:
+            return False
+        self._cut_at = now
+        return True
+
+    def prune(self) -> int:
+        """Let go of what nothing needs any more since results were saved; return how many calls would be done again."""
+        journal = self._journal
+        self._pruned = journal.order
+        for handle, memory in list(journal.memories.items()):
+            last = memory.last
+            if last is not None and last.cuts is not None and handle in last.cuts and len(memory.handles) == 1:
+                journal.made[handle] = last
+                del journal.memories[handle]
+        wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
+        for record, _ in wanted.cuts:
+            record.command = record.bound = record.takes = record.share = None
+            record.reads = record.births = record.writes = ()
+        return sum(record.command is not None for record in wanted.whole)
