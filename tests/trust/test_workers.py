@@ -25,6 +25,7 @@ from tests.integration.real_daemon import RealDaemon, eventually
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NOTICED_S = 5.0
+CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +115,22 @@ def test_a_program_that_ended_three_workers_is_refused_and_the_neighbours_go_on(
         assert good(torch.ones(4)).sum().item() == 8.0
         assert other.share >= 0.9
         assert other.calls > 100
+
+
+@pytest.mark.skipif(not os.access(CGROUPS, os.W_OK), reason="needs a memory cgroup (version 1) of its own")
+def test_a_worker_without_memory_is_said_to_have_had_none() -> None:
+    group = CGROUPS / f"genie-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        with RealDaemon() as daemon:
+            assert on(daemon, double)(torch.ones(4)).sum().item() == 8.0
+            (group / "cgroup.procs").write_text(str(daemon.worker()))
+            (group / "memory.limit_in_bytes").write_text(str(300 << 20))
+            big = on(daemon, lambda x: (x.expand(400_000_000) + 1).sum())
+            with pytest.raises(SessionLost, match="killed by SIGKILL: by the kernel, for lack of memory"):
+                big(torch.ones(1)).item()
+    finally:
+        group.rmdir()
 
 
 class Availability:
