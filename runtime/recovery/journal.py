@@ -34,6 +34,7 @@ from dynamo_genie.runtime.wire.tensor import InlineTensor
 
 TOO_MUCH = "what it was computed from was more than a session keeps on the client"
 FROM_ELSEWHERE = "it was computed from a tensor of another daemon"
+NOTHING = "it was computed from what was not there"
 OTHER_WEIGHTS = "weights that it was computed from have changed since"
 
 
@@ -180,6 +181,11 @@ class Journal:
             del self.memories[handle]
             self.changed(handle)
 
+    def adopted_again(self, handle: int, *, same: bool) -> None:
+        """Note what a weight is on another worker: the `same` as on the last one, or what the program has here now."""
+        if not same or type(self.made.get(handle)) is not Weight:
+            self.changed(handle)
+
     def changed(self, handle: int) -> None:
         """Note that a weight has other contents from now on, which the program has here."""
         memory = self.memories.pop(handle, None)
@@ -214,6 +220,11 @@ class Journal:
         memory, inputs = self.programs[command.program].memory
         self.bindings[command.binding] = SentBinding(command, Takes.of(memory, inputs, command.positions))
 
+    def _nothing(self) -> Record:
+        record = Record(self._next())
+        record.lost = NOTHING
+        return record
+
     # --- tensors -------------------------------------------------------------------------------------------
 
     def _next(self) -> int:
@@ -246,8 +257,10 @@ class Journal:
         record = Record(order, call)
         record.reads, record.bound, record.takes = reads, bound, takes
         self.last_reads = reads
-        record.births = tuple(map(made.__getitem__, reads))
+        record.births = tuple(map(made.get, reads))  # type: ignore[arg-type]  # None only where the next line looks
         record.lost = unsteady
+        if None in record.births:
+            record.reads, record.births, record.lost = (), (), NOTHING
         if len(reads) < len(takes.tensors) or call.rng:
             self._count(record, len(call.rng) + sum(len(each.data) for each in inputs if type(each) is InlineTensor))
         if self.memories:
@@ -265,7 +278,8 @@ class Journal:
         """Return what a binding names now."""
         handles = binding.command.handles
         writes = [(memory.last, h) for h in handles if (memory := self.memories.get(h)) is not None and memory.last]
-        binding.bound = Bound(binding.command, tuple(self.made[h] for h in handles), tuple(writes))
+        births = tuple(self.made.get(h) or self._nothing() for h in handles)
+        binding.bound = Bound(binding.command, births, tuple(writes))
         binding.epoch = self._epoch
         return binding.bound
 

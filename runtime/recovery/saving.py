@@ -122,7 +122,7 @@ class Saving:
     @property
     def due(self) -> bool:
         """Whether so much was made that it is worth looking for what is too long to be done again."""
-        return self._journal.order - self._pruned >= PRUNE_EVERY
+        return self._journal.order - self._pruned >= max(PRUNE_EVERY, len(self._journal.made))
 
     def worth(self, nbytes: int) -> bool:
         """Say whether to fetch so many bytes now, to cut off what they were computed from; if so, that is noted."""

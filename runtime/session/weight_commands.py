@@ -53,8 +53,8 @@ class WeightCommands:
 
     def adopt_again(self, handle: int, digest: bytes, spec: TensorSpec, *, same: bool) -> None:
         """Let a handle name a resident weight on another worker; `same` says that it is what the last one had."""
-        if self._journal is not None and not same:
-            self._journal.changed(handle)
+        if self._journal is not None:
+            self._journal.adopted_again(handle, same=same)
         self._commands.repeat(m.AdoptWeight(handle, digest, spec))
 
     def gone(self, handle: int) -> None:
