@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from dynamo_genie.engines import AUTO
-from dynamo_genie.errors import ProtocolError, StaleHandleError
+from dynamo_genie.errors import GenieError, ProtocolError, SessionLost, StaleHandleError
 from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
@@ -156,7 +156,9 @@ class Session:
         """Go on over an attachment to a worker that knows nothing; tell it all that is to be known."""
         try:
             self._tell_all(attachment)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, GenieError):
+                attachment.liveness.end(SessionLost(str(error)))
             attachment.close()
             raise
 

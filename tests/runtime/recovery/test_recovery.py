@@ -44,7 +44,7 @@ def test_what_so_many_workers_die_of_is_the_cause_and_the_session_ends() -> None
         session.fetch([handle.id], ["output"])
     assert workers.died == MAX_DEATHS + 1
     assert not session.alive
-    with pytest.raises(StaleHandleError):
+    with pytest.raises(StaleHandleError, match="worker 4 was killed"):
         session.fetch([handle.id], ["output"])
 
 
