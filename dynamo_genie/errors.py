@@ -48,6 +48,13 @@ class ProgramQuarantined(GenieError):
     """A program ended several workers, so the daemon does not run it any more until it is restarted."""
 
 
+class ProgramCancelled(GenieError):
+    """A result was not computed because Ctrl-C ended the wait for it; compute it again if you want it."""
+
+    def __init__(self, message: str = "not computed, for Ctrl-C ended the wait for it; compute it again") -> None:
+        super().__init__(message)
+
+
 class UnsupportedOperator(GenieError, NotImplementedError):
     """A graph holds an operator that is not in the table of allowed ones; the message names it.
 

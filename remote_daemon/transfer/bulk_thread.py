@@ -23,7 +23,7 @@ from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
 from dynamo_genie.remote_daemon.channel.sockets import Socket
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.memory.snapshot import TensorSnapshot
-from dynamo_genie.remote_daemon.transfer.client_bulk import ClientBulk
+from dynamo_genie.remote_daemon.transfer.client_bulk import Cancel, ClientBulk
 from dynamo_genie.remote_daemon.transfer.downloads import Download
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.transfer.link_receiver import LinkReceiver
@@ -42,6 +42,9 @@ MAX_PENDING_NBYTES = 32 << 20
 FIRST_DOWNLOAD = 1 << 60
 """Downloads are numbered from here on, uploads from 1: a `BulkFailed` means one or the other."""
 
+LOOK_SOON_MS = 20
+"""How soon the thread looks again whether a program can be interrupted that nobody waits for."""
+
 TICK_S = 1.0
 """How often the thread looks for links that are cut or take too long."""
 
@@ -58,6 +61,8 @@ class BulkThread:
         socket: Socket,
         mailboxes: SessionMailboxes,
         links: InboundLinks,
+        cancel: Cancel,
+        look: Callable[[], bool],
         client_key: str = "",
     ) -> None:
         self._socket = socket
@@ -68,6 +73,7 @@ class BulkThread:
         self._readable: dict[Socket | int, Callable[[], None]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._next_download = FIRST_DOWNLOAD
+        self._look = look
         self._stopping = threading.Event()
         self.watch(socket, self._receive_available)
         self.watch(self._wakeup.fileno(), self._wakeup.clear)
@@ -75,7 +81,7 @@ class BulkThread:
         self._guard = ConnectionGuard(socket, "bulk", MAX_PENDING_NBYTES)
         self._reader = FrameReader(socket, self._guard)
         self.inbound = LinkReceiver(self._reader, self._say, links)
-        self.clients = ClientBulk(socket, self._reader, self._say, self.inbound, self.outbound)
+        self.clients = ClientBulk(socket, self._reader, self._say, self.inbound, self.outbound, cancel)
 
     # --- from the executor's thread --------------------------------------------------------------------------
 
@@ -110,7 +116,7 @@ class BulkThread:
         """Run the thread."""
         next_tick = time.monotonic() + TICK_S
         while not self._stopping.is_set():
-            for ready, _ in self._poller.poll(round(TICK_S * 1000)):
+            for ready, _ in self._poller.poll(LOOK_SOON_MS if self._look() else round(TICK_S * 1000)):
                 readable = self._readable.get(ready)
                 if readable is not None:  # else it was closed by what came before it
                     readable()
@@ -199,5 +205,6 @@ class BulkThread:
 
 PEER_MESSAGES = (m.TensorBegin, m.Chunk, m.TensorFailed, m.PeerPing)
 CLIENT_MESSAGES = (
-    m.UploadBegin, m.Chunk, m.UploadAbort, m.Credit, m.AdmitPeer, m.DismissPeer, m.OpenPeer, m.ClosePeer, m.MeasurePeer,
+    m.UploadBegin, m.Chunk, m.UploadAbort, m.Credit, m.Cancel, m.AdmitPeer,
+    m.DismissPeer, m.OpenPeer, m.ClosePeer, m.MeasurePeer,
 )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import zmq
 
@@ -14,6 +16,9 @@ from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox
 from dynamo_genie.remote_daemon.transfer.outbound_links import OutboundLinks
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import CREDIT_EVERY
+
+Cancel: TypeAlias = Callable[[bytes, int], None]
+"""Told a session, and the last of its batches for which nobody waits any more."""
 
 
 @dataclass
@@ -36,9 +41,11 @@ class ClientBulk:
         say: Say,
         inbound: LinkReceiver,
         outbound: OutboundLinks,
+        cancel: Cancel,
     ) -> None:
         self._socket = socket
         self._reader = reader
+        self._cancel = cancel
         self._say = say
         self._inbound = inbound
         self._outbound = outbound
@@ -78,6 +85,8 @@ class ClientBulk:
                 mailbox.staging.begin(message.upload, message.nbytes)
                 if message.nbytes == 0:
                     self._say(client.identity, m.UploadDone(message.upload))
+            case m.Cancel():
+                self._cancel(mailbox.session, message.sequence)
             case m.UploadAbort():
                 mailbox.staging.abort(message.upload)
             case m.Credit():

@@ -46,6 +46,10 @@ class CommandRunner(Protocol):
         """Run a command; `overdue` says that it has waited for as long as it wanted to, and must end now."""
         ...
 
+    def cancel(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
+        """Run a command that nobody waits for any more, or let it fail."""
+        ...
+
     def take_news(self) -> m.WorkerToClient | None:
         """Return what the client should hear before its next answer, if anything."""
         ...
@@ -62,11 +66,17 @@ class CommandStream(Generic[S]):
     """The stream of one session: takes batches, returns replies.
 
     Call `resume` when what is waited for may be there, at `due` at the latest.
+
+    Attributes:
+        cancelled: For what the batches up to this one make nobody waits any more. Another thread may raise it.
+        ended: Whether the session is over, and nothing more need run. Another thread may set it.
     """
 
     def __init__(self, session: S, budget: MemoryBudget | None = None) -> None:
         """Run what comes by `session`; answers that are remembered count in `budget`, that of host memory."""
         self.session = session
+        self.cancelled = 0
+        self.ended = False
         self._budget = budget
         self._paid_nbytes = 0
         self._sequence = 0
@@ -134,6 +144,16 @@ class CommandStream(Generic[S]):
         self.session.close()
 
     @property
+    def unwanted(self) -> bool:
+        """Whether something runs, or is to run, that nobody waits for. For any thread."""
+        return self.ended or self._executed < self.cancelled
+
+    @property
+    def running_unwanted(self) -> bool:
+        """Whether nobody waits for what the batch in hand makes. For any thread."""
+        return self.ended or self._running <= self.cancelled
+
+    @property
     def _executed(self) -> int:
         """The last batch of which every command has run."""
         return self._running - (self._position < len(self._commands))
@@ -159,9 +179,10 @@ class CommandStream(Generic[S]):
 
     def _advance(self, now: float) -> list[m.WorkerToClient]:
         replies: list[m.WorkerToClient] = []
-        while self._position < len(self._commands):
+        while self._position < len(self._commands) and not self.ended:
             overdue = self._deadline is not None and now >= self._deadline
-            outcome = self.session.execute(self._commands[self._position], now, overdue=overdue)
+            run = self.session.cancel if self._running <= self.cancelled else self.session.execute
+            outcome = run(self._commands[self._position], now, overdue=overdue)
             if isinstance(outcome, NotYet):
                 if self._deadline is None:
                     self._deadline = now + outcome.timeout_s

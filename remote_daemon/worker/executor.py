@@ -90,6 +90,24 @@ class Executor:
         stream = self._streams.get(number)
         return stream.session if stream is not None else None
 
+    def cancel(self, number: bytes, sequence: int) -> None:
+        """Let calls of a session fail that nobody waits for any more; called from another thread."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.cancelled = max(stream.cancelled, sequence)
+
+    def end(self, number: bytes) -> None:
+        """Run nothing more of a session that is over; called from another thread."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.ended = True
+        self.wake()
+
+    def unwanted(self, number: bytes) -> bool:
+        """Whether something of a session runs, or is to run, that nobody waits for; called from another thread."""
+        stream = self._streams.get(number)
+        return stream is not None and stream.unwanted
+
     def wake(self) -> None:
         """Make the thread look for admitted and dropped sessions soon; called from another thread."""
         self._news = True

@@ -188,6 +188,11 @@ class SessionCalls:
             elif handle:
                 self._handles.add(handle, value, made=True)
 
+    def writes(self, call: m.Call) -> bool:
+        """Whether a call writes to its inputs, as far as one can tell; for any thread."""
+        program = self._programs.get(call.program)
+        return program is None or bool(program.mutated)
+
     def take_spans(self) -> tuple[tuple[int, int, int], ...]:
         """Return program, begin and end of the calls since the last time."""
         spans = tuple(self._spans)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dynamo_genie.errors import ProgramCancelled
 from dynamo_genie.remote_daemon.memory.kv_arena import ArenaCounts
 from dynamo_genie.remote_daemon.memory.out_of_memory import is_out_of_memory, let_go
 from dynamo_genie.remote_daemon.memory.session_share import SessionShare
@@ -129,6 +130,16 @@ class WorkerSession:
             self.running = False
             if self._state.arenas.counts is not before:
                 self.arena_counts = self.arena_counts.plus(self._state.arenas.counts).plus(before, -1)
+
+    def cancel(self, command: m.Command, now: float, *, overdue: bool) -> Outcome:
+        """Run a command that nobody waits for any more, or let it fail: a call that writes to no input."""
+        if isinstance(command, m.Call) and not self.writes(command):
+            return self._fail(command, ProgramCancelled())
+        return self.execute(command, now, overdue=overdue)
+
+    def writes(self, command: m.Command) -> bool:
+        """Whether a command may write to what others have; for any thread."""
+        return not isinstance(command, m.Call) or self._calls.writes(command)
 
     def take_news(self) -> m.WorkerToClient | None:
         """Return what failed without an answer since the last time."""

@@ -89,7 +89,10 @@ class Worker:
             self._state.host_budget, wakeup.set, self._state.allocate, config.session_share
         )
         bulk, self._bulk_endpoint = self._bind("b", MAX_BULK_FRAME_NBYTES, zap_domain=BULK_ZAP_DOMAIN)
-        self._bulk = BulkThread(self._context, bulk, self._mailboxes, links, config.client_public_key)
+        self._unwanted: set[bytes] = set()
+        self._bulk = BulkThread(
+            self._context, bulk, self._mailboxes, links, self._cancel, self._interrupt, config.client_public_key
+        )
         self._guard = ConnectionGuard(self._control, "control", MAX_PENDING_NBYTES)
         reader = MessageReader(self._control, self._guard)
         self._executor = Executor(
@@ -154,7 +157,8 @@ class Worker:
                 case m.DropSession():
                     self._mailboxes.drop(message.session)
                     self._bulk.forget(message.session)
-                    self._executor.wake()
+                    self._executor.end(message.session)
+                    self._unwanted.add(message.session)
                 case m.WorkerStatusRequest():
                     self._pipe.send(m.WorkerStatusReport(message.request_id, self._status()))
                 case m.WorkerPing():
@@ -166,6 +170,19 @@ class Worker:
         if self._authenticator is not None and not self._authenticator.alive:
             log.error("the authenticator died; the worker ends")
             os._exit(1)
+
+    def _cancel(self, session: bytes, sequence: int) -> None:
+        """Let calls fail that a client waits for no more; runs in the bulk thread."""
+        self._executor.cancel(session, sequence)
+        self._unwanted.add(session)
+
+    def _interrupt(self) -> bool:
+        """Interrupt what runs if nobody waits for it; say whether to look again soon. Runs in the bulk thread."""
+        if not self._unwanted:
+            return False
+        self._unwanted = {session for session in self._unwanted if self._executor.unwanted(session)}
+        self._operators.interrupt(lambda stream: stream.running_unwanted)
+        return bool(self._unwanted)
 
     def _status(self) -> m.WorkerStatus:
         """Count, from another thread than the executor's: figures may be a call old."""

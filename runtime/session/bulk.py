@@ -143,6 +143,12 @@ class BulkConnection:
                 return reply
             self._heed(reply)
 
+    def cancel(self, sequence: int) -> None:
+        """Tell the worker that nobody waits for the batches up to this one; it heeds this even while it computes."""
+        if not self._transport.interrupted:  # else there is no hurry
+            with contextlib.suppress(GenieError, BulkInterrupted):
+                self._send(m.Cancel(sequence))
+
     def discard(self, number: int) -> None:
         """Give back the room of a finished upload that nobody will name."""
         self._say(m.UploadAbort(number))

@@ -34,15 +34,26 @@ class CommandQueue:
         attachment: Attachment,
         identity: SessionIdentity,
         while_quiet: Callable[[], None],
+        cancel: Callable[[int], None],
         timeout_s: float,
         recovery: Recovery[Attachment] | None = None,
     ) -> None:
-        """Queue commands for a session; `while_quiet` is called now and then while an answer stays away."""
+        """Queue commands for a session.
+
+        Args:
+            attachment: What carries them.
+            identity: Whose they are.
+            while_quiet: Called now and then while an answer stays away.
+            cancel: Told, when Ctrl-C ends a wait, the last batch for which nobody waits any more.
+            timeout_s: The limit of one wait.
+            recovery: What takes another worker when this one is gone.
+        """
         self.attachment = attachment
         self._identity = identity
         self._ids = identity.ids
         self._counters = identity.counters
         self._while_quiet = while_quiet
+        self._cancel = cancel
         self._timeout_s = timeout_s
         self._recovery = recovery
         self._journal = recovery.journal if recovery is not None else None
@@ -234,6 +245,9 @@ class CommandQueue:
         while True:
             try:
                 reply = self._await(request_id, timeout_s)
+            except KeyboardInterrupt:
+                self._cancel(self._identity.batches)
+                raise
             except DaemonUnavailable as error:
                 if not self._go_on(error):
                     raise

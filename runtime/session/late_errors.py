@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 STORING = "StoreWeight"
 """What whoever sends it waits for and asks about, in the same breath."""
 
+CANCELLED = "ProgramCancelled"
+"""What whoever pressed Ctrl-C knows already."""
+
 MAX_UNTOLD = 64
 """Errors that are kept for those who ask; later ones are only logged."""
 
@@ -37,6 +40,8 @@ class LateErrors:
             self._last = error.number
             if error.number in self._told_early:
                 self._told_early.discard(error.number)
+                continue
+            if error.kind == CANCELLED:
                 continue
             if error.operator != STORING:
                 self._unlogged[error.number] = error

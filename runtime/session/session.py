@@ -85,7 +85,9 @@ class Session:
         self._journal = None if self.recovery is None else self.recovery.journal
         self._bulk = BulkConnection(attachment, self.counters, timeout_s)
         self.links = SessionLinks(identity, self._bulk)
-        self._commands = CommandQueue(attachment, identity, self.links.dismiss_lost_sources, timeout_s, self.recovery)
+        self._commands = CommandQueue(
+            attachment, identity, self.links.dismiss_lost_sources, self._bulk.cancel, timeout_s, self.recovery
+        )
         self._uploads = Uploads(self._commands, self._bulk, identity)
         self.weight_channel = WeightCommands(self._commands, self._uploads, identity, self.recovery)
         if self._journal is not None:

@@ -90,6 +90,15 @@ class UploadDone(Message, frozen=True, tag="D"):
     upload: Id
 
 
+class Cancel(Message, frozen=True, tag="Z"):
+    """Nobody waits any more for what the calls in the batches up to `sequence` make.
+
+    Those that write to no input fail with `ProgramCancelled`, between two operators where one runs already.
+    """
+
+    sequence: Id
+
+
 # --- client <-> worker: links ----------------------------------------------------------------------------
 
 
@@ -199,7 +208,17 @@ class PeerPong(Message, frozen=True, tag="O"):
 
 
 ClientToBulk: TypeAlias = (
-    Attach | UploadBegin | Chunk | UploadAbort | Credit | AdmitPeer | DismissPeer | OpenPeer | ClosePeer | MeasurePeer
+    Attach
+    | UploadBegin
+    | Chunk
+    | UploadAbort
+    | Credit
+    | Cancel
+    | AdmitPeer
+    | DismissPeer
+    | OpenPeer
+    | ClosePeer
+    | MeasurePeer
 )
 BulkToClient: TypeAlias = Attached | Detached | Chunk | Credit | UploadDone | BulkFailed | PeerMeasured
 PeerToBulk: TypeAlias = AttachPeer | TensorBegin | Chunk | TensorFailed | PeerPing

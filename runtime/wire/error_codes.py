@@ -14,7 +14,8 @@ _BUILTIN = (
 _OURS = (
     errors.GenieError, errors.OptionError, errors.DaemonUnavailable, errors.SessionLost, errors.RequestTimeout,
     errors.ProtocolError, errors.VersionMismatch, errors.AuthenticationError, errors.QuotaExceeded,
-    errors.ProgramQuarantined, errors.UnsupportedOperator, errors.StaleHandleError, errors.NotRecoverable,
+    errors.ProgramQuarantined, errors.ProgramCancelled, errors.UnsupportedOperator, errors.StaleHandleError,
+    errors.NotRecoverable,
     errors.NoMemoryHere, errors.RemoteError,
 )  # fmt: skip
 

@@ -38,6 +38,12 @@ class Commands:
         self.ran.append(f"sync {command.request_id}")
         return m.Done(command.request_id)
 
+    def cancel(self, command: m.Command, now: float, *, overdue: bool) -> command_stream.Outcome:
+        if isinstance(command, m.Call):
+            self.ran.append(f"cancelled {command.program}")
+            return None
+        return self.execute(command, now, overdue=overdue)
+
     def take_news(self) -> m.WorkerToClient | None:
         news, self.news = self.news, None
         return news
@@ -245,3 +251,25 @@ def test_news_come_before_the_next_answer_and_are_repeated_with_it(stream: Strea
     asked = batch(2, m.Sync(1), m.Sync(2))
     for _ in range(2):
         assert stream.take(asked, 50, now=2.0) == [news, m.Done(1), m.Done(2)]
+
+
+def test_calls_that_nobody_waits_for_are_cancelled_and_later_ones_run(stream: Stream, commands: Commands) -> None:
+    stream.take(batch(1, receive(7)), 50, now=0.0)
+    stream.take(batch(2, m.Call(5, 0, (), ()), m.Sync(1)), 50, now=0.0)
+    stream.cancelled = 2
+    assert stream.unwanted
+    commands.there.add(7)
+    stream.resume(now=1.0)
+    assert stream.resume(now=1.0) == [m.Done(1)]
+    assert not stream.unwanted
+    assert stream.take(batch(3, m.Sync(2)), 50, now=1.0) == [m.Done(2)]
+    assert commands.ran == ["received 7", "cancelled 5", "sync 1", "sync 2"]
+
+
+def test_nothing_of_a_session_that_ended_runs(stream: Stream, commands: Commands) -> None:
+    stream.take(batch(1, receive(7), m.Sync(1)), 50, now=0.0)
+    stream.ended = True
+    commands.there.add(7)
+    assert stream.resume(now=1.0) == []
+    assert stream.take(batch(2, m.Sync(2)), 50, now=0.0) == []
+    assert commands.ran == []
