@@ -16,7 +16,7 @@ from dynamo_genie.connections.connections import CONNECTIONS
 from tests.integration.real_daemon import RealDaemon, children_of, eventually
 from tests.trust.decoding import STEPS, WAYS, Decoding
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

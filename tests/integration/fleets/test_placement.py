@@ -16,7 +16,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from dynamo_genie.backend import genie
-from dynamo_genie.errors import DaemonUnavailable, QuotaExceeded, StaleHandleError
+from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, QuotaExceeded, StaleHandleError
 from tests.integration.compare import plain, same
 from tests.integration.fleets.fleets import Fleet, fleet_of
 from tests.integration.models import audio_prompt, image_prompt, make_model, token_prompt
@@ -371,7 +371,7 @@ def test_when_a_worker_dies_its_tensors_are_lost_by_name_and_the_next_call_start
         kept = call(input_ids=ids)
         assert all(state.spans for state in fleet.inspections()), "both daemons take part"
         os.kill(fleet.daemons[1].worker(), signal.SIGKILL)
-        with pytest.raises(DaemonUnavailable):
+        with pytest.raises((DaemonUnavailable, NotRecoverable)):  # some of it came from the other daemon
             use_again_and_again(lambda: [layer.keys.sum().item() for layer in kept.past_key_values.layers])
         same(call(input_ids=ids).logits, expected)
 

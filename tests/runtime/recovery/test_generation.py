@@ -33,6 +33,7 @@ def test_deaths_at_some_steps_change_no_token(name: str, way: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
 def test_a_death_at_any_step_changes_no_token(name: str, way: str) -> None:
