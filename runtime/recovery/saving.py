@@ -33,19 +33,29 @@ TIME_SHARE = 0.01
 
 
 class Saving:
-    """The results of one session that are saved, and that are being saved."""
+    """The results of one session that are saved, and that are being saved.
+
+    Attributes:
+        lapsed: Whether a worker died that was asked for recent results; `recent` returns them again.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._asked: dict[int, list[tuple[int, Record | None]]] = {}
+        self._asked_since: dict[int, int] = {}
+        self.lapsed = False
         self._awaited = 0
-        self._looked_at = 0
+        self._looked_at = self._since = 0
         self._pruned = 0
         self._cut_at = time.monotonic()
 
     def forget(self) -> None:
         """Expect no answer any more: the worker is gone."""
+        self.lapsed = bool(self._asked_since)
+        if self.lapsed:
+            self._looked_at = min(self._asked_since.values())
         self._asked.clear()
+        self._asked_since.clear()
 
     def recent(self) -> list[int]:
         """Return the handles that were made or written since this was called last and can be saved.
@@ -63,7 +73,8 @@ class Saving:
             for handle, memory in journal.memories.items()
             if memory.last is not None and memory.last.order > since and journal.made[handle].order <= since
         ]
-        self._looked_at = journal.order
+        self._looked_at, self._since = journal.order, since
+        self.lapsed = False
         return [handle for handle in self._savable(found) if handle not in journal.last_reads]
 
     def all(self) -> list[int]:
@@ -88,7 +99,10 @@ class Saving:
 
     def asked(self, request_id: int, handles: Sequence[int], *, awaited: bool = False) -> None:
         """Note that handles are asked for, as they are now; whoever awaits the answer takes it."""
-        self._awaited = request_id if awaited else self._awaited
+        if awaited:
+            self._awaited = request_id
+        else:
+            self._asked_since[request_id] = self._since
         self._asked[request_id] = [(handle, self._latest(handle)) for handle in handles]
 
     def arrived(self, reply: m.Saved) -> None:
@@ -99,6 +113,7 @@ class Saving:
     def take(self, reply: m.Saved, downloads: Sequence[torch.Tensor | None] = ()) -> None:
         """Save what came: in the answer, or as downloads."""
         asked = self._asked.pop(reply.request_id, [])
+        self._asked_since.pop(reply.request_id, None)
         for position, ((handle, record), found) in enumerate(zip(asked, reply.tensors, strict=False)):
             if found is None or record is None:
                 continue

@@ -131,6 +131,11 @@ class CommandQueue:
         if handles:
             self.ask_to_save(handles, SMALL_NBYTES)
 
+    def save_lapsed(self) -> None:
+        """Ask again for what a worker was asked to save that died before it answered."""
+        if self._recovery is not None and self._recovery.saving.lapsed:
+            self.save_recent()
+
     def ask_to_save(self, handles: Sequence[int], largest: int, *, awaited: bool = False) -> int:
         """Queue a request for what handles name, to be made from that again; return its number."""
         assert self._recovery is not None

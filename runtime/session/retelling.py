@@ -44,6 +44,7 @@ class Retelling:
         journal.lost.update(replay.lost)
         self._repeat(replay.steps)
         commands.settle_quietly()
+        commands.save_lapsed()
         self._repeat(replay.last)
         commands.flush()
         if replay.refused:

@@ -50,7 +50,13 @@ def recoveries() -> int:
     return sum(c.session.recovery.count for c in CONNECTIONS.all() if c.session.recovery is not None)
 
 
-@pytest.mark.parametrize("first", range(1, 9))
+def some(firsts: Collection[int], of: int) -> list[Any]:
+    """Return these of the numbers from 1 for every run, and the others for the sweep."""
+    marks = {first: () if first in firsts else (pytest.mark.sweep,) for first in range(1, of + 1)}
+    return [pytest.param(first, marks=marks[first]) for first in marks]
+
+
+@pytest.mark.parametrize("first", some((3,), 8))
 @pytest.mark.parametrize(("name", "way"), [("gpt2", "greedy"), ("llama", "static-sampled"), ("t5", "sampled")])
 def test_a_worker_killed_at_each_step_changes_no_token(daemon: RealDaemon, name: str, way: str, first: int) -> None:
     """Steps that nobody waits for are over in no time, so one worker may be killed for several of them."""
@@ -102,7 +108,7 @@ class Training:
 PHASES = 15
 
 
-@pytest.mark.parametrize("first", range(1, 6))
+@pytest.mark.parametrize("first", some((2, 4), 5))
 def test_a_worker_killed_in_each_phase_of_training_changes_nothing(daemon: RealDaemon, first: int) -> None:
     training = Training(compile_for(daemon))
     expected = [value.tolist() for value in training.run()]
@@ -123,6 +129,15 @@ def test_a_daemon_killed_and_started_again_on_its_port_changes_nothing() -> None
         daemon.restart()
         assert (kept + 1).tolist() == (torch.ones(3).sin() + 1).tolist()
         CONNECTIONS.shutdown()
+
+
+def test_a_worker_that_stands_still_costs_its_time_alone(daemon: RealDaemon) -> None:
+    step = compile_for(daemon)(torch.sin)
+    kept = step(torch.ones(3))
+    kept.tolist()
+    os.kill(daemon.worker(), signal.SIGSTOP)
+    assert (kept + 1).tolist() == (torch.ones(3).sin() + 1).tolist()
+    assert recoveries() > 0
 
 
 def test_an_embedded_daemon_that_is_killed_is_started_again() -> None:

@@ -35,7 +35,7 @@ def closed_connections() -> Iterator[None]:
 
 
 def on(daemon: RealDaemon, function: Callable[..., Tensor], key: Path | None = None) -> Callable[..., Tensor]:
-    options = {"daemons": daemon.endpoint}
+    options = {"daemons": daemon.endpoint, "recovery": "off"}  # what ended the session is asked for here
     if key is not None:
         options["key_file"] = str(key)
     return torch.compile(function, backend="genie", options=options)
