@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,9 @@ from tests.trust.proxy import HOST, Proxy
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 WORKER_PORTS = 6
+
+SECONDS = 6.0
+"""How long there is trouble; a hole takes a second, and comes again a third of one after it."""
 
 
 class Net(NamedTuple):
@@ -117,14 +119,14 @@ def test_every_write_in_place_runs_once_whatever_the_network_does(net: Net, kind
         count(total)
         assert total.tolist() == [1.0] * 3
         done = 1
-        until = time.monotonic() + 12.0
+        until = time.monotonic() + SECONDS
         with Trouble(net.proxy, kind) as trouble:
             while time.monotonic() < until:
                 for _ in range(random.randrange(1, 40)):
                     count(total)
                     done += 1
                 assert total.tolist() == [float(done)] * 3
-        assert trouble.times >= 5
+        assert trouble.times >= 3
         assert total.tolist() == [float(done)] * 3
         assert session_of(total) is session
         assert CONNECTIONS.all()[0].session is session
@@ -138,12 +140,12 @@ def test_large_tensors_arrive_whole_whatever_the_network_does(net: Net, kind: st
     with torch.no_grad():
         double(torch.ones(2)).tolist()
         with Trouble(net.proxy, kind):
-            for seed in range(8):
+            for seed in range(5):
                 x = torch.randn(3 << 20, generator=torch.Generator().manual_seed(seed))
                 assert torch.equal(dynamo_genie.to_local(double(x)), x + x)
 
 
-@pytest.mark.parametrize("hole_s", [0.0, 2.0, 5.0, 12.0])
+@pytest.mark.parametrize("hole_s", [2.0, 5.0, pytest.param(12.0, marks=pytest.mark.sweep)])
 def test_a_hole_costs_its_own_time(net: Net, hole_s: float) -> None:
     negative = torch.compile(torch.neg, backend=genie, options=net.options)
     with torch.no_grad():
@@ -152,13 +154,13 @@ def test_a_hole_costs_its_own_time(net: Net, hole_s: float) -> None:
         ended = [0.0]
 
         def hole() -> None:
-            with net.proxy.hole() if hole_s else nullcontext():
+            with net.proxy.hole():
                 time.sleep(hole_s)  # the hole itself
             ended[0] = time.monotonic()
 
         thread = threading.Thread(target=hole)
         thread.start()
-        time.sleep(min(hole_s, 0.1))
+        time.sleep(0.1)
         assert negative(kept).tolist() == [1.0] * 4
         back = time.monotonic()
         thread.join()
