@@ -29,13 +29,13 @@ class SessionShare:
         return cls(int(limit * fraction), fraction)
 
     def require(self, nbytes: int, what: str) -> None:
-        """Raise unless `nbytes` more are within the share; takes nothing.
+        """Raise unless `nbytes` more are within the share; takes nothing. Of a whole share the worker's limit says so.
 
         Raises:
             QuotaExceeded: They are not.
         """
         taken = self.resident + self.staged
-        if taken + nbytes > self.limit:
+        if self.fraction < 1.0 and taken + nbytes > self.limit:
             raise QuotaExceeded(
                 f"{what} needs {nbytes:,} bytes but this session has {taken:,} of {self.limit:,}, its share "
                 f"of the worker; free tensors or start the daemon with more than --session-share {self.fraction:g}"

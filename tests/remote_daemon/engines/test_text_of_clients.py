@@ -106,7 +106,7 @@ def everything_in(graph: GraphModule) -> str:
 
 
 def eager_text(resolved: ResolvedProgram) -> str:
-    return "\n".join(eager._Source(resolved.program, resolved.operators, CPU, (), ())._lines())
+    return "\n".join(eager._Source(resolved.program, resolved.operators, CPU, (), (), None)._lines())
 
 
 def test_the_table_has_texts_of_both_kinds() -> None:
