@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 
@@ -15,7 +15,7 @@ from dynamo_genie.runtime.wire.limits import MAX_ITEMS
 from dynamo_genie.runtime.wire.tensor import InlineTensor
 from dynamo_genie.tensors import empty_like_spec, flat_bytes, spec_nbytes
 
-SMALL_NBYTES = 256 << 10
+SMALL_NBYTES = 16 << 10
 """Results up to this size are saved before weights change that they were computed from."""
 
 PRUNE_EVERY = 1024
@@ -57,10 +57,11 @@ class Saving:
         self._asked.clear()
         self._asked_since.clear()
 
-    def recent(self) -> list[int]:
+    def recent(self, fetched: Collection[int] = ()) -> list[int]:
         """Return the handles that were made or written since this was called last and can be saved.
 
-        Not what the last call read: of a backward that is what the forward left for it alone.
+        Not those that are being `fetched`, nor what the last call read: of a backward that is what the forward left for
+        it alone.
         """
         journal, since = self._journal, self._looked_at
         found: list[int] = []
@@ -75,7 +76,7 @@ class Saving:
         ]
         self._looked_at, self._since = journal.order, since
         self.lapsed = False
-        return [handle for handle in self._savable(found) if handle not in journal.last_reads]
+        return [handle for handle in self._savable(found) if handle not in journal.last_reads and handle not in fetched]
 
     def all(self) -> list[int]:
         """Return all handles that can be saved."""

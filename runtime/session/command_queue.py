@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, RequestTimeout, SessionLost
 from dynamo_genie.runtime.attachment.attachment import Attachment
@@ -125,9 +125,12 @@ class CommandQueue:
             self._recovery.journal.forget(released)
             self._recovery.saving.forget()
 
-    def save_recent(self) -> None:
-        """Ask for small results before the weights change that they were computed from; nobody waits for them."""
-        handles = self._recovery.saving.recent() if self._recovery is not None else ()
+    def save_recent(self, fetched: Collection[int] = ()) -> None:
+        """Ask for small results before the weights change that they were computed from; nobody waits for them.
+
+        Those that are being `fetched` come anyway.
+        """
+        handles = self._recovery.saving.recent(fetched) if self._recovery is not None else ()
         if handles:
             self.ask_to_save(handles, SMALL_NBYTES)
 

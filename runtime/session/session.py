@@ -281,7 +281,7 @@ class Session:
         with self.lock:
             self.counters.events["fetches"] += 1
             if "gradient" in kinds:
-                self._commands.save_recent()  # the weights will change
+                self._commands.save_recent(set(handles))  # the weights will change
             found = self.whole(lambda: self._bulk.over(lambda: self._fetch_each(handles, kinds)))
             if self.recovery is not None and self.recovery.saving.due:
                 shorten(self.recovery, self._commands, self._bulk)

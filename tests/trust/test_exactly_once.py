@@ -54,7 +54,7 @@ def behind_a_proxy() -> Iterator[tuple[RealDaemon, Proxy, str]]:
     dynamo_genie.shutdown()
 
 
-@pytest.mark.parametrize("kills", [False, True])
+@pytest.mark.parametrize("kills", [pytest.param(False, marks=pytest.mark.sweep), True])
 def test_eight_clients_count_to_what_they_called(behind_a_proxy: tuple[RealDaemon, Proxy, str], kills: bool) -> None:
     daemon, proxy, endpoint = behind_a_proxy
     clients = [
