@@ -6,7 +6,7 @@ import copy
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, QuotaExceeded, StaleHandleError
 from tests.integration.compare import plain, same
@@ -362,21 +363,21 @@ def generate_again(remote: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]
 # --- when a daemon is lost ------------------------------------------------------------------------------------
 
 
-def test_when_a_worker_dies_its_tensors_are_lost_by_name_and_the_next_call_starts_afresh() -> None:
+def test_when_a_worker_dies_its_tensors_are_what_they_were_or_lost_by_name_and_the_next_call_works() -> None:
+    """What came from the other daemon is lost; where placement put what, the speeds of this machine decide."""
     model = narrow_gpt2()
     ids = token_prompt().inputs["input_ids"]
     with fleet_of("3MB", "3MB") as fleet, torch.no_grad():
         call = fleet.compile(model)
-        expected = model(input_ids=ids).logits
+        local = model(input_ids=ids)
+        expected = local.logits
         kept = call(input_ids=ids)
         assert all(state.spans for state in fleet.inspections()), "both daemons take part"
         os.kill(fleet.daemons[1].worker(), signal.SIGKILL)
-        with pytest.raises((DaemonUnavailable, NotRecoverable)):  # some of it came from the other daemon
-            use_again_and_again(lambda: [layer.keys.sum().item() for layer in kept.past_key_values.layers])
+        for mine, layer in zip(local.past_key_values.layers, kept.past_key_values.layers, strict=True):
+            try:
+                found = dynamo_genie.to_local(layer.keys)
+            except (DaemonUnavailable, NotRecoverable):
+                continue
+            same(found, mine.keys)
         same(call(input_ids=ids).logits, expected)
-
-
-def use_again_and_again(use: Callable[[], object]) -> None:
-    """Until the news of a death is here, what lives elsewhere can still be read."""
-    for _ in range(100):
-        use()
