@@ -83,7 +83,8 @@ class ProcessLimit:
         Raises:
             MemoryError: What may be taken is taken.
         """
-        if self._limit and self.taken + nbytes > self._limit - MARGIN_NBYTES:
+        most = self._limit - MARGIN_NBYTES
+        if self._limit and self.taken + nbytes > most and self.taken - _free_nbytes() + nbytes > most:
             what = f"loading a program takes {nbytes:,} bytes" if nbytes else "the values that a program makes fill it"
             raise MemoryError(f"this worker's memory has no room: {what}")
 
@@ -102,6 +103,24 @@ class ProcessLimit:
             self._loaded += kept
             self._limit += kept
             _set_limit(self._limit)
+
+
+class _MallocInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2` (malloc.h)."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks")),
+        *((name, ctypes.c_size_t) for name in ("fsmblks", "uordblks", "fordblks", "keepcost")),
+    )
+
+
+def _free_nbytes() -> int:
+    """Return what the C library has in its arenas and nobody uses: pieces that small requests are served from."""
+    info = getattr(ctypes.CDLL(None), "mallinfo2", None)  # since glibc 2.33
+    if info is None:
+        return 0
+    info.restype = _MallocInfo
+    return int(info().fordblks)
 
 
 def _set_allocator(option: int, value: int) -> None:
