@@ -106,7 +106,7 @@ class Worker:
         self._bulk.watch(self._pipe.fileno(), self._on_pipe)
         self._pipe.send(m.WorkerReady(self._control_endpoint, self._bulk_endpoint, self._info))
         threading.Thread(target=self._transfer, name="genie-bulk", daemon=True).start()
-        if self._state.buffers.device.type == "cpu":
+        if self._state.host_budget is self._state.budget:  # else the limit is that of another memory
             self._process_limit.start(self._state.budget.limit)
         try:
             with torch.inference_mode():
