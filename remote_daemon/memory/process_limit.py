@@ -83,8 +83,10 @@ class ProcessLimit:
         Raises:
             MemoryError: What may be taken is taken.
         """
-        most = self._limit - MARGIN_NBYTES
-        if self._limit and self.taken + nbytes > most and self.taken - _free_nbytes() + nbytes > most:
+        if not self._limit:
+            return
+        beyond = self.taken + nbytes - (self._limit - MARGIN_NBYTES)
+        if beyond > 0 and beyond > _free_nbytes():
             what = f"loading a program takes {nbytes:,} bytes" if nbytes else "the values that a program makes fill it"
             raise MemoryError(f"this worker's memory has no room: {what}")
 

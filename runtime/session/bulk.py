@@ -81,11 +81,14 @@ class BulkConnection:
                     self._send(said)
                 return
             except BulkInterrupted:
-                self._transport.renew()
-                self._begin()
+                self._renew()
+
+    def _renew(self) -> None:
+        self._transport.renew()
+        self._begin()
 
     def over(self, operation: Callable[[], T]) -> T:
-        """Run an operation that receives by bulk; where the connection breaks under it, it is begun again."""
+        """Run an operation on the bulk connection; where that breaks under it, it is begun again."""
         while True:
             try:
                 return operation()
@@ -95,8 +98,7 @@ class BulkConnection:
     def mend(self) -> None:
         """Go on over a new connection to the same worker, after the last one broke."""
         self._counters.events["reconnects"] += 1
-        self._transport.renew()
-        self._begin()
+        self._renew()
         assert self._opening is not None
         self.attach(self._opening)
 
@@ -122,19 +124,14 @@ class BulkConnection:
     def _say(self, message: m.ClientToBulk) -> None:
         if self._transport.interrupted:
             self.mend()
-        try:
-            self._send(message)
-        except BulkInterrupted:
-            self.mend()
-            self._send(message)
+        self.over(lambda: self._send(message))
 
     def _ask(self, message: m.AdmitPeer | m.MeasurePeer, kind: type[Answer]) -> Answer:
-        while True:
-            try:
-                self._send(message)
-                return self._answer(message.request_id, kind)
-            except BulkInterrupted:
-                self.mend()
+        def ask() -> Answer:
+            self._send(message)
+            return self._answer(message.request_id, kind)
+
+        return self.over(ask)
 
     def _answer(self, request_id: int, kind: type[Answer]) -> Answer:
         while True:

@@ -77,7 +77,7 @@ class CommandQueue:
                 break
             if isinstance(reply, m.Failed) and reply.request_id == message.request_id:
                 raise self.failure(reply.error)
-            if isinstance(reply, m.Detached) or (reply is None and control.interrupted):
+            if self._broke(reply):
                 control.renew()
                 self._hand_over(codec.encode(message), deadline)
         for data in self._sent.after(reply.sequence):
@@ -100,15 +100,15 @@ class CommandQueue:
                 self._post_released()  # first, so that its results find the room
         if self._journal is not None:
             self._journal.note(command)
-        self._queue.append(command)
-        self._queued_nbytes += nbytes
-        if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
-            self.flush()
+        self._enqueue(command, nbytes)
 
     def repeat(self, command: m.Command, nbytes: int = 64) -> None:
         """Queue a command again, at another worker."""
         if isinstance(command, m.Call):
             self._identity.calls.note()
+        self._enqueue(command, nbytes)
+
+    def _enqueue(self, command: m.Command, nbytes: int) -> None:
         self._queue.append(command)
         self._queued_nbytes += nbytes
         if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:
@@ -279,9 +279,13 @@ class CommandQueue:
     def _listen(self, deadline: float, timeout_s: float) -> m.WorkerToClient | None:
         """Take a message, if one comes in a moment; mend the connection where it broke."""
         reply = self._hear(deadline, timeout_s)
-        if isinstance(reply, m.Detached) or (reply is None and self.attachment.control.interrupted):
+        if self._broke(reply):
             self.mend()
         return reply
+
+    def _broke(self, reply: m.WorkerToClient | None) -> bool:
+        """Whether what came, or that nothing did, says that the connection broke."""
+        return isinstance(reply, m.Detached) or (reply is None and self.attachment.control.interrupted)
 
     def _hear(self, deadline: float, timeout_s: float) -> m.WorkerToClient | None:
         """Take a message, if one comes in a moment, and note what it says that answers nothing."""

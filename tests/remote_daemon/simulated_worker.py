@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from dynamo_genie.remote_daemon.memory.pinned_ring import SLOTS
+from tests.remote_daemon.own_workers import run_daemon_with
 
 SLOT_NBYTES = 100_000
 NAME = "tests.remote_daemon.simulated_worker"
@@ -41,24 +41,10 @@ def run_worker() -> None:
     worker.main()
 
 
-def run_daemon() -> None:
-    """Run `genie daemon` with workers like this."""
-    from dynamo_genie.cli import daemon
-    from dynamo_genie.cli.__main__ import main
-
-    real = daemon.SupervisorConfig
-
-    def with_own_workers(**config: Any) -> Any:
-        return real(**config, worker_command=(sys.executable, "-m", NAME))
-
-    daemon.SupervisorConfig = with_own_workers  # type: ignore[assignment,misc]
-    main()
-
-
 def main(arguments: Sequence[str]) -> None:
     """Be a daemon or a worker."""
     if arguments[:1] == ["daemon"]:
-        run_daemon()
+        run_daemon_with(NAME)
     else:
         run_worker()
 

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.remote_daemon.own_workers import run_daemon_with
+
 NAME = "tests.trust.probing_worker"
 MARK = "PROBES "
 PLACES = "GENIE_TEST_PLACES"
@@ -154,18 +156,5 @@ def run_worker() -> None:
     worker.main()
 
 
-def run_daemon() -> None:
-    from dynamo_genie.cli import daemon
-    from dynamo_genie.cli.__main__ import main
-
-    real = daemon.SupervisorConfig
-
-    def with_own_workers(**config: Any) -> Any:
-        return real(**config, worker_command=(sys.executable, "-m", NAME))
-
-    daemon.SupervisorConfig = with_own_workers  # type: ignore[assignment,misc]
-    main()
-
-
 if __name__ == "__main__":
-    run_daemon() if sys.argv[1:2] == ["daemon"] else run_worker()
+    run_daemon_with(NAME) if sys.argv[1:2] == ["daemon"] else run_worker()
