@@ -39,6 +39,8 @@ ALLOWED = {
     ("remote_daemon/engines/eager.py", "compile"),
     # Imports the subcommand that the user typed, from a table in that file.
     ("dynamo_genie/cli/__main__.py", "importlib.import_module"),
+    # Imports the worker's module, which the supervisor's command line names.
+    ("remote_daemon/sandbox/fork_server.py", "importlib.import_module"),
     # Gives `copy` and `pickle` of a remote tensor an honest answer; reads no bytes.
     ("dynamo_genie/tensor/native_access.py", "__reduce_ex__"),
 }

@@ -48,6 +48,9 @@ def daemon(
     operator_timeout: Annotated[
         float, typer.Option(help="Replace a worker in which one operator runs longer than so many seconds; 0: never")
     ] = 0.0,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Keep PyTorch loaded beside the workers: new ones start in a moment")
+    ] = False,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     worker_user: Annotated[str, typer.Option(help="Run workers as this user, where the daemon is root")] = "",
     no_sandbox: Annotated[
@@ -61,6 +64,8 @@ def daemon(
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if owns_directory and not isinstance(parse_endpoint(listen), IpcAddress):
         raise OptionError("--owns-directory is for ipc endpoints")
+    if standby and not sys.platform.startswith("linux"):
+        raise OptionError("--standby needs Linux: a worker that is forked must get another parent")
     sandbox = SandboxPolicy(
         confined=not no_sandbox,
         user=find_worker_user(worker_user) if worker_user else None,
@@ -81,6 +86,7 @@ def daemon(
         sandbox=sandbox,
         max_sessions=max_sessions,
         operator_timeout_s=operator_timeout,
+        standby=standby,
     )
     embedded = parent_pid is not None or owns_directory  # it ends with its client, who starts another one if need be
     raise typer.Exit(serve(config, owns_directory=owns_directory) if embedded else serve_kept(config))

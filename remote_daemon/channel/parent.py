@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+from dynamo_genie.remote_daemon.channel.prctl import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 
 def die_with_parent(parent_pid: int | None = None) -> None:
@@ -19,12 +18,14 @@ def die_with_parent(parent_pid: int | None = None) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+    prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if parent_pid is not None and os.getppid() != parent_pid:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what this process's descendants leave behind; whoever does must wait for them all."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 class ProcessWatch:

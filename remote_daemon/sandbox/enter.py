@@ -19,6 +19,7 @@ from dynamo_genie.child_process import child_environment
 from dynamo_genie.errors import OptionError
 from dynamo_genie.machine_paths import WHOLE_ERRORS, for_clients
 from dynamo_genie.remote_daemon.channel.pipe import Pipe
+from dynamo_genie.remote_daemon.channel.prctl import name_process
 from dynamo_genie.remote_daemon.sandbox import landlock, privileges, seccomp, surroundings
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions, WorkerUser, plan_files
 from dynamo_genie.remote_daemon.sandbox.scratch import environment_of
@@ -27,6 +28,7 @@ from dynamo_genie.runtime.wire import messages as m
 
 NAME = "dynamo_genie.remote_daemon.sandbox.enter"
 PIPE_FD = "--pipe-fd"
+PROCESS_NAME = "genie-worker"
 
 
 def command_into(restrictions: Restrictions, command: tuple[str, ...]) -> list[str]:
@@ -77,17 +79,23 @@ def _require_access(user: WorkerUser, scratch: str) -> None:
             )
 
 
-def main() -> None:
-    """Enter the sandbox and run the module; where that fails, tell the supervisor why and leave."""
-    ordered, module, *arguments = sys.argv[1:]
+def enter_or_tell(restrictions: Restrictions, pipe_fd: int | None) -> None:
+    """Enter the sandbox; where that fails, tell the supervisor why, if there is a pipe to it, and leave."""
+    name_process(PROCESS_NAME)
     try:
-        enter(msgspec.json.decode(ordered, type=Restrictions))
+        enter(restrictions)
     except (OSError, OptionError) as error:
         print(f"the worker's sandbox cannot be made: {error}", file=sys.stderr)  # noqa: T201 - the daemon's log
-        _tell(
-            int(arguments[arguments.index(PIPE_FD) + 1]), for_clients(f"the worker's sandbox cannot be made: {error}")
-        )
+        if pipe_fd is not None:
+            _tell(pipe_fd, for_clients(f"the worker's sandbox cannot be made: {error}"))
         raise SystemExit(1) from error
+
+
+def main() -> None:
+    """Enter the sandbox and run the module."""
+    ordered, module, *arguments = sys.argv[1:]
+    pipe_fd = int(arguments[arguments.index(PIPE_FD) + 1]) if PIPE_FD in arguments else None
+    enter_or_tell(msgspec.json.decode(ordered, type=Restrictions), pipe_fd)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -10,9 +10,9 @@ import struct
 import sys
 
 from dynamo_genie.errors import OptionError
+from dynamo_genie.remote_daemon.channel.prctl import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
 from dynamo_genie.remote_daemon.sandbox.plan import WorkerUser
 
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 CAPABILITY_VERSION_3 = 0x2008_0522
 KEPT_CAPABILITIES = (1 << 1) | (1 << 2) | (1 << 10)
 """Of root's: to open what other users own (Landlock says what of that), and to listen on low ports."""
@@ -49,13 +49,13 @@ def become(user: WorkerUser) -> None:
 def gain_nothing_by_exec() -> None:
     """Let no program that this process starts have more rights than it has."""
     if sys.platform.startswith("linux"):
-        _prctl(PR_SET_NO_NEW_PRIVS, 1)
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
     """Let no other process of this user look into this one, where Landlock does not see to that."""
     if sys.platform.startswith("linux"):
-        _prctl(PR_SET_DUMPABLE, 0)
+        prctl(PR_SET_DUMPABLE, 0)
 
 
 def drop_capabilities() -> None:
@@ -89,9 +89,3 @@ def _lower(limit: int, most: int) -> None:
     _, hard = resource.getrlimit(limit)
     value = most if hard == resource.RLIM_INFINITY else min(hard, most)
     resource.setrlimit(limit, (value, value))
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")

@@ -91,7 +91,7 @@ class SupervisorStateMachine:
             case ClientSaid(peer, tenant, message):
                 return self._client_said(peer, tenant, message, now)
             case WorkerStarted():
-                return self._worker_started(event)
+                return self._worker_started(event, now)
             case WorkerSaid(worker, message):
                 return self._worker_said(worker, message, now)
             case WorkerExited():
@@ -209,10 +209,10 @@ class SupervisorStateMachine:
         tenant.starting(worker)
         return [StartWorker(worker, tenant.key, tenant.device, self._quarantine.of(tenant.key))]
 
-    def _worker_started(self, started: WorkerStarted) -> list[Action]:
+    def _worker_started(self, started: WorkerStarted, now: float) -> list[Action]:
         tenant = self._tenant_of(started.worker)
         if tenant is not None:
-            tenant.pid, tenant.worker_key = started.pid, started.public_key
+            tenant.started(started.pid, started.public_key, now)
         return []
 
     def _worker_said(self, worker: WorkerId, message: m.WorkerToSupervisor, now: float) -> list[Action]:

@@ -46,6 +46,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
 )
 from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys, fresh_pair, short_form
 from dynamo_genie.remote_daemon.supervisor.oom import OutOfMemoryKills
+from dynamo_genie.remote_daemon.supervisor.standby import Standby, bury_strangers
 from dynamo_genie.remote_daemon.supervisor.state_machine import REVOKED, Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.worker_process import WORKER_COMMAND, WorkerProcess
 from dynamo_genie.runtime.wire import codec
@@ -84,6 +85,7 @@ class SupervisorConfig:
     drain_s: float = 10.0
     max_sessions: int = 1024
     operator_timeout_s: float = 0.0
+    standby: bool = False
     worker_command: tuple[str, ...] = WORKER_COMMAND
     sandbox: SandboxPolicy = field(default_factory=SandboxPolicy)
 
@@ -95,6 +97,7 @@ class Supervisor:
         self._config = config
         self._announce = announce
         self._workers: dict[WorkerId, WorkerProcess] = {}
+        self._unstarted: list[StartWorker] = []
         self._exit: Exit | None = None
         self._closing = ExitStack()
         with ExitStack() as undo:
@@ -117,6 +120,7 @@ class Supervisor:
         self._clients: AdmittedClients | None = None
         self._next_look = 0.0
         self._oom_kills = OutOfMemoryKills()
+        self._standby: Standby | None = None
         if config.keys is not None:
             self._clients = AdmittedClients(config.keys.clients_folder)
             self._auth = Authenticator(context, self._clients.names)
@@ -163,6 +167,9 @@ class Supervisor:
         self._config.sandbox.announce_gaps()
         sweep(*self._scratch_place(), self._config.sandbox.user)
         self._config.sandbox.prepare(self._config.worker_command[-1])
+        if self._config.standby:
+            self._standby = Standby(self._config.worker_command[-1], hide=not self._config.sandbox.walls)
+            self._closing.callback(self._standby.close)
         self._do(self._machine.start(time.monotonic()))
         while self._exit is None:
             self._turn()
@@ -179,6 +186,7 @@ class Supervisor:
         for worker in tuple(self._workers):
             self._hear_worker(worker)
         self._look_around()
+        self._look_at_standby()
         if self._router in ready:
             self._hear_clients()
         self._happened(Tick())
@@ -189,6 +197,8 @@ class Supervisor:
         poller.register(self._wake_read, zmq.POLLIN)
         if self._parent is not None and self._parent.fileno() >= 0:
             poller.register(self._parent.fileno(), zmq.POLLIN)
+        if self._standby is not None and self._standby.fileno() >= 0:
+            poller.register(self._standby.fileno(), zmq.POLLIN)
         for process in self._workers.values():
             if not process.pipe.closed:
                 poller.register(process.pipe.fileno(), zmq.POLLIN | (zmq.POLLOUT if process.pipe.pending else 0))
@@ -218,8 +228,20 @@ class Supervisor:
             return
         self._next_look = time.monotonic() + LOOK_EVERY_S
         self._oom_kills.look()
+        if self._standby is not None:
+            bury_strangers({self._standby.pid, *(process.pid for process in self._workers.values())})
         if self._clients is not None:
             self._happened(KeysListed(self._clients.refresh()))
+
+    def _look_at_standby(self) -> None:
+        """See whether workers can be forked by now, and start those that waited for that."""
+        if self._standby is None:
+            return
+        self._standby.look()
+        if not self._standby.is_loading:
+            waiting, self._unstarted = self._unstarted, []
+            for start in waiting:
+                self._start_worker(start)
 
     # --- hearing ---------------------------------------------------------------------------------------
 
@@ -296,7 +318,7 @@ class Supervisor:
                 case StartWorker():
                     self._start_worker(action)
                 case KillWorker(worker):
-                    self._workers[worker].kill()
+                    self._kill(worker)
                 case AnnounceReady():
                     self._announce(self.endpoint)
                 case Exit():
@@ -312,7 +334,17 @@ class Supervisor:
                 raise
             logger.debug("a client that went away is not told %s", type(message).__name__)
 
+    def _kill(self, worker: WorkerId) -> None:
+        if worker in self._workers:
+            self._workers[worker].kill()
+            return
+        self._unstarted = [start for start in self._unstarted if start.worker != worker]
+        self._happened(WorkerExited(worker, "it was never started"))
+
     def _start_worker(self, start: StartWorker) -> None:
+        if self._standby is not None and self._standby.is_loading:
+            self._unstarted.append(start)
+            return
         worker, tenant, device = start.worker, start.tenant, start.device
         address = parse_endpoint(self._config.listen)
         pair = fresh_pair() if self._config.keys else None
@@ -334,7 +366,7 @@ class Supervisor:
         )
         restrictions = sandbox.restrictions(scratch, config.device)
         try:
-            process = WorkerProcess(self._config.worker_command, config, restrictions, scratch)
+            process = WorkerProcess(self._config.worker_command, config, restrictions, scratch, self._standby)
             self._workers[worker] = process
         except OSError as error:  # no descriptor or no memory left: a reason to try again, not to end
             logger.error("a worker for tenant %s cannot be started: %s", config.tenant, error)

@@ -13,9 +13,10 @@ from dynamo_genie.remote_daemon.channel.parent import open_pidfd
 from dynamo_genie.remote_daemon.channel.pipe import SupervisorPipe, make_pipe
 from dynamo_genie.remote_daemon.channel.program_note import ProgramNote, make_page
 from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
-from dynamo_genie.remote_daemon.sandbox.enter import command_into, environment_into
+from dynamo_genie.remote_daemon.sandbox.enter import PIPE_FD, command_into, environment_into
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions
 from dynamo_genie.remote_daemon.sandbox.scratch import Scratch
+from dynamo_genie.remote_daemon.supervisor.standby import AdoptedProcess, Standby
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
 STDERR_FD = 2
@@ -25,24 +26,29 @@ class WorkerProcess:
     """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `pipe`."""
 
     def __init__(
-        self, command: tuple[str, ...], config: WorkerConfig, restrictions: Restrictions, scratch: Scratch
+        self,
+        command: tuple[str, ...],
+        config: WorkerConfig,
+        restrictions: Restrictions,
+        scratch: Scratch,
+        standby: Standby | None = None,
     ) -> None:
-        """Start `command`, a module of Python's, in a sandbox; owns the scratch directory from now on."""
+        """Start `command`, a module of Python's, in a sandbox; owns the scratch directory from now on.
+
+        Args:
+            standby: Forks the worker, if it can.
+        """
         self.pipe: SupervisorPipe
+        self._process: subprocess.Popen[bytes] | AdoptedProcess
         self.pipe, theirs = make_pipe()
         page = make_page()
         self.note = ProgramNote(page)
         self._scratch = scratch
         try:
             with theirs:
-                self._process = subprocess.Popen(
-                    [*command_into(restrictions, command), "--pipe-fd", str(theirs.fileno())],
-                    pass_fds=(theirs.fileno(), page),
-                    stdin=subprocess.DEVNULL,
-                    stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
-                    env=environment_into(restrictions),
-                    start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
-                )
+                forked = standby.fork(restrictions, theirs.fileno(), page) if standby is not None else None
+                started = _start(command, restrictions, theirs.fileno(), page) if forked is None else forked
+                self._process, note_fd = started
         except BaseException:
             self.pipe.close()
             self.note.close()
@@ -51,7 +57,7 @@ class WorkerProcess:
         finally:
             os.close(page)
         self.exit_fd = open_pidfd(self._process.pid)
-        self.pipe.send(msgspec.structs.replace(config, note_fd=page))
+        self.pipe.send(msgspec.structs.replace(config, note_fd=note_fd))
 
     @property
     def pid(self) -> int:
@@ -78,6 +84,20 @@ class WorkerProcess:
             os.close(self.exit_fd)
             self.exit_fd = -1
         self._scratch.remove()
+
+
+def _start(
+    command: tuple[str, ...], restrictions: Restrictions, pipe_fd: int, page: int
+) -> tuple[subprocess.Popen[bytes], int]:
+    process = subprocess.Popen(
+        [*command_into(restrictions, command), PIPE_FD, str(pipe_fd)],
+        pass_fds=(pipe_fd, page),
+        stdin=subprocess.DEVNULL,
+        stdout=STDERR_FD,  # the daemon's stdout carries the `ready` line and nothing else
+        env=environment_into(restrictions),
+        start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which then drains
+    )
+    return process, page
 
 
 def describe_exit(code: int) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 
 from dynamo_genie.child_process import child_environment
+from dynamo_genie.remote_daemon.sandbox import fork_server
 from dynamo_genie.runtime.connect.admission import request_status
 from dynamo_genie.runtime.connect.keys import load_client_keys
 from dynamo_genie.runtime.wire import messages as m
-from tests.remote_daemon.fixtures import children_of, eventually
+from tests.remote_daemon.fixtures import children_of, eventually, process_name
 
 LIMIT_S = 110.0
 REPOSITORY = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ class RealDaemon:
 
     def worker(self) -> int:
         """Return the process id of the only worker."""
-        (pid,) = children_of(self.pid)
+        (pid,) = (pid for pid in children_of(self.pid) if process_name(pid) != fork_server.PROCESS_NAME)
         return pid
 
     def status(self, key_file: Path | None = None) -> m.WorkerStatus:

@@ -85,6 +85,11 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in text.split() if is_running(int(child))]
 
 
+def process_name(pid: int) -> str:
+    """Return how `ps` shows a process."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")

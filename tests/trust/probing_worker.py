@@ -149,7 +149,7 @@ def report(number: int, frame: object) -> None:
     os.write(2, (MARK + json.dumps(probes()) + "\n").encode())
 
 
-def run_worker() -> None:
+def main() -> None:
     from dynamo_genie.remote_daemon.worker import worker
 
     signal.signal(signal.SIGUSR1, report)
@@ -157,4 +157,4 @@ def run_worker() -> None:
 
 
 if __name__ == "__main__":
-    run_daemon_with(NAME) if sys.argv[1:2] == ["daemon"] else run_worker()
+    run_daemon_with(NAME) if sys.argv[1:2] == ["daemon"] else main()

@@ -109,8 +109,11 @@ def require_refusals(found: Mapping[str, str]) -> None:
     assert len(rest) == 10
 
 
-def test_a_worker_can_do_nothing_but_its_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with started(monkeypatch, tmp_path) as daemon:
+@pytest.mark.parametrize("more", [(), ("--standby",)], ids=["started", "forked"])
+def test_a_worker_can_do_nothing_but_its_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    with started(monkeypatch, tmp_path, *more) as daemon:
         found = daemon.probe()
         require_refusals(found)
         assert found["user"] == str(os.getuid())
@@ -123,11 +126,14 @@ def test_a_worker_can_do_nothing_but_its_work(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_a_worker_can_be_given_a_user_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--standby",)], ids=["started", "forked"])
+def test_a_worker_can_be_given_a_user_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     import pwd
 
     before = within_reach_of_others()
-    with started(monkeypatch, tmp_path, "--worker-user", NOBODY, before=before) as daemon:
+    with started(monkeypatch, tmp_path, "--worker-user", NOBODY, *more, before=before) as daemon:
         found = daemon.probe()
         require_refusals(found)
         assert found["user"] == str(pwd.getpwnam(NOBODY).pw_uid)
@@ -183,12 +189,15 @@ def test_a_user_that_cannot_reach_what_it_needs_is_told_of_before_anybody_waits(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [(), ("--standby",)], ids=["started", "forked"])
 @pytest.mark.parametrize(
     "user", ["", pytest.param(NOBODY, marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"))]
 )
-def test_a_confined_worker_compiles_with_inductor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: str) -> None:
+def test_a_confined_worker_compiles_with_inductor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: str, more: tuple[str, ...]
+) -> None:
     """The compiler runs, reads what it must, and writes in the scratch directory."""
-    given = ("--worker-user", user) if user else ()
+    given = (*more, "--worker-user", user) if user else more
     with started(monkeypatch, tmp_path, *given, before=within_reach_of_others() if user else ()) as daemon:
         options = {"daemons": [daemon.endpoint], "key_file": str(daemon.key_file), "engine": "inductor"}
         call = torch.compile(lambda x: (x + 1).relu() * x.sin(), backend="genie", options=options)  # type: ignore[call-overload]
