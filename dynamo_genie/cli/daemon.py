@@ -15,9 +15,9 @@ from dynamo_genie.errors import OptionError
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
 from dynamo_genie.remote_daemon.sandbox.privileges import find_worker_user
+from dynamo_genie.remote_daemon.supervisor.config import SupervisorConfig
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
 from dynamo_genie.remote_daemon.supervisor.serve import serve, serve_kept
-from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES
 
 _DEVICE = re.compile(r"cpu|cuda:\d{1,3}")

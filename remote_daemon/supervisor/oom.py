@@ -9,6 +9,7 @@ from pathlib import Path
 VMSTAT = Path("/proc/vmstat")
 LOOKS = 4
 KILLED = "killed by SIGKILL"
+BY_THE_KERNEL = ": by the kernel, for lack of memory"
 
 
 def kills_so_far() -> int:
@@ -43,4 +44,4 @@ class OutOfMemoryKills:
         before, now = self._seen[0], self._count()
         self._seen.clear()
         self._seen.append(now)
-        return f"{KILLED}: by the kernel, for lack of memory" if now > before else how
+        return f"{KILLED}{BY_THE_KERNEL}" if now > before else how

@@ -15,8 +15,9 @@ from dynamo_genie.child_process import DAEMON_LOG_NAME
 from dynamo_genie.remote_daemon.channel.connection_limits import raise_descriptor_limit
 from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.sandbox.privileges import hide_memory
+from dynamo_genie.remote_daemon.supervisor.config import SupervisorConfig
 from dynamo_genie.remote_daemon.supervisor.keeper import Keeper
-from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, SupervisorConfig
+from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor
 
 
 def serve_kept(config: SupervisorConfig) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import msgspec
 
@@ -16,6 +17,8 @@ from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.sandbox.enter import PIPE_FD, command_into, environment_into
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions
 from dynamo_genie.remote_daemon.sandbox.scratch import Scratch
+from dynamo_genie.remote_daemon.supervisor.memory_groups import MemoryGroup
+from dynamo_genie.remote_daemon.supervisor.oom import BY_THE_KERNEL, KILLED
 from dynamo_genie.remote_daemon.supervisor.standby import AdoptedProcess, Standby
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "dynamo_genie.remote_daemon.worker.worker")
@@ -32,11 +35,13 @@ class WorkerProcess:
         restrictions: Restrictions,
         scratch: Scratch,
         standby: Standby | None = None,
+        group: MemoryGroup | None = None,
     ) -> None:
         """Start `command`, a module of Python's, in a sandbox; owns the scratch directory from now on.
 
         Args:
             standby: Forks the worker, if it can.
+            group: Where its memory is counted.
         """
         self.pipe: SupervisorPipe
         self._process: subprocess.Popen[bytes] | AdoptedProcess
@@ -57,6 +62,10 @@ class WorkerProcess:
         finally:
             os.close(page)
         self.exit_fd = open_pidfd(self._process.pid)
+        self.group = group
+        if group is not None:
+            with suppress(OSError):  # it has ended already, or the group was removed by somebody else
+                group.add(self._process.pid)
         self.pipe.send(msgspec.structs.replace(config, note_fd=note_fd))
 
     @property
@@ -67,7 +76,10 @@ class WorkerProcess:
     def poll(self) -> str | None:
         """Return how the process ended, for people, or None while it runs."""
         code = self._process.poll()
-        return None if code is None else describe_exit(code)
+        if code is None:
+            return None
+        how = describe_exit(code)
+        return f"{how}{BY_THE_KERNEL}" if how == KILLED and self.group is not None and self.group.kills else how
 
     def kill(self) -> None:
         """End the process now; its end shows up at `exit_fd` as any other."""

@@ -20,7 +20,7 @@ SERVE = """
 import resource, sys
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
 from dynamo_genie.remote_daemon.supervisor.serve import serve, serve_kept
-from dynamo_genie.remote_daemon.supervisor.supervisor import SupervisorConfig
+from dynamo_genie.remote_daemon.supervisor.config import SupervisorConfig
 import tests.remote_daemon.fixtures as f
 arguments = dict(part.split("=", 1) for part in sys.argv[1:])
 keys, parent = arguments.pop("keys", None), arguments.pop("parent", None)

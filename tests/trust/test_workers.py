@@ -19,6 +19,7 @@ from torch import Tensor
 import dynamo_genie
 from dynamo_genie.errors import DaemonUnavailable, GenieError, ProgramQuarantined, SessionLost
 from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys
+from dynamo_genie.remote_daemon.supervisor.memory_groups import OVERHEAD_NBYTES
 from dynamo_genie.remote_daemon.supervisor.quarantine import DEATHS
 from tests.integration.real_daemon import RealDaemon, eventually
 
@@ -131,6 +132,22 @@ def test_a_worker_without_memory_is_said_to_have_had_none() -> None:
                 big(torch.ones(1)).item()
     finally:
         group.rmdir()
+
+
+@pytest.mark.skipif(not os.access(CGROUPS, os.W_OK), reason="needs memory cgroups (version 1)")
+def test_a_worker_with_a_memory_limit_has_a_cgroup_that_ends_with_it() -> None:
+    with RealDaemon(memory_limit="256MiB") as daemon:
+        assert on(daemon, double)(torch.ones(4)).sum().item() == 8.0
+        lines = Path(f"/proc/{daemon.worker()}/cgroup").read_text().splitlines()
+        (path,) = (line.split(":", 2)[2] for line in lines if ":memory:" in line)
+        group = CGROUPS / path.lstrip("/")
+        assert group.name.startswith(f"worker-{daemon.pid}-")
+        assert int((group / "memory.limit_in_bytes").read_text()) == (256 << 20) + OVERHEAD_NBYTES
+        os.kill(daemon.worker(), signal.SIGKILL)
+        assert eventually(lambda: not group.exists())
+        folder, pid = group.parent, daemon.pid
+        assert eventually(lambda: list(folder.glob(f"worker-{pid}-*")))
+    assert eventually(lambda: not list(folder.glob(f"worker-{pid}-*")))
 
 
 class Availability:

@@ -20,8 +20,9 @@ import zmq
 import dynamo_genie
 from dynamo_genie.errors import AuthenticationError, GenieError
 from dynamo_genie.remote_daemon.channel import auth
+from dynamo_genie.remote_daemon.supervisor.config import SupervisorConfig
 from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys, load_server_keys
-from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor, SupervisorConfig
+from dynamo_genie.remote_daemon.supervisor.supervisor import Supervisor
 from dynamo_genie.runtime.connect.admission import Admission, request_status
 from dynamo_genie.runtime.connect.dealer import connect_dealer
 from dynamo_genie.runtime.connect.keys import load_client_keys
