@@ -31,7 +31,7 @@ OTHER_DTYPES = (torch.int64, torch.bfloat16, torch.complex64, torch.bool)
 
 NAMES = os.environ.get("GENIE_TEST_OP_DB", "")
 ALL_DTYPES = ALL or NAMES != "" or os.environ.get("GENIE_TEST_ALL_DTYPES") == "1"
-SAMPLES = 1
+SAMPLES = 3 if os.environ.get("GENIE_TEST_ALL_DTYPES") == "1" else 1
 SHARE = 0.995
 
 EXCLUDED = {
