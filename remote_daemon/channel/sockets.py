@@ -34,7 +34,7 @@ KEEPALIVE: Mapping[int, int] = MappingProxyType(
         zmq.TCP_KEEPALIVE_CNT: KEEPALIVE_COUNT,
     }
 )
-"""The kernel ends a connection whose other side has been gone for 11 s; ZeroMQ's heartbeats can abort a server."""
+"""The kernel ends a connection whose other side has been gone for 12 s; ZeroMQ's heartbeats can abort a server."""
 
 LINK_SETTINGS: Mapping[int, int] = MappingProxyType(
     {

@@ -12,6 +12,7 @@ import torch
 
 from dynamo_genie.errors import GenieError, ProtocolError, RequestTimeout, SessionLost
 from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.attachment.trust import Trust
 from dynamo_genie.runtime.session.counters import Counters, framing
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
@@ -47,6 +48,7 @@ class BulkConnection:
         self._unfinished: set[int] = set()
         self._links: dict[int, m.AdmitPeer | m.OpenPeer] = {}
         self._opening: m.Attach | None = None
+        self._trust = Trust()
         self.use(attachment)
 
     def use(self, attachment: Attachment) -> None:
@@ -304,10 +306,11 @@ class BulkConnection:
             self._attachment.liveness.check()
             data = self._transport.receive()
             if data is None:
-                if self._transport.interrupted:
+                if self._transport.interrupted or self._trust.exhausted(time.monotonic()):
                     raise BulkInterrupted
                 self._give_up_after(deadline)
                 continue
+            self._trust.heard()
             self._counters.received["control"] += len(data)
             self._counters.received_framing += framing(len(data))
             message = codec.bulk_to_client(data)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, RequestTimeout, SessionLost
 from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.attachment.trust import Trust
 from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.recovery.saving import SMALL_NBYTES
 from dynamo_genie.runtime.session.counters import framing
@@ -61,15 +62,18 @@ class CommandQueue:
         self._queue: list[m.Command] = []
         self._queued_nbytes = 0
         self._sent = SentBatches()
+        self._trust = Trust()
 
     def attach(self, timeout_s: float) -> m.Attach:
         """Tell the worker which session this is, and send what of it the worker lacks.
 
         Waits until the worker knows, over as many connections as that takes. Returns what opens the bulk connection.
         """
+        return self._attach(time.monotonic() + timeout_s, timeout_s)
+
+    def _attach(self, deadline: float, timeout_s: float) -> m.Attach:
         control, welcome = self.attachment.control, self.attachment.welcome
         message = m.Attach(self._ids.request(), welcome.session, welcome.token)
-        deadline = time.monotonic() + timeout_s
         self._hand_over(codec.encode(message), deadline)
         while True:
             reply = self._hear(deadline, timeout_s)
@@ -84,11 +88,11 @@ class CommandQueue:
             self._hand_over(data, deadline)
         return message
 
-    def mend(self) -> None:
+    def _mend(self, deadline: float, timeout_s: float) -> None:
         """Go on over a new connection to the same worker, after the last one broke."""
         self._counters.events["reconnects"] += 1
         self.attachment.control.renew()
-        self.attach(self._timeout_s)
+        self._attach(deadline, timeout_s)
 
     # --- commands ------------------------------------------------------------------------------------------
 
@@ -280,12 +284,14 @@ class CommandQueue:
         """Take a message, if one comes in a moment; mend the connection where it broke."""
         reply = self._hear(deadline, timeout_s)
         if self._broke(reply):
-            self.mend()
+            self._mend(deadline, timeout_s)
         return reply
 
     def _broke(self, reply: m.WorkerToClient | None) -> bool:
-        """Whether what came, or that nothing did, says that the connection broke."""
-        return isinstance(reply, m.Detached) or (reply is None and self.attachment.control.interrupted)
+        """Whether what came, or that nothing did, says that the connection broke, or may have."""
+        if reply is None:
+            return self.attachment.control.interrupted or self._trust.exhausted(time.monotonic())
+        return isinstance(reply, m.Detached)
 
     def _hear(self, deadline: float, timeout_s: float) -> m.WorkerToClient | None:
         """Take a message, if one comes in a moment, and note what it says that answers nothing."""
@@ -298,6 +304,7 @@ class CommandQueue:
                     f"the daemon did not answer within {timeout_s:g} s (request_timeout_s, GENIE_REQUEST_TIMEOUT_S)"
                 )
             return None
+        self._trust.heard()
         reply = codec.worker_to_client(data)
         self._counters.received_framing += framing(len(data))
         if isinstance(reply, m.Acknowledged):
@@ -319,10 +326,12 @@ class CommandQueue:
         """Send a batch, over a new connection where this one broke."""
         if self.attachment.control.send(data):
             self._count_sent(data)
-        elif self.attachment.control.interrupted:
-            self.mend()
+            return
+        deadline = time.monotonic() + self._timeout_s
+        if self.attachment.control.interrupted:
+            self._mend(deadline, self._timeout_s)
         else:
-            self._hand_over(data, time.monotonic() + self._timeout_s)
+            self._hand_over(data, deadline)
 
     def _hand_over(self, data: bytes, deadline: float) -> None:
         while not self.attachment.control.send(data):

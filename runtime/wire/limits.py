@@ -30,10 +30,13 @@ ACKNOWLEDGE_NBYTES = 512 << 10
 """So often a worker tells a client that its batches ran, where no answer does."""
 
 HANDSHAKE_MS = 2_000
-KEEPALIVE_IDLE_S = 5
+KEEPALIVE_IDLE_S = 2
 KEEPALIVE_INTERVAL_S = 2
-KEEPALIVE_COUNT = 3
-"""When the kernel asks whether the other end of a silent connection is there, and how often before it is cut."""
+KEEPALIVE_COUNT = 5
+"""When the kernel asks whether the other end of a silent connection is there, and how often before it is cut.
+
+Who waits for an answer sends nothing, and learns only so that the other end knows of no connection any more.
+"""
 
 MAX_IPC_PATH_NBYTES = 107
 """What the kernel allows for the path of a socket file."""

@@ -7,6 +7,7 @@ workers through it, too.
 from __future__ import annotations
 
 import contextlib
+import random
 import select
 import socket
 import struct
@@ -17,6 +18,9 @@ from types import TracebackType
 HOST, BEHIND = "127.0.0.2", "127.0.0.1"
 RESET = struct.pack("ii", 1, 0)
 CHUNK_NBYTES = 1 << 16
+
+COMMAND = 0x04
+"""A bit of the byte before a sealed frame that nothing seals: where it is set, ZeroMQ opens the frame and drops it."""
 
 
 class Proxy:
@@ -30,6 +34,8 @@ class Proxy:
         self.made = 0
         self._still = threading.Event()
         self._spoil = 0
+        self._random = random.Random(7)
+        self._lose: tuple[int, bool] | None = None
         self._ended = False
         self._lock = threading.Lock()
         self._pairs: dict[socket.socket, socket.socket] = {}
@@ -65,6 +71,26 @@ class Proxy:
     def spoil(self, times: int = 1) -> None:
         """Change a bit of so many of the next pieces that pass."""
         self._spoil = times
+
+    def lose(self, port: int, *, answer: bool) -> None:
+        """Let the next message to a port, or from it, be dropped by whoever gets it, as if it had not been sent."""
+        self._lose = port, answer
+
+    def _spoiled(self, end: socket.socket, data: bytes) -> bytes:
+        at, bit = -1, 1
+        if self._lose is not None and self._lose == self._way_from(end):
+            self._lose = None
+            at, bit = 0, COMMAND
+        elif self._spoil and len(data) > 64:
+            self._spoil -= 1
+            at = self._random.randrange(len(data))
+        return data if at < 0 else data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
+
+    @staticmethod
+    def _way_from(end: socket.socket) -> tuple[int, bool]:
+        """Return the port of a connection, and whether what comes from this end of it are answers."""
+        host, port = end.getsockname()
+        return (port, False) if host == HOST else (end.getpeername()[1], True)
 
     def _close(self, end: socket.socket) -> None:
         other = self._pairs.pop(end, None)
@@ -113,10 +139,7 @@ class Proxy:
             data = end.recv(CHUNK_NBYTES)
             if not data:
                 raise OSError
-            if self._spoil and len(data) > 64:
-                self._spoil -= 1
-                data = data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
-            self._pairs[end].sendall(data)
+            self._pairs[end].sendall(self._spoiled(end, data))
         except OSError:
             self._close(end)
 

@@ -18,6 +18,7 @@ import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys
+from dynamo_genie.runtime.attachment.trust import Trust
 from dynamo_genie.tensor.remote_tensor import handle_of
 from tests.integration.real_daemon import RealDaemon
 from tests.trust.proxy import HOST, Proxy
@@ -134,8 +135,10 @@ def test_every_write_in_place_runs_once_whatever_the_network_does(net: Net, kind
         assert dynamo_genie.stats()["total"]["reconnects"] > 0
 
 
-@pytest.mark.parametrize("kind", ["holes", "resets"])
+@pytest.mark.parametrize("kind", ["holes", "resets", "spoiled"])
 def test_large_tensors_arrive_whole_whatever_the_network_does(net: Net, kind: str) -> None:
+    if kind == "spoiled" and "key_file" not in net.options:
+        pytest.skip("without keys nothing tells spoiled bytes from others")
     double = torch.compile(lambda x: x + x, backend=genie, options=net.options)
     with torch.no_grad():
         double(torch.ones(2)).tolist()
@@ -143,6 +146,30 @@ def test_large_tensors_arrive_whole_whatever_the_network_does(net: Net, kind: st
             for seed in range(5):
                 x = torch.randn(3 << 20, generator=torch.Generator().manual_seed(seed))
                 assert torch.equal(dynamo_genie.to_local(double(x)), x + x)
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_message_that_is_lost_on_a_connection_that_goes_on_is_sent_again(
+    net: Net, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "key_file" not in net.options:
+        pytest.skip("without keys more depends on the byte that is changed")
+    count = torch.compile(lambda x: x.add_(1), backend=genie, options=net.options)
+    start = torch.compile(lambda x: x * 0, backend=genie, options=net.options)
+    with torch.no_grad():
+        total = start(torch.ones(3))
+        assert total.tolist() == [0.0] * 3
+        session = CONNECTIONS.all()[0].session
+        monkeypatch.setattr(session._commands, "_trust", Trust(first_s=1.0))
+        control = int(session.attachment.welcome.control.rpartition(":")[2])
+        before = session.counters.events["reconnects"]
+        count(total)
+        net.proxy.lose(control, answer=answer)
+        assert total.tolist() == [1.0] * 3
+        assert session.counters.events["reconnects"] == before + 1, "it was lost"
+        count(total)
+        assert total.tolist() == [2.0] * 3
+        assert session_of(total) is session
 
 
 @pytest.mark.parametrize("hole_s", [2.0, 5.0, pytest.param(12.0, marks=pytest.mark.sweep)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
@@ -10,6 +11,7 @@ import zmq
 from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.liveness import Liveness
+from dynamo_genie.runtime.attachment.trust import Trust
 from dynamo_genie.runtime.connect.dealer import Dealer, DealerTransport, connect_dealer
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.counters import Counters
@@ -109,3 +111,27 @@ def aborted(worker: Worker) -> Sequence[int]:
         if isinstance(message, m.UploadAbort):
             found.append(message.upload)
     return found
+
+
+def test_a_connection_that_is_silent_for_too_long_is_replaced_and_the_upload_begun_again(
+    ends: tuple[BulkConnection, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk, worker = ends
+    monkeypatch.setattr(bulk, "_trust", Trust(first_s=0.2))
+    opening, arrived = m.Attach(1, b"s" * 16, b"t" * 32), list[int]()
+    with ThreadPoolExecutor(1) as client:
+        attached = client.submit(bulk.attach, opening)
+        assert worker.take() == opening
+        worker.say(m.Attached(1))
+        attached.result(5.0)
+        uploaded = client.submit(bulk.upload, views(1), "weight", arrived.append)
+        assert worker.take() == m.UploadBegin(1, CHUNK_NBYTES)
+        assert worker.take() == m.Chunk(1, 0)
+        assert worker.take() == opening  # nothing was said
+        worker.say(m.Attached(1))
+        assert worker.take() == m.UploadAbort(1)
+        assert worker.take() == m.UploadBegin(2, CHUNK_NBYTES)
+        assert worker.take() == m.Chunk(2, 0)
+        worker.say(m.UploadDone(2))
+        uploaded.result(5.0)
+    assert arrived == [2]

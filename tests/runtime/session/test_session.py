@@ -17,6 +17,7 @@ from dynamo_genie.errors import (
     SessionLost,
     StaleHandleError,
 )
+from dynamo_genie.runtime.attachment.trust import Trust
 from dynamo_genie.runtime.session.command_queue import FLUSH_AT_COMMANDS
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import codec
@@ -227,6 +228,21 @@ def test_a_lost_answer_comes_again_on_the_next_connection(ends: Ends) -> None:
     assert session.counters.events["reconnects"] == 1
     assert fetch(session.put(torch.ones(1))).tolist() == [1.0]
     assert worker.unheard == 1, "what was heard is forgotten with the next batch"
+
+
+def test_an_answer_that_was_lost_without_a_trace_comes_after_a_silence(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = ends
+    monkeypatch.setattr(session._commands, "_trust", Trust(first_s=0.0))
+    counter = session.put(torch.zeros(1))
+    call(session, "aten.add_.Scalar", counter, scalar=1)
+    request_id = session.request_id()
+    session.post(m.Sync(request_id))
+    session.flush()
+    assert control_of(session).receive() is not None  # the answer goes astray
+    assert session.wait(request_id) == m.Done(request_id)
+    assert fetch(counter).tolist() == [1.0]
 
 
 def test_what_a_broken_connection_lost_is_sent_again_and_runs_once(ends: Ends) -> None:
