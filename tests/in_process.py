@@ -39,6 +39,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.error_codes import error_code
 from dynamo_genie.runtime.wire.limits import CHUNK_NBYTES, CREDIT_EVERY
 from dynamo_genie.runtime.wire.version import PROTOCOLS
+from tests.wire_history import Ran, Recording
 
 MEMORY_LIMIT = 1 << 36
 POLL_S = 0.1
@@ -51,26 +52,47 @@ def welcome(bulk: str = "in-process") -> m.Welcome:
 
 
 class Receiving:
-    """The receiving half of a transport: what the worker said, and waits to be read."""
+    """The receiving half of a transport: what the worker said, and waits to be read.
+
+    Attributes:
+        interrupted: Whether the connection broke.
+        breaks_after: So many messages more reach the worker before it does; None: it holds.
+    """
 
     interrupted = False
+    breaks_after: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, worker: WorkerEnd, liveness: Liveness) -> None:
+        self._worker = worker
+        self._liveness = liveness
         self.said: queue.SimpleQueue[tuple[bytes, memoryview | None]] = queue.SimpleQueue()
         self._body: memoryview | None = None
 
     def say(self, message: m.WorkerToClient | m.BulkToClient, body: memoryview | None = None) -> None:
-        self.said.put((codec.encode(message), body))
+        if self.breaks_after != 0:
+            self.said.put((codec.encode(message), body))
 
     def renew(self) -> None:
         """Let what was said be lost, as on a connection that broke."""
         self.interrupted = False
+        self.breaks_after = None
         while not self.said.empty():
             self.said.get()
 
+    def arrives(self) -> bool:
+        """Whether a message reaches the worker; the last one that does is not answered any more."""
+        if self.breaks_after is None:
+            return True
+        self.interrupted = self.breaks_after <= 1
+        arrives = self.breaks_after > 0
+        self.breaks_after = max(0, self.breaks_after - 1)
+        return arrives
+
     def receive(self) -> bytes | None:
+        if self._worker.dropped and self.said.empty():
+            self._liveness.end(SessionLost("its lease ended"))
         try:
-            message, self._body = self.said.get(timeout=POLL_S)
+            message, self._body = self.said.get(timeout=0.0 if self.interrupted else POLL_S)
         except queue.Empty:
             return None
         return message
@@ -84,24 +106,37 @@ class Receiving:
 
 
 class WorkerEnd:
-    """A worker's session and its thread; outlives the attachments to it, as a worker does."""
+    """A worker's session and its thread; outlives the attachments to it, as a worker does.
 
-    def __init__(self, state: WorkerState | None = None) -> None:
+    Attributes:
+        dropped: Whether the session's lease ended before it did; the worker goes on, and knows nothing of it.
+        detached: Whether a batch came that did not follow the last one.
+    """
+
+    def __init__(
+        self, state: WorkerState | None = None, tell: Callable[[Ran], None] | None = None, epoch: int = 1
+    ) -> None:
+        """Begin, with what another session of the worker made, if any; `tell` hears of every command that ran."""
         self.state = state or open_state(HostBufferStore(), Offloader(MEMORY_LIMIT))
         self.staging, traffic = Staging(self.state.host_budget), PeerTraffic()
         port = PeerPort(Arrivals(self.staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
         self.session = WorkerSession(self.state, self.staging, self._download, port)
         self._stream = CommandStream(self.session)
+        if tell is not None:
+            Recording(self._stream, tell, "session", epoch)
         self._thread = ThreadPoolExecutor(1, "in-process-worker")
         self._dtype, self._generator = torch.get_default_dtype(), torch.default_generator.get_state()
         self._downloads = 0
         self._open = True
+        self.dropped = False
         self.detached = False
         self.bulk: BulkToWorker | None = None
 
     def run(self, data: bytes) -> list[m.WorkerToClient]:
         """Run a control message on the worker's thread and return the replies once it has."""
         message = codec.client_to_worker(data)
+        if self.dropped:
+            return [] if isinstance(message, m.Attach) else [m.Detached()]
         if isinstance(message, m.Attach):
             return self._stream.attached(message.request_id)
         return self._thread.submit(self._take, message, len(data)).result()
@@ -136,6 +171,11 @@ class WorkerEnd:
         snapshot.end()
         return self._downloads
 
+    def drop(self) -> None:
+        """End the session as a lease does that was not renewed; who holds on to it hears of that when it is silent."""
+        self.dropped = True
+        self.close()
+
     def close(self) -> None:
         """End the session and its thread; again does nothing."""
         if self._open:
@@ -149,15 +189,10 @@ class ControlToWorker(Receiving):
 
     loses = False
 
-    def __init__(self, worker: WorkerEnd, liveness: Liveness) -> None:
-        super().__init__()
-        self._worker = worker
-        self._liveness = liveness
-
     def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
         if not self._liveness.alive:
             raise SessionLost("this transport is closed")
-        if not self.loses:
+        if self.arrives() and not self.loses:
             for reply in self._worker.run(message):
                 self.say(reply)
         return True
@@ -166,13 +201,19 @@ class ControlToWorker(Receiving):
 class BulkToWorker(Receiving):
     """The bulk transport of one attachment: uploads go straight into the worker's staging."""
 
-    def __init__(self, worker: WorkerEnd) -> None:
-        super().__init__()
+    def __init__(self, worker: WorkerEnd, liveness: Liveness) -> None:
+        super().__init__(worker, liveness)
         self._staging = worker.staging
         self._chunks = 0
 
     def send(self, data: bytes, body: memoryview | None = None, /) -> bool:
+        if not self.arrives():
+            return True
         message = codec.to_bulk(data)
+        if self._worker.dropped:
+            unknown = m.BulkFailed(0, "SessionLost", "no such session")
+            self.say(unknown if isinstance(message, m.Attach) else m.Detached())
+            return True
         try:
             match message:
                 case m.Attach():
@@ -205,7 +246,7 @@ class BulkToWorker(Receiving):
 def attachment_to(worker: WorkerEnd) -> Attachment:
     """Return a new attachment to a worker's session, which ends with the last one."""
     liveness = Liveness()
-    worker.bulk = bulk = BulkToWorker(worker)
+    worker.bulk = bulk = BulkToWorker(worker, liveness)
 
     def release() -> None:
         if worker.bulk is bulk:
@@ -229,16 +270,20 @@ class Workers:
         alive: The present one.
         attachment: What leads to it.
         died: How many were killed.
+        epoch: How many attachments there were.
         sent: How many messages workers got, chunks of uploads included.
         device_name: What the next one computes on.
+        last: The last message to the present one on its control connection.
         dies_at: The message at which the present one dies, counted like that; it still runs it where it dies `after`.
     """
 
-    def __init__(self) -> None:
-        self.died = self.sent = 0
+    def __init__(self, tell: Callable[[Ran], None] | None = None) -> None:
+        """Begin with one; `tell` hears of every command that any of them ran."""
+        self.died = self.sent = self.epoch = 0
         self.dies_at = 0
         self.after = False
         self.device_name = "this process"
+        self._tell = tell
         self._reopen()
 
     def session(self, timeout_s: float = 30.0) -> Session:
@@ -250,11 +295,34 @@ class Workers:
     def kill(self) -> None:
         """Let the worker be gone with all that it has; who waits for an answer gets none."""
         self.died += 1
+        self.alive.dropped = False
         self.attachment.liveness.end(SessionLost(f"worker {self.died} was killed"))
         self.alive.close()
 
+    def expire(self) -> None:
+        """Let the session's lease end, of which the client hears when it is told that this is no session."""
+        self.alive.drop()
+
+    def say_again(self) -> None:
+        """Let the last message come to the worker again, and all that it says to it go to the client."""
+        control = self.attachment.control._whole  # type: ignore[attr-defined]  # mortal
+        if self.last and not self.alive.dropped and self.attachment.liveness.alive:
+            for reply in self.alive.run(self.last):
+                control.say(reply)
+
+    def break_connection(self, after: int, *, bulk: bool) -> None:
+        """Let the connection break after so many messages more, and what was said, or is then, be lost."""
+        way = self.attachment.bulk if bulk else self.attachment.control
+        whole: Receiving = way._whole  # type: ignore[attr-defined]  # mortal
+        whole.renew()
+        whole.breaks_after = after
+        whole.interrupted = after == 0
+
     def _reopen(self) -> Attachment:
-        self.alive = WorkerEnd()
+        self.epoch += 1
+        dropped = self.epoch > 1 and self.alive.dropped
+        self.alive = WorkerEnd(self.alive.state if dropped else None, self._tell, self.epoch)
+        self.last = b""
         whole = attachment_to(self.alive)
         device = msgspec.structs.replace(whole.welcome.device, name=self.device_name)
         whole = replace(whole, welcome=msgspec.structs.replace(whole.welcome, device=device))
@@ -285,6 +353,8 @@ class Mortal:
     def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
         if self._dead:
             return False
+        if isinstance(self._whole, ControlToWorker):
+            self._workers.last = message
         return self._workers.takes(lambda: self._whole.send(message, body))
 
     def receive(self) -> bytes | None:

@@ -16,7 +16,7 @@ from functools import partial
 
 import zmq
 
-from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded
+from dynamo_genie.errors import GenieError, ProtocolError, QuotaExceeded, SessionLost
 from dynamo_genie.remote_daemon.channel.auth import verified_user
 from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
 from dynamo_genie.remote_daemon.channel.frame_reader import FrameReader
@@ -171,6 +171,8 @@ class BulkThread:
             self._reader.drop_rest()
 
     def _attach(self, identity: bytes, user: str, message: m.Attach) -> None:
+        if not self._mailboxes.knows(message.session):
+            raise SessionLost("its lease ended, or it was never let in")
         mailbox = self._mailboxes.attach(message.session, message.token)
         if mailbox is None or user != self._client_key or self.inbound.links.of(identity) is not None:
             raise ProtocolError("no such session, or a wrong token")

@@ -36,8 +36,8 @@ class Liveness:
         return self._reasons[0] if self._reasons else None
 
     def end(self, reason: GenieError) -> None:
-        """Note what ended the attachment."""
-        self._reasons.append(reason)
+        """Note what ended the attachment: a copy of it, for what is raised keeps alive all that its raisers hold."""
+        self._reasons.append(type(reason)(str(reason)))
 
     def doubt(self) -> None:
         """Note that nothing comes any more by any way."""

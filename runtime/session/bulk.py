@@ -274,6 +274,7 @@ class BulkConnection:
                 error = error_from_code(message.code, message.message)
                 if isinstance(error, SessionLost):
                     self._attachment.liveness.end(error)
+                    self._attachment.liveness.check()
                 raise error
         elif isinstance(message, m.Chunk):  # of a download whose reader gave up
             self._transport.receive_body()

@@ -1,4 +1,7 @@
-"""Every call runs exactly once: several clients count, while their network stands still, is cut, and workers die."""
+"""Every call runs exactly once: several clients count, while their network stands still, is cut, and workers die.
+
+Workers record what they run, and the record is checked: each command once, in order, with the values of plain torch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ import pytest
 import dynamo_genie
 from tests.integration.real_daemon import LIMIT_S, REPOSITORY, RealDaemon, children_of, environment
 from tests.trust.proxy import HOST, Proxy
+from tests.trust.recording_worker import NAME, read_record
 from tests.trust.test_connections import WORKER_PORTS, free_ports
+from tests.wire_history import HistoryChecker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -44,10 +49,14 @@ CODE = f"""if True:
 """
 
 
+class RecordingDaemon(RealDaemon):
+    program = ("-m", NAME)
+
+
 @pytest.fixture(scope="module")
 def behind_a_proxy() -> Iterator[tuple[RealDaemon, Proxy, str]]:
     first = free_ports(WORKER_PORTS)
-    with RealDaemon(more=("--worker-ports", f"{first}-{first + WORKER_PORTS - 1}")) as daemon:
+    with RecordingDaemon(more=("--worker-ports", f"{first}-{first + WORKER_PORTS - 1}")) as daemon:
         port = int(daemon.endpoint.rpartition(":")[2])
         with Proxy([port, *range(first, first + WORKER_PORTS)]) as proxy:
             yield daemon, proxy, f"tcp://{HOST}:{port}"
@@ -92,6 +101,9 @@ def test_eight_clients_count_to_what_they_called(behind_a_proxy: tuple[RealDaemo
             assert client.returncode == 0, log.decode()[-3000:]
             assert out == f"[{CALLS:.1f}, {CALLS:.1f}]\n".encode()
         assert died > 0 or not kills
+        checker = HistoryChecker()
+        checker.check(read_record(daemon.log()))
+        assert checker.commands > CLIENTS * CALLS
     finally:
         for client in clients:
             client.kill()

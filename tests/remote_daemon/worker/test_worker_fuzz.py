@@ -449,6 +449,13 @@ def test_an_attachment_with_a_wrong_token_is_refused(attacker: Attacker) -> None
     assert codec.worker_to_client(attacker.stranger.recv()) == m.Detached()
 
 
+def test_who_attaches_to_a_session_that_is_over_hears_so(attacker: Attacker) -> None:
+    attacker.bulk_stranger.send(codec.encode(m.Attach(1, b"\0" * 16, b"\0" * 32)))
+    said = codec.bulk_to_client(attacker.bulk_stranger.recv())
+    assert isinstance(said, m.BulkFailed)
+    assert said.code == "SessionLost"
+
+
 class Payload:
     """Unpickling it would make a file."""
 

@@ -48,9 +48,9 @@ DRAW = p.Program(
 class History:
     """A session and plain torch, told the same; `tensors` pairs what each of them has."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, workers: Workers | None = None) -> None:
         self.random = random.Random(seed)
-        self.workers = Workers()
+        self.workers = workers or Workers()
         self.session: Session = self.workers.session()
         self.generator = torch.Generator().manual_seed(seed)
         self.tensors: list[tuple[Handle, Tensor]] = []

@@ -48,6 +48,19 @@ def test_what_so_many_workers_die_of_is_the_cause_and_the_session_ends() -> None
         session.fetch([handle.id], ["output"])
 
 
+def test_a_lease_that_ended_is_noticed_by_an_upload_and_what_was_free_is_freed(history: History) -> None:
+    session, workers = history.session, history.workers
+    kept = session.put(torch.ones(3))
+    session.sync()
+    workers.expire()
+    assert workers.alive.state.budget.used == 0
+    handles = [session.put(torch.ones(200, 200)) for _ in range(2)]
+    assert session.counters.events["recoveries"] == 1
+    handles.clear()
+    assert session.live_handles == 1, "the error that said so holds on to what its raisers had"
+    assert session.fetch([kept.id], ["output"])[0].sum() == 3
+
+
 def test_deaths_with_work_in_between_are_no_cause(history: History) -> None:
     handle = history.session.put(torch.ones(3))
     for _ in range(3 * MAX_DEATHS):
