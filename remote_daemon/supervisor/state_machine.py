@@ -269,9 +269,10 @@ class SupervisorStateMachine:
         if tenant is None:
             return []
         how = tenant.last_words or exited.how
-        if exited.program and (exited.running or tenant.last_words) and not self.draining:
+        blameless = exited.from_outside and not tenant.last_words  # else it was replaced, or said why it ends
+        if exited.program and (exited.running or tenant.last_words) and not (self.draining or blameless):
             how += self._suspect(tenant, exited.program, now)
-        tenant.exited(how, now)
+        tenant.exited(how, now, blameless=blameless)
         actions = self._end_sessions(self._leases.end_all(tenant.key, tenant.device), self._why_ended(how))
         for query in self._queries.values():
             query.awaited.discard(exited.worker)

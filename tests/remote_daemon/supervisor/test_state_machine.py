@@ -19,6 +19,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerSaid,
     WorkerStarted,
 )
+from dynamo_genie.remote_daemon.supervisor.quarantine import DEATHS
 from dynamo_genie.remote_daemon.supervisor.state_machine import MAX_WAITING, Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.tenants import MAX_BACK_OFF_S
 from dynamo_genie.runtime.wire import messages as m
@@ -174,6 +175,14 @@ def test_back_off_stays_below_the_patience_of_a_client() -> None:
         now = due
         daemon.handle(Tick(), now)
         number += 1
+
+
+def test_workers_that_somebody_else_kills_are_replaced_at_once_each_time_and_no_program_is_blamed() -> None:
+    daemon = ready_supervisor()
+    for number in range(1, 3 * DEATHS):
+        died = WorkerExited(WorkerId(number), "killed by SIGKILL", b"p" * 32, running=True, from_outside=True)
+        assert daemon.handle(died, 100.0 + number) == [StartWorker(WorkerId(number + 1), "", 0)]
+        daemon.handle(WorkerSaid(WorkerId(number + 1), READY), 100.5 + number)
 
 
 def two_devices() -> SupervisorStateMachine:
