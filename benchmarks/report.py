@@ -56,6 +56,11 @@ def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
     return Figure(name, value, unit, None, value, f"<= {limit:g} {unit}", value <= limit)
 
 
+def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
+    """A figure that must reach a limit."""
+    return Figure(name, value, unit, None, value, f">= {limit:g} {unit}", value >= limit)
+
+
 def at_most_times(name: str, value: float, floor: float, unit: str, limit: float) -> Figure:
     """A figure that may be `limit` times its floor."""
     ratio = value / floor
