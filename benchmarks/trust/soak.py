@@ -15,7 +15,8 @@ from dynamo_genie.bench.trust.memory_over_time import MemoryOverTime, MemoryUse
 CLIENT = "dynamo_genie.bench.trust.soaking_client"
 GROWTH_MIB = 1.0
 WARM_UP_SHARE, MAX_WARM_UP_S = 0.25, 180.0
-LOOK_EVERY_S = 1.0
+SETTLE_S = 0.2
+"""A worker that has nothing to do gives memory back after some hundredths of a second."""
 TURN_LIMIT_S = 120.0
 
 
@@ -35,7 +36,7 @@ class SoakPlan:
 def measure_soak(
     daemon: RunningDaemon, key_file: str, plan: SoakPlan, details: dict[str, object], say: Say
 ) -> list[Figure]:
-    """Soak a daemon and a client, and look at their memory every second."""
+    """Soak a daemon and a client, and look at their memory between turns of a second."""
     with ordered_clients(CLIENT, [[daemon.endpoint, key_file, str(plan.seed)]]) as (client,):
         status = daemon.status
         (worker,) = status.workers
@@ -46,6 +47,7 @@ def measure_soak(
         for second in count(1):
             client.say("soak")
             client.answer(TURN_LIMIT_S)
+            time.sleep(SETTLE_S)
             memory.look()
             for name, pid in memory.pids.items():
                 descriptors[name].append(MemoryUse.of(pid).descriptors)

@@ -20,10 +20,12 @@ import torch
 import zmq
 from torch import Tensor
 
+import dynamo_genie
 from dynamo_genie.backend import genie
 from dynamo_genie.bench.trust.crowd import Guest
 from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.channel.connection_limits import raise_descriptor_limit
+from dynamo_genie.remote_daemon.memory.host_memory import trim_host_memory
 from dynamo_genie.runtime.connect.keys import load_client_keys
 
 TURN_S = 1.0
@@ -70,13 +72,20 @@ class SoakingClient:
         self.done: Counter[str] = Counter()
 
     def soak(self) -> None:
-        """Do things for a while."""
+        """Do things for a while; in the end let a session leave, and give back what the C library keeps for later.
+
+        Sizes are drawn, so that memory which is kept for later lies in pieces of any size: more of it now, less then.
+        What is still there after that grows only if something is held. A worker gives back when a session has left.
+        """
         actions = (self._visit, self._compute, self._compute, self._write, self._upload, self._fail, self._cancel)
         until = time.monotonic() + TURN_S
         while time.monotonic() < until:
             action = self._random.choice(actions)
             with torch.no_grad():
                 action()
+        if self._guests:
+            self._leave()
+        trim_host_memory()
 
     def _visit(self) -> None:
         """Open a session, or let some that are open compute, or end one."""
@@ -84,11 +93,14 @@ class SoakingClient:
             self._opened += 1
             self._guests.append(Guest(self._context, self._endpoint, self._keys, self._opened))
         else:
-            self._guests.popleft().close()
-            self.done["sessions that came and went"] += 1
+            self._leave()
         for guest in self._guests:
             guest.call()
             self.done["calls of these"] += 1
+
+    def _leave(self) -> None:
+        self._guests.popleft().close()
+        self.done["sessions that came and went"] += 1
 
     def _compute(self) -> None:
         """Call with shapes that nobody has seen, and keep the result for a while."""
@@ -109,8 +121,8 @@ class SoakingClient:
         self.done["writes in place"] += times
 
     def _upload(self) -> None:
-        """Send and read back some megabytes."""
-        x = torch.randn(self._random.randint(200_000, 1_000_000))
+        """Send and read back what does not fit into a message."""
+        x = torch.randn(self._random.randint(20_000, 400_000))
         rows = torch.arange(x.shape[0] - 1, -1, -1)
         _require(self._pick(x, rows), x.flip(0) * 2)
         self.done["uploads"] += 1
@@ -141,7 +153,7 @@ class SoakingClient:
 
 def _require(found: Tensor, expected: Tensor) -> None:
     """Raise unless a result is what this process computes, up to how it rounds."""
-    if not torch.allclose(torch.tensor(found.tolist()), expected, rtol=1e-4, atol=1e-4):
+    if not torch.allclose(dynamo_genie.to_local(found), expected, rtol=1e-4, atol=1e-4):
         raise GenieError("a call gave another value than this process computes")
 
 
