@@ -44,7 +44,7 @@ def measure_load(plan: LoadPlan, say: Say) -> Measured:
     Raises:
         GenieError: A session read a wrong value, or was lost.
     """
-    details: dict[str, object] = {"sessions": plan.sessions, "clients": plan.clients, "seed": plan.seed}
+    details: dict[str, object] = {"plan": asdict(plan)}
     figures: list[Figure] = []
     if plan.sessions:
         with keyed_daemon() as (daemon, key_file):
@@ -104,10 +104,11 @@ def _crowd(daemon: RunningDaemon, key_file: str, plan: LoadPlan, details: dict[s
 
 def _cost(name: str, before: MemoryUse, during: MemoryUse, after: MemoryUse, sessions: int) -> Iterator[Figure]:
     yield Figure(f"{name}: resident before", before.rss_kib / 1024, "MiB")
-    yield Figure(f"{name}: with {sessions} sessions", during.rss_kib / 1024, "MiB", before.rss_kib / 1024)
-    yield Figure(f"{name}: of them its own share (PSS)", during.pss_kib / 1024, "MiB", before.pss_kib / 1024)
+    yield Figure(f"{name}: its own share of that (PSS)", before.pss_kib / 1024, "MiB")
+    yield Figure(f"{name}: with {sessions} sessions", during.rss_kib / 1024, "MiB")
+    yield Figure(f"{name}: its own share of that (PSS), with them", during.pss_kib / 1024, "MiB")
     yield Figure(f"{name}: a session", (during.rss_kib - before.rss_kib) / sessions, "KiB")
-    yield Figure(f"{name}: after they left", after.rss_kib / 1024, "MiB", before.rss_kib / 1024)
+    yield Figure(f"{name}: after they left", after.rss_kib / 1024, "MiB")
     yield at_most(f"{name}: descriptors left behind", after.descriptors - before.descriptors, "", 0)
 
 

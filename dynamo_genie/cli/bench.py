@@ -250,7 +250,9 @@ EXPERIMENTS = (
         runs.recovery,
         (
             BenchOption("kills", 50, "How often, over all works together", least=1),
-            BenchOption("works", "", 'Only these, separated by commas: "gpt2 greedy", "t5 beams", training; all by default'),
+            BenchOption(
+                "works", "", 'Only these, separated by commas: "gpt2 greedy", "t5 beams", training; all by default'
+            ),
             BenchOption("supervisor", False, "Kill the supervisor instead, four times a minute", flag="--supervisor"),
             BenchOption("standby", False, "Start the daemon with --standby", flag="--standby"),
             SEED.but(help="Of the moments"),
@@ -273,11 +275,11 @@ EXPERIMENTS = (
     ),
     Experiment(
         "report",
-        "Tables and plots from the study's documents.",
+        "Tables and plots from documents.",
         "Write NAME.md, and NAME-PLOT.png and .svg, beside each NAME.json; the same document gives the same bytes.",
         runs.report,
         (
-            BenchOption("documents", REQUIRED, "Documents of the study, RESULTS.json", type=list[Path]),
+            BenchOption("documents", REQUIRED, "Documents, RESULTS.json", type=list[Path]),
             BenchOption("docs", None, "A page whose tables are to be filled in again", type=_File),
             BenchOption(
                 "results", Path("benchmarks/results"), "Where the documents that the page names are", type=Path

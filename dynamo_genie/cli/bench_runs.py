@@ -198,12 +198,16 @@ def concurrency(given: SimpleNamespace) -> None:
 
 
 def report(given: SimpleNamespace) -> None:
-    """Tables and plots from the study's documents."""
+    """Tables and plots from documents."""
+    from dynamo_genie.bench.report import page_of, read_figures
     from dynamo_genie.bench.study.report.document import files_of
     from dynamo_genie.bench.study.report.pages import filled
 
     files: dict[Path, bytes] = {}
     for path in given.documents:
+        if (record := read_figures(path)) is not None:
+            files[path.with_suffix(".md")] = page_of(record, path.stem).encode()
+            continue
         made = files_of(read_study(path), path.stem)
         files.update({path.parent / name: content for name, content in made.items()})
     if given.docs is not None:
