@@ -35,7 +35,12 @@ class Guest:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: ClientKeys, number: int) -> None:
         self._session: Session = open_session(
-            context, endpoint, keys=keys, connect_timeout_s=LIMIT_S, request_timeout_s=LIMIT_S
+            context,
+            endpoint,
+            keys=keys,
+            connect_timeout_s=LIMIT_S,
+            request_timeout_s=LIMIT_S,
+            find_again=lambda: endpoint,
         )
         self._expected = float(number)
         self._kept: Handle | None = None

@@ -6,6 +6,8 @@ Clients and daemon share the machine, so the rate is that of both sides together
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -84,10 +86,16 @@ def _crowd(daemon: RunningDaemon, key_file: str, plan: LoadPlan, details: dict[s
         again_s = _together(clients, "call")
         closed_s = _together(clients, "close")
         _wait_until_gone(daemon)
-    after = _memory(daemon)
+        after = _memory(daemon)
+        say("opening as many again, and killing their worker")
+        _together(clients, "open")
+        _together(clients, "call")
+        os.kill(daemon.worker_pid, signal.SIGKILL)
+        survived_s = _together(clients, "call")
     if there != plan.sessions:
         raise GenieError(f"{there} of {plan.sessions} sessions were there after {STAY_S:g} s")
     details["seconds"] = {"open": opened_s, "first calls": first_s, "later calls": again_s, "close": closed_s}
+    details["seconds_after_a_death"] = survived_s
     details["memory"] = {
         when: {name: asdict(use) for name, use in found.items()}
         for when, found in (("before", before), ("with all sessions", during), ("after they left", after))
@@ -97,6 +105,7 @@ def _crowd(daemon: RunningDaemon, key_file: str, plan: LoadPlan, details: dict[s
         at_least(f"sessions opened a second, {n} with keys", n / opened_s, "/s", SESSIONS_PER_S),
         Figure("first calls a second, value read, in all of them", n / first_s, "/s"),
         Figure(f"the same after {STAY_S:g} s of silence", n / again_s, "/s"),
+        Figure(f"the worker killed under {n} sessions: until all had called again", survived_s, "s"),
         at_most("sessions lost", n - there, "", 0),
         *(figure for name in before for figure in _cost(name, before[name], during[name], after[name], n)),
     ]

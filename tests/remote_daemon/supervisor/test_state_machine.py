@@ -20,7 +20,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerStarted,
 )
 from dynamo_genie.remote_daemon.supervisor.quarantine import DEATHS
-from dynamo_genie.remote_daemon.supervisor.state_machine import MAX_WAITING, Rules, SupervisorStateMachine
+from dynamo_genie.remote_daemon.supervisor.state_machine import Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.tenants import MAX_BACK_OFF_S
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS
@@ -82,10 +82,10 @@ def test_a_hello_waits_for_a_worker_that_is_still_starting() -> None:
     assert isinstance(only_client_message(actions), m.Welcome)
 
 
-def test_those_who_wait_are_bounded() -> None:
-    daemon = supervisor()
+def test_as_many_may_wait_as_may_have_sessions() -> None:
+    daemon = supervisor(max_sessions=1000)
     daemon.start(0.0)
-    for number in range(MAX_WAITING):
+    for number in range(1000):
         assert daemon.handle(ClientSaid(b"%d" % number, "", HELLO), 0.5) == []
     refused = only_client_message(daemon.handle(ClientSaid(b"last", "", HELLO), 0.5))
     assert isinstance(refused, m.Refused)
