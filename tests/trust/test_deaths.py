@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import dynamo_genie
-from dynamo_genie.bench.trust.generating import STEPS, WAYS, DisturbedGeneration
 from dynamo_genie.bench.trust.training import PHASES, DisturbedTraining
 from dynamo_genie.connections.connections import CONNECTIONS
 from tests.integration.real_daemon import RealDaemon, children_of, eventually
+from tests.trust.decoding import STEPS, WAYS, Decoding
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -60,7 +60,7 @@ def some(firsts: Collection[int], of: int) -> list[Any]:
 @pytest.mark.parametrize(("name", "way"), [("gpt2", "greedy"), ("llama", "static-sampled"), ("t5", "sampled")])
 def test_a_worker_killed_at_each_step_changes_no_token(daemon: RealDaemon, name: str, way: str, first: int) -> None:
     """Steps that nobody waits for are over in no time, so one worker may be killed for several of them."""
-    decoding = DisturbedGeneration(name, compile_for(daemon), **WAYS[way])
+    decoding = Decoding(name, compile_for(daemon), **WAYS[way])
     open_session(daemon)
     before = recoveries()
     decoding.at, decoding.happens = range(first, STEPS + 1, 8), lambda: kill_worker(daemon)
@@ -82,7 +82,7 @@ def test_a_worker_killed_in_each_phase_of_training_changes_nothing(daemon: RealD
 
 def test_a_daemon_killed_and_started_again_on_its_port_changes_nothing() -> None:
     with RealDaemon() as daemon:
-        decoding = DisturbedGeneration("gpt2", compile_for(daemon), **WAYS["sampled"])
+        decoding = Decoding("gpt2", compile_for(daemon), **WAYS["sampled"])
         open_session(daemon)
         decoding.at, decoding.happens = (5, 20), daemon.restart
         assert torch.equal(decoding.run(), decoding.expected)
@@ -102,7 +102,7 @@ def test_a_worker_that_stands_still_costs_its_time_alone(daemon: RealDaemon) -> 
 
 
 def test_an_embedded_daemon_that_is_killed_is_started_again() -> None:
-    decoding = DisturbedGeneration("llama", lambda target: torch.compile(target, backend="genie"), **WAYS["greedy"])
+    decoding = Decoding("llama", lambda target: torch.compile(target, backend="genie"), **WAYS["greedy"])
     before = torch.compile(torch.sin, backend="genie")(torch.ones(3))
     daemon = CONNECTIONS._embedded
     assert daemon is not None

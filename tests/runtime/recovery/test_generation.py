@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynamo_genie.bench.trust.generating import STEPS, WAYS, DisturbedGeneration
 from tests.in_process import Workers, connections_in_process
+from tests.trust.decoding import STEPS, WAYS, Decoding
 
 
-def decode(name: str, way: str) -> DisturbedGeneration:
+def decode(name: str, way: str) -> Decoding:
     torch._dynamo.reset()
-    decoding = DisturbedGeneration(name, lambda forward: torch.compile(forward, backend="genie"), **WAYS[way])
+    decoding = Decoding(name, lambda forward: torch.compile(forward, backend="genie"), **WAYS[way])
     assert decoding.expected.unique().numel() > 8, "a model that repeats itself would hide a wrong cache"
     return decoding
 
 
-def assert_nothing_changes(decoding: DisturbedGeneration, *steps: int) -> None:
+def assert_nothing_changes(decoding: Decoding, *steps: int) -> None:
     """Generate; a worker dies at each of these steps."""
     workers = Workers()
     with connections_in_process(workers):
