@@ -9,7 +9,7 @@ from setuptools import setup
 
 SUBPACKAGES = (
     "bench", "bench.device", "bench.gpu_check", "bench.network", "bench.peers", "bench.study", "bench.study.report",
-    "calls", "cli", "connections", "explain", "lowering", "passes", "passes.cutting", "passes.graphs",
+    "bench.trust", "calls", "cli", "connections", "explain", "lowering", "passes", "passes.cutting", "passes.graphs",
     "passes.placement", "passes.rewrites", "passes.understanding", "remote_daemon", "remote_daemon.channel",
     "remote_daemon.engines", "remote_daemon.memory", "remote_daemon.operators", "remote_daemon.sandbox",
     "remote_daemon.supervisor", "remote_daemon.transfer", "remote_daemon.worker", "runtime", "runtime.attachment",

@@ -14,7 +14,8 @@ from typing import IO
 from dynamo_genie.child_process import child_environment, first_line
 from dynamo_genie.errors import DaemonUnavailable
 from dynamo_genie.runtime.connect.admission import request_status
-from dynamo_genie.runtime.wire.messages import WorkerStatus
+from dynamo_genie.runtime.wire.key_file import ClientKeys
+from dynamo_genie.runtime.wire.messages import DaemonStatus, WorkerStatus
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 15.0
@@ -24,15 +25,26 @@ TCP = "tcp://127.0.0.1:*"
 
 @dataclass(frozen=True)
 class RunningDaemon:
-    """Where a daemon listens, and the process that holds its tensors."""
+    """Where a daemon listens, and the processes that hold its sessions and tensors. `keys` are a client's, if any."""
 
     endpoint: str
+    keys: ClientKeys | None = None
+
+    @property
+    def status(self) -> DaemonStatus:
+        """What the daemon reports of itself."""
+        return request_status(self.endpoint, self.keys, STATUS_LIMIT_S)
 
     @property
     def worker(self) -> WorkerStatus:
         """What the daemon reports of its only worker."""
-        [worker] = request_status(self.endpoint, None, STATUS_LIMIT_S).workers
+        [worker] = self.status.workers
         return worker
+
+    @property
+    def supervisor_pid(self) -> int:
+        """The process id of its supervisor, as it reports it."""
+        return self.status.pid
 
     @property
     def worker_pid(self) -> int:
@@ -46,20 +58,25 @@ def running_daemon(
     device: str = "cpu",
     on_host: Callable[[Sequence[str]], list[str]] = list,
     memory_limit: str = "0",
+    *,
+    kept: bool = False,
+    more: Sequence[str] = (),
 ) -> Iterator[RunningDaemon]:
-    """Start a daemon without keys and end it afterwards.
+    """Start a daemon and end it afterwards.
 
     Args:
         listen: Where; its loopback address, whatever host it runs on.
         device: auto, cpu or cuda:N.
         on_host: Returns the command line that runs one on the daemon's host; this machine when not given.
         memory_limit: As the daemon's option; 0 lets it choose.
+        kept: Whether its supervisor is started again when that dies; such a daemon does not end with this process.
+        more: Other options of it, as on the command line.
 
     Raises:
         DaemonUnavailable: It did not come up; the message ends with its log.
     """
     command = [sys.executable, "-m", "dynamo_genie.cli", "daemon", "--listen", listen, "--device", device]
-    command += ["--memory-limit", memory_limit, "--parent-pid", str(os.getpid())]
+    command += ["--memory-limit", memory_limit, *([] if kept else ["--parent-pid", str(os.getpid())]), *more]
     with tempfile.TemporaryFile() as log, started(on_host(command), "the daemon", START_LIMIT_S, log) as endpoint:
         yield RunningDaemon(endpoint)
 

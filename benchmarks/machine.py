@@ -41,6 +41,14 @@ def memory_kib(pid: int, field: str) -> int:
     raise OSError(f"/proc/{pid}/status has no {field}; memory can be measured on Linux only")
 
 
+def pss_kib(pid: int) -> int:
+    """Return the proportional set size of a process in KiB: pages that it shares count as its share of them."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise OSError(f"/proc/{pid}/smaps_rollup has no Pss")
+
+
 def reset_peak_memory(pid: int) -> None:
     """Let `VmHWM` of a process start again from what is resident now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -56,6 +56,11 @@ def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
     return Figure(name, value, unit, None, value, f"<= {limit:g} {unit}", value <= limit)
 
 
+def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
+    """A figure that must reach a limit."""
+    return Figure(name, value, unit, None, value, f">= {limit:g} {unit}", value >= limit)
+
+
 def at_most_times(name: str, value: float, floor: float, unit: str, limit: float) -> Figure:
     """A figure that may be `limit` times its floor."""
     ratio = value / floor
@@ -109,6 +114,33 @@ def write_json(path: str | Path, name: str, results: Mapping[str, Any], figures:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_figures(path: Path) -> Mapping[str, Any] | None:
+    """Return what `write_json` wrote; None where a file is something else."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record if isinstance(record, dict) and "benchmark" in record else None
+
+
+def page_of(record: Mapping[str, Any], name: str) -> str:
+    """Return the figures of a measurement as a page of Markdown; the same record gives the same page."""
+    machine, plan = (", ".join(f"{key} {value}" for key, value in record.get(part, {}).items()) for part in _ABOUT)
+    lines = [
+        f"# {record['benchmark']}: {name}",
+        "",
+        f"- Machine: {machine}",
+        *([f"- Measured: {plan}"] if plan else []),
+    ]
+    lines += ["", "| measured | | floor | target | |", "|---|---|---|---|---|"]
+    for figure in (Figure(**each) for each in record["figures"]):
+        verdict = "" if figure.passed is None else "pass" if figure.passed else "**FAIL**"
+        floor = "" if figure.floor is None else f"{number(figure.floor)} {figure.unit}"
+        value = f"{number(figure.value)} {figure.unit}".strip()
+        lines.append(f"| {figure.name} | {value} | {floor} | {figure.target.strip()} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+_ABOUT = ("machine", "plan")
 
 
 def summary(samples: Sequence[float], scale: float = 1.0) -> dict[str, float]:

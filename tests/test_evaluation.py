@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamo_genie.bench.report import page_of, read_figures
 from dynamo_genie.bench.study.records import read_study
 from dynamo_genie.bench.study.report.document import files_of
 from dynamo_genie.bench.study.report.pages import filled
@@ -16,7 +17,9 @@ from dynamo_genie.modes import MODES
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "evaluation.md"
-DOCUMENTS = sorted(RESULTS.glob("*.json"))
+FIGURES = {path: record for path in sorted(RESULTS.glob("*.json")) if (record := read_figures(path)) is not None}
+DOCUMENTS = sorted(set(RESULTS.glob("*.json")) - set(FIGURES))
+"""Of the study; the others are figures of single measurements."""
 
 
 def pinned(package: str) -> str:
@@ -38,6 +41,11 @@ def test_reports_follow_from_their_documents(path: Path) -> None:
     assert differing == []
 
 
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_pages_of_figures_follow_from_their_documents(path: Path) -> None:
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == page_of(FIGURES[path], path.stem)
+
+
 def test_tables_of_the_evaluation_follow_from_the_documents() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert filled(text, RESULTS) == text
@@ -53,5 +61,5 @@ def test_no_row_is_void_and_the_strong_baseline_is_never_left_out(path: Path) ->
 
 
 def test_pages_name_nothing_of_the_machine_they_were_made_on() -> None:
-    for path in DOCUMENTS:
+    for path in (*DOCUMENTS, *FIGURES):
         assert re.search(r"/(root|home|tmp|work)\b", path.read_text(encoding="utf-8")) is None, path

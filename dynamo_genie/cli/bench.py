@@ -243,12 +243,43 @@ EXPERIMENTS = (
         (MODEL, PROMPT, STEPS.but(default=100, help="Steps of each system in a repeat"), REPEATS, SEED, *_LAST),
     ),
     Experiment(
+        "recovery",
+        "Workers killed under generations and training.",
+        "Kill the worker at drawn moments of generations and of training; compare every run with the undisturbed one, "
+        "and time the way from the kill to the next token.\n\nExits with 1 where anything differs.",
+        runs.recovery,
+        (
+            BenchOption("kills", 50, "How often, over all works together", least=1),
+            BenchOption(
+                "works", "", 'Only these, separated by commas: "gpt2 greedy", "t5 beams", training; all by default'
+            ),
+            BenchOption("supervisor", False, "Kill the supervisor instead, four times a minute", flag="--supervisor"),
+            BenchOption("standby", False, "Start the daemon with --standby", flag="--standby"),
+            SEED.but(help="Of the moments"),
+            FIGURES,
+        ),
+    ),
+    Experiment(
+        "load",
+        "A thousand sessions with keys, and a soak.",
+        "Open so many sessions on one daemon with keys, let each compute, count what they cost and what they leave; "
+        "then use a daemon in every way for some time, and see whether memory grows.",
+        runs.load,
+        (
+            BenchOption("sessions", 1000, "Sessions that are open at the same time; 0 leaves them out", least=0),
+            BenchOption("clients", 4, "Client processes that share them", least=1),
+            BenchOption("soak_s", 0.0, "Seconds of use after that", least=0),
+            SEED.but(help="Of what the soak does"),
+            FIGURES,
+        ),
+    ),
+    Experiment(
         "report",
-        "Tables and plots from the study's documents.",
+        "Tables and plots from documents.",
         "Write NAME.md, and NAME-PLOT.png and .svg, beside each NAME.json; the same document gives the same bytes.",
         runs.report,
         (
-            BenchOption("documents", REQUIRED, "Documents of the study, RESULTS.json", type=list[Path]),
+            BenchOption("documents", REQUIRED, "Documents, RESULTS.json", type=list[Path]),
             BenchOption("docs", None, "A page whose tables are to be filled in again", type=_File),
             BenchOption(
                 "results", Path("benchmarks/results"), "Where the documents that the page names are", type=Path

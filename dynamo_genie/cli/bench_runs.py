@@ -97,6 +97,35 @@ def passes(given: SimpleNamespace) -> None:
     _show("passes", title, measured, given.json)
 
 
+def recovery(given: SimpleNamespace) -> None:
+    """Workers that are killed."""
+    use_one_thread()
+    from dynamo_genie.bench.trust.recovery import WORKS, RecoveryPlan, measure_recovery
+
+    works = _words(given.works) or list(WORKS)
+    if unknown := [name for name in works if name not in WORKS]:
+        raise OptionError(f"--works: no work {', '.join(unknown)}; there are {', '.join(WORKS)}")
+    _end_on_signals()
+    plan = RecoveryPlan(given.kills, works, given.supervisor, given.standby, given.seed)
+    measured = measure_recovery(plan, _say)
+    what = "supervisor" if given.supervisor else "worker"
+    _show("recovery", f"The {what} killed {given.kills} times, {'with' if given.standby else 'without'} a standby",
+          measured, given.json)  # fmt: skip
+    if not measured.figures[0].passed:
+        raise typer.Exit(1)
+
+
+def load(given: SimpleNamespace) -> None:
+    """A crowd of sessions, and a soak."""
+    use_one_thread()
+    from dynamo_genie.bench.trust.load import LoadPlan, measure_load
+
+    _end_on_signals()
+    plan = LoadPlan(given.sessions, min(given.clients, max(1, given.sessions)), given.soak_s, given.seed)
+    title = f"{given.sessions} sessions with keys, and {given.soak_s:g} s of use; clients on the same machine"
+    _show("load", title, measure_load(plan, _say), given.json)
+
+
 def peers(given: SimpleNamespace) -> None:
     """A decode step by way of other systems."""
     use_one_thread()
@@ -169,12 +198,16 @@ def concurrency(given: SimpleNamespace) -> None:
 
 
 def report(given: SimpleNamespace) -> None:
-    """Tables and plots from the study's documents."""
+    """Tables and plots from documents."""
+    from dynamo_genie.bench.report import page_of, read_figures
     from dynamo_genie.bench.study.report.document import files_of
     from dynamo_genie.bench.study.report.pages import filled
 
     files: dict[Path, bytes] = {}
     for path in given.documents:
+        if (record := read_figures(path)) is not None:
+            files[path.with_suffix(".md")] = page_of(record, path.stem).encode()
+            continue
         made = files_of(read_study(path), path.stem)
         files.update({path.parent / name: content for name, content in made.items()})
     if given.docs is not None:

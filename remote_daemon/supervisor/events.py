@@ -39,13 +39,15 @@ class WorkerSaid:
 class WorkerExited:
     """The process is gone; `how` is for people.
 
-    `program` is the program that it ran last, by digest, empty if there was none; `running` says whether it still did.
+    `program` is the program that it ran last, by digest, empty if there was none; `running` says whether it still did;
+    `from_outside` that somebody else's signal ended it, which says nothing of worker and program.
     """
 
     worker: WorkerId
     how: str
     program: bytes = b""
     running: bool = False
+    from_outside: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Whether the kernel killed a process for lack of memory: it counts such kills, but tells nobody which they were."""
+"""Who killed a process: the kernel for lack of memory, or somebody else.
+
+The kernel counts such kills, but tells nobody which they were.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ BY_THE_KERNEL = ": by the kernel, for lack of memory"
 
 
 def kills_so_far() -> int:
-    """Return how many processes the kernel has killed for lack of memory, 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory, -1 where it does not say."""
     try:
         for line in VMSTAT.read_text().splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     except OSError:
         pass
-    return 0
+    return -1
 
 
 class OutOfMemoryKills:
@@ -45,3 +48,10 @@ class OutOfMemoryKills:
         self._seen.clear()
         self._seen.append(now)
         return f"{KILLED}{BY_THE_KERNEL}" if now > before else how
+
+    def from_outside(self, how: str) -> bool:
+        """Whether a process that ended so, as was just explained, was killed by somebody who is none of ours.
+
+        No program and no library can bring this about, for only the kernel and other processes send this signal.
+        """
+        return how == KILLED and self._seen[-1] >= 0

@@ -35,7 +35,6 @@ from dynamo_genie.remote_daemon.supervisor.watchdog import processor_time_s
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS, negotiate
 
-MAX_WAITING = 256
 SHUTTING_DOWN = "the daemon is shutting down"
 REVOKED = "this client's key is not admitted any more: it was taken out of the daemon's folder of clients"
 
@@ -153,8 +152,9 @@ class SupervisorStateMachine:
     def _wait(self, tenant: Tenant, client: Waiting) -> list[Action]:
         if client in tenant.waiting:
             return []
-        if len(tenant.waiting) >= MAX_WAITING:
-            why = f"{MAX_WAITING} clients wait for the worker to start already"
+        most = self._rules.max_sessions  # when a worker dies, all its sessions may come at once
+        if len(tenant.waiting) >= most:
+            why = f"{most} clients wait for the worker to start already"
             return [_refuse(client.peer, client.hello, "QuotaExceeded", why)]
         tenant.waiting.append(client)
         is_coming = tenant.worker is not None or tenant.restart_at is not None
@@ -269,9 +269,10 @@ class SupervisorStateMachine:
         if tenant is None:
             return []
         how = tenant.last_words or exited.how
-        if exited.program and (exited.running or tenant.last_words) and not self.draining:
+        blameless = exited.from_outside and not tenant.last_words  # else it was replaced, or said why it ends
+        if exited.program and (exited.running or tenant.last_words) and not (self.draining or blameless):
             how += self._suspect(tenant, exited.program, now)
-        tenant.exited(how, now)
+        tenant.exited(how, now, blameless=blameless)
         actions = self._end_sessions(self._leases.end_all(tenant.key, tenant.device), self._why_ended(how))
         for query in self._queries.values():
             query.awaited.discard(exited.worker)

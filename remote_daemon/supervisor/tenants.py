@@ -68,10 +68,13 @@ class Tenant:
         self.start_s = now - self.started_at
         self.watchdog = Watchdog(now, operator_timeout_s)
 
-    def exited(self, how: str, now: float) -> None:
-        """Note that the process is gone and when to start the next: at once, unless the last ones died young."""
+    def exited(self, how: str, now: float, *, blameless: bool = False) -> None:
+        """Note that the process is gone and when to start the next: at once, unless the last ones died young.
+
+        One that served and then was killed by somebody else, `blameless`, did not die of anything that comes again.
+        """
         was_ready, self.worker, self.ready, self.watchdog = self.ready is not None, None, None, None
-        self.failures = 0 if was_ready and now - self.ready_at >= STABLE_AFTER_S else self.failures + 1
+        self.failures = 0 if was_ready and (blameless or now - self.ready_at >= STABLE_AFTER_S) else self.failures + 1
         if not was_ready and self.failure is None:
             self.failure = m.WorkerFailed(DIED, f"the worker died while it started ({how})")
         self.restart_at = now + self._back_off_s(was_ready=was_ready)

@@ -26,7 +26,11 @@ STDERR_FD = 2
 
 
 class WorkerProcess:
-    """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `pipe`."""
+    """A started worker. Watch `exit_fd` (or call `poll` regularly where it is -1) and `pipe`.
+
+    Attributes:
+        misbehaved: Whether it was killed for what it said.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class WorkerProcess:
         page = make_page()
         self.note = ProgramNote(page)
         self._scratch = scratch
+        self.misbehaved = False
         try:
             with theirs:
                 forked = standby.fork(restrictions, theirs.fileno(), page) if standby is not None else None

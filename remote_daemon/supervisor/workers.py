@@ -109,12 +109,14 @@ class Workers:
                 yield WorkerSaid(worker, message)
         except ProtocolError as error:
             logger.error("worker %d is stopped: %s", process.pid, error)
+            process.misbehaved = True
             process.kill()
         if how is not None:
             logger.log(logging.INFO if how == "exit code 0" else logging.WARNING, "worker %d: %s", process.pid, how)
             del self._processes[worker]
             how = self._oom_kills.explain(how)
-            exited = WorkerExited(worker, how, process.note.last, process.note.running)
+            outside = self._oom_kills.from_outside(how) and not process.misbehaved
+            exited = WorkerExited(worker, how, process.note.last, process.note.running, outside)
             self._close(process)
             yield exited
 

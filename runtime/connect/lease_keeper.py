@@ -92,7 +92,7 @@ class LeaseKeeper:
             self._on_lost(lost)
 
     def _keep(self) -> GenieError | None:
-        next_beat = time.monotonic()
+        next_beat = time.monotonic() + self._heartbeat_s
         while True:
             poller = zmq.Poller()
             poller.register(self._connection.socket, zmq.POLLIN)

@@ -17,7 +17,7 @@ from dynamo_genie.runtime.wire.key_file import ClientKeys
 from dynamo_genie.runtime.wire.limits import MAX_BULK_FRAME_NBYTES, MAX_CONTROL_NBYTES
 from dynamo_genie.runtime.wire.messages import Welcome
 
-POLL_MS = 100
+POLL_MS = 20
 """How long one receive blocks before the session looks whether it was lost or its time is over."""
 
 BULK_HIGH_WATER = 32

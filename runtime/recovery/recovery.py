@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from dynamo_genie.errors import DaemonUnavailable, RequestTimeout, SessionLost
 from dynamo_genie.runtime.recovery.journal import Journal
+from dynamo_genie.runtime.recovery.recovered import RecoveryClock
 from dynamo_genie.runtime.recovery.saving import Saving
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Recovery(Generic[A]):
         saving: What of it is saved.
         going_on: Whether another worker may take the place of one that died.
         count: How often one did.
+        clock: Times it.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Recovery(Generic[A]):
         self.saving = Saving(self.journal)
         self.going_on = True
         self.count = 0
+        self.clock = RecoveryClock()
         self._reopen = reopen
         self._begin_again = begin_again
         self._patience_s = patience_s
@@ -100,6 +103,7 @@ class Recovery(Generic[A]):
 
     def _recover(self, error: DaemonUnavailable) -> None:
         what = str(error).splitlines()[0]
+        self.clock.begun()
         while True:
             self._deaths += 1
             if self._deaths > MAX_DEATHS:
@@ -109,11 +113,14 @@ class Recovery(Generic[A]):
                 ) from error
             log.warning("a worker is gone, and the session goes on at another one: %s", what)
             try:
-                self._begin_again(self._attachment())
+                attachment = self._attachment()
+                self.clock.admitted()
+                self._begin_again(attachment)
             except SessionLost as again:
                 what = str(again).splitlines()[0]
             else:
                 self.count += 1
+                self.clock.completed()
                 return
 
     def _attachment(self) -> A:

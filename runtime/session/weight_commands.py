@@ -50,6 +50,8 @@ class WeightCommands:
         """Make all weights resident again."""
         for restore in self._residents:
             restore()
+        if self._recovery is not None:
+            self._recovery.clock.resident()
 
     def adopt_again(self, handle: int, digest: bytes, spec: TensorSpec, *, same: bool) -> None:
         """Let a handle name a resident weight on another worker; `same` says that it is what the last one had."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import dynamo_genie
+from dynamo_genie.bench.trust.training import PHASES, DisturbedTraining
 from dynamo_genie.connections.connections import CONNECTIONS
 from tests.integration.real_daemon import RealDaemon, children_of, eventually
 from tests.trust.decoding import STEPS, WAYS, Decoding
@@ -69,48 +69,9 @@ def test_a_worker_killed_at_each_step_changes_no_token(daemon: RealDaemon, name:
     assert recoveries() > before
 
 
-class Training:
-    """A few steps of training, with results that stay remote, and something that happens in one phase."""
-
-    def __init__(self, compile_: Callable[[Any], Any]) -> None:
-        self._compile = compile_
-        self.phases = 0
-        self.at: Collection[int] = ()
-        self.happens: Callable[[], object] = lambda: None
-
-    def run(self) -> list[Tensor]:
-        torch.manual_seed(3)
-        model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.GELU(), nn.Dropout(0.2), nn.Linear(32, 8))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        compiled = self._compile(model)
-        self.phases, losses = 0, []
-        for _ in range(3):
-            inputs, labels = torch.randn(24, 16), torch.randint(0, 8, (24,))
-            self._phase()
-            outputs = compiled(inputs)
-            self._phase()
-            loss = nn.functional.cross_entropy(outputs, labels)
-            self._phase()
-            loss.backward()
-            self._phase()
-            optimizer.step()
-            self._phase()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-        return [*(loss.clone() + 0 for loss in losses), *model.state_dict().values()]
-
-    def _phase(self) -> None:
-        self.phases += 1
-        if self.phases in self.at:
-            self.happens()
-
-
-PHASES = 15
-
-
 @pytest.mark.parametrize("first", some((2, 4), 5))
 def test_a_worker_killed_in_each_phase_of_training_changes_nothing(daemon: RealDaemon, first: int) -> None:
-    training = Training(compile_for(daemon))
+    training = DisturbedTraining(compile_for(daemon))
     expected = [value.tolist() for value in training.run()]
     assert training.phases == PHASES
     before = recoveries()

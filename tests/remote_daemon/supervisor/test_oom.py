@@ -36,5 +36,16 @@ def test_what_was_counted_long_before_a_death_is_not_its_cause() -> None:
     assert "lack of memory" not in later.explain("killed by SIGKILL")
 
 
+def test_what_the_kernel_did_not_count_was_done_from_outside_unless_it_does_not_count() -> None:
+    count = Counted()
+    kills = OutOfMemoryKills(count)
+    assert kills.from_outside(kills.explain("killed by SIGKILL"))
+    assert not kills.from_outside(kills.explain("killed by SIGSEGV"))
+    count.kills += 1
+    assert not kills.from_outside(kills.explain("killed by SIGKILL"))
+    count.kills = -1
+    assert not kills.from_outside(kills.explain("killed by SIGKILL"))
+
+
 def test_this_kernel_counts() -> None:
     assert kills_so_far() >= 0

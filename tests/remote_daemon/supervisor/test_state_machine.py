@@ -19,7 +19,8 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerSaid,
     WorkerStarted,
 )
-from dynamo_genie.remote_daemon.supervisor.state_machine import MAX_WAITING, Rules, SupervisorStateMachine
+from dynamo_genie.remote_daemon.supervisor.quarantine import DEATHS
+from dynamo_genie.remote_daemon.supervisor.state_machine import Rules, SupervisorStateMachine
 from dynamo_genie.remote_daemon.supervisor.tenants import MAX_BACK_OFF_S
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.version import PROTOCOLS
@@ -81,10 +82,10 @@ def test_a_hello_waits_for_a_worker_that_is_still_starting() -> None:
     assert isinstance(only_client_message(actions), m.Welcome)
 
 
-def test_those_who_wait_are_bounded() -> None:
-    daemon = supervisor()
+def test_as_many_may_wait_as_may_have_sessions() -> None:
+    daemon = supervisor(max_sessions=1000)
     daemon.start(0.0)
-    for number in range(MAX_WAITING):
+    for number in range(1000):
         assert daemon.handle(ClientSaid(b"%d" % number, "", HELLO), 0.5) == []
     refused = only_client_message(daemon.handle(ClientSaid(b"last", "", HELLO), 0.5))
     assert isinstance(refused, m.Refused)
@@ -174,6 +175,14 @@ def test_back_off_stays_below_the_patience_of_a_client() -> None:
         now = due
         daemon.handle(Tick(), now)
         number += 1
+
+
+def test_workers_that_somebody_else_kills_are_replaced_at_once_each_time_and_no_program_is_blamed() -> None:
+    daemon = ready_supervisor()
+    for number in range(1, 3 * DEATHS):
+        died = WorkerExited(WorkerId(number), "killed by SIGKILL", b"p" * 32, running=True, from_outside=True)
+        assert daemon.handle(died, 100.0 + number) == [StartWorker(WorkerId(number + 1), "", 0)]
+        daemon.handle(WorkerSaid(WorkerId(number + 1), READY), 100.5 + number)
 
 
 def two_devices() -> SupervisorStateMachine:

@@ -69,6 +69,21 @@ def test_deaths_with_work_in_between_are_no_cause(history: History) -> None:
     assert history.session.counters.events["recoveries"] == 3 * MAX_DEATHS
 
 
+def test_a_recovery_is_timed_part_by_part(history: History) -> None:
+    recovery = history.session.recovery
+    assert recovery is not None
+    assert recovery.clock.last is None
+    found = []
+    for _ in range(2):
+        history.kill()
+        history.session.sync()
+        assert recovery.clock.last is not None
+        found.append(recovery.clock.last)
+    first, second = found
+    assert min(first.waited_s, first.resident_s, first.replayed_s) >= 0
+    assert second.began >= first.began + first.waited_s + first.resident_s + first.replayed_s
+
+
 def test_a_session_says_so_each_time(history: History, caplog: pytest.LogCaptureFixture) -> None:
     history.session.put(torch.ones(3))
     history.kill()

@@ -1,0 +1,1 @@
+"""What deaths, crowds and long use cost: clients that see none of it, and daemons that hold."""
