@@ -87,11 +87,11 @@ class Net:
             client.stdin.flush()
         return [self.report(client) for client in self.clients]
 
-    def report(self, client: subprocess.Popen[str]) -> Report:
+    def report(self, client: subprocess.Popen[str], limit_s: float = LIMIT_S) -> Report:
         """Wait for the report of one client."""
         assert client.stdout is not None
         assert client.stderr is not None
-        assert select.select([client.stdout], [], [], LIMIT_S)[0], "a client does not answer any more"
+        assert select.select([client.stdout], [], [], limit_s)[0], "a client does not answer any more"
         line = client.stdout.readline()
         assert line, client.stderr.read()[-3000:]
         return msgspec.json.decode(line, type=Report)
@@ -146,7 +146,7 @@ def net(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                     )
                 )
             for client in net.clients:
-                net.report(client)  # it has begun
+                net.report(client, 2 * LIMIT_S)  # it has begun
             yield net
         finally:
             for client in net.clients:
