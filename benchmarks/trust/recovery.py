@@ -1,7 +1,7 @@
 """Workers, or supervisors, that are killed under generations and training: the same bits, and after how long.
 
-One program generates and trains again and again, in a session for each work, while what serves it is killed at steps drawn from a seed, at any
-moment of a step. Every run is compared with the undisturbed one.
+One program generates and trains again and again, in a session for each work, while what serves it is killed at steps
+drawn from a seed, at any moment of a step. Every run is compared with the undisturbed one.
 """
 
 from __future__ import annotations
