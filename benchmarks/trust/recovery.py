@@ -1,7 +1,7 @@
 """Workers, or supervisors, that are killed under generations and training: the same bits, and after how long.
 
-One program generates and trains again and again, while what serves it is killed at steps drawn from a seed, at any
-moment of a step. Every run is compared with the undisturbed one.
+One program generates and trains again and again, in a session for each work, while what serves it is killed at steps
+drawn from a seed, at any moment of a step. Every run is compared with the undisturbed one.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def measure_recovery(plan: RecoveryPlan, say: Say) -> Measured:
 
 def _kill_under(name: str, kills: int, daemon: RunningDaemon, plan: RecoveryPlan) -> KilledWork:
     torch.compiler.reset()
+    dynamo_genie.shutdown()  # a session tells the next worker of all programs that it ever had
     options: dict[str, Any] = {"daemons": [daemon.endpoint]}
     work = _work(name, lambda target: torch.compile(target, backend=genie, options=options))
     expected, step_s = _undisturbed(work)
@@ -204,4 +205,10 @@ def _details(work: KilledWork) -> dict[str, object]:
 
 def _as_dict(plan: RecoveryPlan) -> dict[str, object]:
     killed = "the supervisor" if plan.supervisor else "the worker"
-    return {"kills": plan.kills, "killed": killed, "standby": plan.standby, "seed": plan.seed}
+    return {
+        "kills": plan.kills,
+        "killed": killed,
+        "standby": plan.standby,
+        "seed": plan.seed,
+        "sessions": "one for each work",
+    }

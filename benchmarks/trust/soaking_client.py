@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import signal
@@ -72,10 +73,10 @@ class SoakingClient:
         self.done: Counter[str] = Counter()
 
     def soak(self) -> None:
-        """Do things for a while; in the end let a session leave, and give back what the C library keeps for later.
+        """Do things for a while; in the end let go of all, and give back what the C library keeps for later.
 
-        Sizes are drawn, so that memory which is kept for later lies in pieces of any size: more of it now, less then.
-        What is still there after that grows only if something is held. A worker gives back when a session has left.
+        Sizes are drawn, so what is in use, and what is kept for later in pieces of any size, is more now and less then.
+        What is still there without both grows only if something is held. A worker gives back when a session has left.
         """
         actions = (self._visit, self._compute, self._compute, self._write, self._upload, self._fail, self._cancel)
         until = time.monotonic() + TURN_S
@@ -83,8 +84,12 @@ class SoakingClient:
             action = self._random.choice(actions)
             with torch.no_grad():
                 action()
-        if self._guests:
+        self._kept.clear()
+        with torch.no_grad():
+            self._write()  # frees what was kept, too
+        while self._guests:
             self._leave()
+        gc.collect()
         trim_host_memory()
 
     def _visit(self) -> None:
