@@ -13,6 +13,9 @@ LOOK_EVERY_S = 0.0005
 """How often libzmq is made to look for peers that have sent first just now; by itself it looks every 100 messages."""
 
 
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)  # as plain numbers they cost half
+
+
 class Received(NamedTuple):
     """One message: who sent it, its first frame, and how many frames came after that and were dropped."""
 
@@ -29,11 +32,15 @@ class MessageReader:
         self._guard = guard
         self._next_look = 0.0
 
+    def readable(self) -> bool:
+        """Whether a message waits, that of a peer which has sent first just now included."""
+        return int(self._socket.getsockopt(_EVENTS)) & _POLLIN > 0
+
     def receive(self, flags: int = 0) -> Received:
         """Return the next message; raises `zmq.Again` as `recv` does."""
         socket = self._socket
         if time.monotonic() >= self._next_look:  # one client's hundred slow messages are not read in a row
-            socket.getsockopt(zmq.EVENTS)
+            socket.getsockopt(_EVENTS)
             self._next_look = time.monotonic() + LOOK_EVERY_S
         peer = socket.recv(flags)
         frame = socket.recv(zmq.NOBLOCK, copy=False)

@@ -23,11 +23,13 @@ class Wakeup:
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"\0")
 
-    def clear(self) -> None:
-        """Forget earlier wake-ups."""
+    def clear(self) -> bool:
+        """Forget earlier wake-ups; return whether there were any."""
+        some = False
         with contextlib.suppress(BlockingIOError):
             while os.read(self._read, 4096):
-                pass
+                some = True
+        return some
 
     def close(self) -> None:
         """Close both ends."""

@@ -70,7 +70,7 @@ class BulkThread:
         self._client_key = client_key
         self._wakeup = Wakeup()
         self._poller = zmq.Poller()
-        self._readable: dict[Socket | int, Callable[[], None]] = {}
+        self._readable: dict[Socket | int, Callable[[], object]] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._next_download = FIRST_DOWNLOAD
         self._look = look
@@ -130,7 +130,7 @@ class BulkThread:
                 self.clients.tick()
         self._guard.close()
 
-    def watch(self, socket: Socket | int, readable: Callable[[], None]) -> None:
+    def watch(self, socket: Socket | int, readable: Callable[[], object]) -> None:
         """Call `readable` in this thread when there is something to read."""
         self._poller.register(socket, zmq.POLLIN)
         self._readable[socket] = readable

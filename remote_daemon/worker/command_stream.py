@@ -1,26 +1,22 @@
 """The command stream of one session: batches once each, in sequence, suspended where one has to wait.
 
 Stands between the executor, which has batches, and the session, which executes commands. When a command cannot run
-yet, the rest of its batch and later batches wait here, so that the executor can serve other sessions meanwhile.
+yet, or the session's turn is over, the rest of its batch waits here, so that the executor can serve others meanwhile.
 Answers are remembered until the client has heard them, so that it may lose its connection at any moment.
 Sans-IO; time is passed in. Knows nothing of what the commands do.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from dynamo_genie.errors import QuotaExceeded, SessionLost
+from dynamo_genie.remote_daemon.channel.answer_nbytes import answer_nbytes
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
-from dynamo_genie.remote_daemon.worker.answer_nbytes import answer_nbytes
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import ACKNOWLEDGE_BATCHES, ACKNOWLEDGE_NBYTES
-
-MAX_WAITING_NBYTES = 16 << 20
-MAX_WAITING_BATCHES = 1 << 12
-"""What may wait behind a suspended command; a client keeps to a window that is far smaller."""
 
 MAX_UNHEARD_NBYTES = 16 << 20
 """What may be remembered of answers; a client waits for each answer, and says with its next batch that it came."""
@@ -62,13 +58,22 @@ class CommandRunner(Protocol):
 S = TypeVar("S", bound=CommandRunner)
 
 
+_LONG = (m.Call, m.RegisterProgram)
+"""What a session's turn ends before. A fetch still follows the call in its batch: nothing else would come of it."""
+
+
+def _never() -> bool:
+    return False
+
+
 class CommandStream(Generic[S]):
     """The stream of one session: takes batches, returns replies.
 
-    Call `resume` when what is waited for may be there, at `due` at the latest.
+    While it is `unfinished`, call `resume`: when what is waited for may be there, or at the session's next turn.
 
     Attributes:
         cancelled: For what the batches up to this one make nobody waits any more. Another thread may raise it.
+        due: When what the command in hand waits for is overdue; None where it waits for nothing.
         ended: Whether the session is over, and nothing more need run. Another thread may set it.
     """
 
@@ -80,33 +85,31 @@ class CommandStream(Generic[S]):
         self._budget = budget
         self._paid_nbytes = 0
         self._sequence = 0
-        self._running = 0
         self._commands: tuple[m.Command, ...] = ()
         self._position = 0
-        self._deadline: float | None = None
-        self._waiting: deque[tuple[m.Batch, int]] = deque()
-        self._waiting_nbytes = 0
+        self.due: float | None = None
         self._unheard: dict[int, list[m.WorkerToClient]] = {}
         self._unheard_nbytes = 0
         self._unsaid_batches = self._unsaid_nbytes = 0
         self._broken = ""
 
     @property
-    def due(self) -> float | None:
-        """When to call `resume` at the latest; None when nothing is left to do, 0 when there is work at once."""
-        if self._deadline is not None:
-            return self._deadline
-        return 0.0 if self._waiting else None
+    def unfinished(self) -> bool:
+        """Whether commands of the batch in hand have yet to run."""
+        return self._position < len(self._commands)
 
-    def take(self, batch: m.Batch, nbytes: int, now: float) -> list[m.WorkerToClient]:
-        """Run a batch of `nbytes` encoded bytes, or keep it until its turn; return the replies there are.
+    def take(
+        self, batch: m.Batch, nbytes: int, now: float, over: Callable[[], bool] = _never
+    ) -> list[m.WorkerToClient]:
+        """Run a batch of `nbytes` encoded bytes until the session's turn is `over`; return the replies there are.
 
-        A batch that was seen before only repeats the replies that it has so far; one that does not follow the last
-        one is dropped, and the client told to attach again.
+        A batch that was seen before only repeats the replies to it; one that does not follow the last one is dropped,
+        and the client told to attach again.
 
         Raises:
-            SessionLost: More wait than may wait, or the client hears no answers.
+            SessionLost: The client hears no answers.
         """
+        assert self._position == len(self._commands)
         if self._broken:
             raise SessionLost(self._broken)
         self._forget_heard(batch.heard)
@@ -114,20 +117,14 @@ class CommandStream(Generic[S]):
             return list(self._unheard.get(batch.sequence, ()))
         if batch.sequence != self._sequence + 1:
             return [m.Detached()]
-        self._sequence = batch.sequence
-        if self.due is not None:
-            self._keep(batch, nbytes)
-            return []
-        self._begin(batch, nbytes)
-        return self._advance(now)
+        self._sequence, self._commands, self._position = batch.sequence, batch.commands, 0
+        self._unsaid_batches += 1
+        self._unsaid_nbytes += nbytes
+        return self._advance(now, over)
 
-    def resume(self, now: float) -> list[m.WorkerToClient]:
-        """Go on with the batch in hand, or begin the next one; return the new replies."""
-        if self._deadline is None and self._waiting:
-            batch, nbytes = self._waiting.popleft()
-            self._waiting_nbytes -= nbytes
-            self._begin(batch, nbytes)
-        return self._advance(now)
+    def resume(self, now: float, over: Callable[[], bool] = _never) -> list[m.WorkerToClient]:
+        """Go on with the batch in hand; return the new replies."""
+        return self._advance(now, over)
 
     def attached(self, request_id: int) -> list[m.WorkerToClient]:
         """Return what a new connection of the client is told: what has come, what has run, answers it has not heard."""
@@ -151,20 +148,18 @@ class CommandStream(Generic[S]):
     @property
     def running_unwanted(self) -> bool:
         """Whether nobody waits for what the batch in hand makes. For any thread."""
-        return self.ended or self._running <= self.cancelled
+        return self.ended or self._sequence <= self.cancelled
 
     @property
     def _executed(self) -> int:
         """The last batch of which every command has run."""
-        return self._running - (self._position < len(self._commands))
+        return self._sequence - self.unfinished
 
     def _forget(self) -> None:
         self._unheard.clear()
         self._unheard_nbytes = 0
         self._pay_for_unheard()
-        self._waiting.clear()
-        self._commands, self._position, self._deadline = (), 0, None
-        self._waiting_nbytes = 0
+        self._commands, self._position, self.due = (), 0, None
 
     def _forget_heard(self, heard: int) -> None:
         for sequence in [sequence for sequence in self._unheard if sequence <= heard]:
@@ -172,35 +167,33 @@ class CommandStream(Generic[S]):
         if self._paid_nbytes > self._unheard_nbytes:
             self._pay_for_unheard()
 
-    def _begin(self, batch: m.Batch, nbytes: int) -> None:
-        self._running, self._commands, self._position = batch.sequence, batch.commands, 0
-        self._unsaid_batches += 1
-        self._unsaid_nbytes += nbytes
-
-    def _advance(self, now: float) -> list[m.WorkerToClient]:
+    def _advance(self, now: float, over: Callable[[], bool]) -> list[m.WorkerToClient]:
         replies: list[m.WorkerToClient] = []
-        while self._position < len(self._commands) and not self.ended:
-            overdue = self._deadline is not None and now >= self._deadline
-            run = self.session.cancel if self._running <= self.cancelled else self.session.execute
-            outcome = run(self._commands[self._position], now, overdue=overdue)
+        commands = self._commands
+        while self._position < len(commands) and not self.ended:
+            overdue = self.due is not None and now >= self.due
+            run = self.session.cancel if self._sequence <= self.cancelled else self.session.execute
+            outcome = run(commands[self._position], now, overdue=overdue)
             if isinstance(outcome, NotYet):
-                if self._deadline is None:
-                    self._deadline = now + outcome.timeout_s
+                if self.due is None:
+                    self.due = now + outcome.timeout_s
                 break
-            self._deadline = None
+            self.due = None
             self._position += 1
             if outcome is not None:
                 news = self.session.take_news()
                 replies += [outcome] if news is None else [news, outcome]
+            if self._position < len(commands) and isinstance(commands[self._position], _LONG) and over():
+                break
         if replies:
             self._remember(replies)
         return self._acknowledge(replies)
 
     def _remember(self, replies: list[m.WorkerToClient]) -> None:
-        self._unheard.setdefault(self._running, []).extend(replies)
+        self._unheard.setdefault(self._sequence, []).extend(replies)
         self._unheard_nbytes += sum(map(answer_nbytes, replies))
         if self._unheard_nbytes > MAX_UNHEARD_NBYTES:
-            self._break(
+            raise self.give_up(
                 f"more than {MAX_UNHEARD_NBYTES:,} bytes of answers were sent of which the client has heard none"
             )
         if self._unheard_nbytes > FREE_UNHEARD_NBYTES:
@@ -218,7 +211,7 @@ class CommandStream(Generic[S]):
         try:
             self._budget.reserve_overhead(nbytes, "remembering answers that the client has not heard")
         except QuotaExceeded as error:
-            self._break(str(error))
+            raise self.give_up(str(error)) from error
         self._paid_nbytes = nbytes
 
     def _acknowledge(self, replies: list[m.WorkerToClient]) -> list[m.WorkerToClient]:
@@ -230,16 +223,8 @@ class CommandStream(Generic[S]):
             return [*replies, m.Acknowledged(self._executed)]
         return replies
 
-    def _keep(self, batch: m.Batch, nbytes: int) -> None:
-        if len(self._waiting) >= MAX_WAITING_BATCHES or self._waiting_nbytes + nbytes > MAX_WAITING_NBYTES:
-            self._break(
-                f"more than {MAX_WAITING_NBYTES:,} bytes or {MAX_WAITING_BATCHES:,} batches of commands wait for a "
-                "tensor of another daemon; wait for an answer now and then"
-            )
-        self._waiting.append((batch, nbytes))
-        self._waiting_nbytes += nbytes
-
-    def _break(self, reason: str) -> None:
+    def give_up(self, reason: str) -> SessionLost:
+        """End the session for good; return the error that says why."""
         self._forget()
         self._broken = reason
-        raise SessionLost(reason)
+        return SessionLost(reason)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import zmq
 
 from dynamo_genie.errors import GenieError, ProtocolError
+from dynamo_genie.remote_daemon.channel.inbox import Encoded
 from dynamo_genie.remote_daemon.channel.message_reader import Received
+from dynamo_genie.remote_daemon.channel.turns import Turns
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.memory.host_memory import trim_host_memory
-from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
-from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
+from dynamo_genie.remote_daemon.worker.attached_sessions import AttachedSession, AttachedSessions
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 LOOK_AROUND_MS = 20
 """How long the thread waits for a message before it looks for news; a poller would cost every call some us."""
 
-MAX_EARLY = 64
-"""Clients remembered that tried to attach before the supervisor's word about them; their connects time out."""
+TURN_S = 0.005
+"""How long a session's turn may be before another call of its batch begins."""
 
 
 class Reader(Protocol):
@@ -42,70 +42,67 @@ class Reader(Protocol):
     def receive(self, flags: int = 0, /) -> Received:
         """Return the next message, or raise `zmq.Again`."""
 
-
-OpenSession = Callable[[SessionMailbox], WorkerSession]
-Stream: TypeAlias = CommandStream[WorkerSession]
+    def readable(self) -> bool:
+        """Whether there is one."""
 
 
 class Executor:
-    """Runs every session's commands, one batch at a time, fairly between connections.
+    """Runs every session's commands, one batch a turn at most; the turn is that of who has used the least time.
 
-    A session that waits for another worker is suspended: it keeps its place, and the others go on. Only then the
-    thread polls, for messages and for `wakeup`, which the bulk thread sets when what is waited for is there.
+    A session that waits for another worker is suspended: it has no turn, and the others go on. Only then the thread
+    polls, for messages and for `wakeup`, which the bulk thread sets when what is waited for is there.
     """
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
         reader: Reader,
-        mailboxes: SessionMailboxes,
-        open_session: OpenSession,
+        sessions: AttachedSessions,
         wakeup: Wakeup,
         synchronize: Callable[[], None],
     ) -> None:
-        """Serve on `socket`, whose messages `reader` brings.
+        """Serve `sessions` on `socket`, whose messages `reader` brings.
 
         `synchronize` waits until what was launched on the device is through.
         """
         self._socket = socket
         self._reader = reader
+        self._sessions = sessions
         self._wakeup = wakeup
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(wakeup.fileno(), zmq.POLLIN)
-        self._suspended: dict[Stream, bytes] = {}
-        self._mailboxes = mailboxes
-        self._open_session = open_session
         self._synchronize = synchronize
-        self._launched: tuple[WorkerSession, bytes] | None = None
+        self._turns: Turns[AttachedSession] = Turns()
+        self._turn_ends = 0.0
+        self._suspended: list[AttachedSession] = []
+        self._next_look = math.inf
+        self._launched: AttachedSession | None = None
         self._news = False
         self._ended = False
         self._draining = False
-        self._by_identity: dict[bytes, Stream] = {}
-        self._early: deque[tuple[bytes, m.Attach]] = deque(maxlen=MAX_EARLY)
-        self._streams: dict[bytes, Stream] = {}
 
     def session(self, number: bytes) -> WorkerSession | None:
         """Return an attached session; may be called from any thread."""
-        stream = self._streams.get(number)
+        stream = self._sessions.find(number)
         return stream.session if stream is not None else None
 
     def cancel(self, number: bytes, sequence: int) -> None:
         """Let calls of a session fail that nobody waits for any more; called from another thread."""
-        stream = self._streams.get(number)
+        stream = self._sessions.find(number)
         if stream is not None:
             stream.cancelled = max(stream.cancelled, sequence)
 
     def end(self, number: bytes) -> None:
         """Run nothing more of a session that is over; called from another thread."""
-        stream = self._streams.get(number)
+        stream = self._sessions.find(number)
         if stream is not None:
             stream.ended = True
         self.wake()
 
     def unwanted(self, number: bytes) -> bool:
         """Whether something of a session runs, or is to run, that nobody waits for; called from another thread."""
-        stream = self._streams.get(number)
+        stream = self._sessions.find(number)
         return stream is not None and stream.unwanted
 
     def wake(self) -> None:
@@ -113,7 +110,7 @@ class Executor:
         self._news = True
 
     def drain(self) -> None:
-        """Make `serve` return after the batch in hand; called from another thread."""
+        """Make `serve` return after the turn in hand; called from another thread."""
         self._draining = True
 
     def serve(self) -> None:
@@ -127,11 +124,14 @@ class Executor:
             if self._news:
                 self._news = False
                 self._close_dropped()
-                self._attach_early()
+                for peer, replies in self._sessions.attach_early():
+                    self._send(peer, replies)
             if self._suspended:
-                self._wakeup.clear()
-                self._resume_suspended()
-            if not self._receive():
+                self._wake_suspended()
+            came = self._take_messages()
+            if self._turns.ready_members:
+                self._take_turn()
+            elif not came:
                 self.idle()
 
     def idle(self) -> None:
@@ -140,113 +140,157 @@ class Executor:
             self._ended = False
             trim_host_memory()  # about a millisecond; a worker kept hundreds of MiB after a thousand sessions
 
-    def _receive(self) -> bool:
-        """Take a message, if one comes soon; return whether anything came, a wake-up included."""
-        flags, ready = 0, False
-        if self._suspended:
-            ready = bool(self._poller.poll(self._pause_ms()))
-            flags = zmq.NOBLOCK
-        try:
-            received = self._reader.receive(flags)
-        except zmq.Again:
-            return ready
-        identity, data = received.peer, received.frame.buffer
-        stream: Stream | None = None
+    # --- what comes ------------------------------------------------------------------------------------------
+
+    def _take_messages(self) -> bool:
+        """Take what has come, a message for each connection at most, so that whoever has work is known.
+
+        Where nobody has any, wait for a moment. Return whether anything came, a wake-up included.
+        """
+        more = len(self._sessions) + 1
+        if not self._turns.ready_members:
+            flags, woken = 0, False
+            if self._suspended:
+                woken = self._poll(self._next_look - time.monotonic())
+                flags = zmq.NOBLOCK
+            try:
+                self._receive(flags)
+            except zmq.Again:
+                return woken
+            more -= 2  # the only session there is would be looked for in vain, and pay for it in every call
+        while more > 0 and self._reader.readable():
+            self._receive(zmq.NOBLOCK)
+            more -= 1
+        return True
+
+    def _receive(self, flags: int) -> None:
+        """Take a message: a batch waits for its session's turn, everything else is answered at once."""
+        received = self._reader.receive(flags)
+        attached = self._sessions.on(received.peer)
+        if attached is None or received.surplus:
+            self._answer(received)
+        elif attached.stream.due is None and len(self._sessions) == 1 and not self._turns.ready_members:
+            self._run(attached, received.frame.buffer)  # nobody to take turns with
+            if attached.stream.unfinished:
+                self._go_on(attached, time.monotonic())
+        elif not attached.inbox.add(received.frame):
+            self._send(received.peer, [m.Failed(0, describe_failure(attached.give_up()))])
+        elif attached.stream.due is None:
+            self._turns.ready(attached, time.monotonic())
+
+    def _answer(self, received: Received) -> None:
+        """Answer what is no message of an attached session."""
         replies: Sequence[m.WorkerToClient]
         try:
             if received.surplus:
                 raise ProtocolError(f"a control message has one frame, not {received.surplus + 1}")
-            message = codec.client_to_worker(data)
+            message = codec.client_to_worker(received.frame.buffer)
             if isinstance(message, m.Batch):
-                stream = self._by_identity.get(identity)
-                replies = self._take(stream, identity, message, len(data)) if stream else [m.Detached()]
+                replies = [m.Detached()]
             else:
-                replies = self._attach(identity, message)
+                replies = self._sessions.attach(received.peer, message)
         except (GenieError, MemoryError) as error:
             replies = [m.Failed(0, describe_failure(error))]
-        self._send(identity, replies)
-        if stream is not None:
-            self._check_device(stream.session)
-        return True
+        self._send(received.peer, replies)
 
-    def _take(self, stream: Stream, identity: bytes, batch: m.Batch, nbytes: int) -> list[m.WorkerToClient]:
-        self._take_turn(stream.session, identity)
-        replies = stream.take(batch, nbytes, time.monotonic())
-        if stream.due is not None:
-            self._suspended[stream] = identity
-        return replies
+    def _poll(self, seconds: float) -> bool:
+        """Wait so long for a message or a wake-up; return whether there is one."""
+        return bool(self._poller.poll(max(0, min(LOOK_AROUND_MS, math.ceil(seconds * 1000)))))
 
-    def _take_turn(self, session: WorkerSession, identity: bytes) -> None:
+    # --- turns -----------------------------------------------------------------------------------------------
+
+    def _take_turn(self) -> None:
+        """Run commands of the session whose turn it is, or wait for one that may come before it."""
+        turns, now = self._turns, time.monotonic()
+        attached = turns.begin(now)
+        if attached is None:
+            self._poll(turns.patience_s)
+            turns.waited(time.monotonic() - now)
+            return
+        began = self._run(attached, None)
+        ended = time.monotonic()
+        turns.used(attached, ended - began)
+        if attached.inbox.waiting or attached.stream.unfinished:
+            self._go_on(attached, ended)
+        else:
+            turns.pause(attached, ended)
+
+    def _go_on(self, attached: AttachedSession, now: float) -> None:
+        """Let a session that has work have its next turn, or wait for what suspends it."""
+        due = attached.stream.due
+        if due is None:
+            self._turns.ready(attached, now)
+        else:
+            self._suspended.append(attached)
+            self._next_look = min(self._next_look, due, now + LOOK_AROUND_MS / 1000)
+
+    def _run(self, attached: AttachedSession, data: Encoded | None) -> float:
+        """Run a turn of a session, with a message that has just come or with what waits; return when it began."""
+        if self._launched is not attached:
+            self._wait_for_launched()
+            self._launched = attached
+        began = time.monotonic()
+        self._turn_ends = began + TURN_S
+        stream = attached.stream
+        replies: Sequence[m.WorkerToClient] = ()
+        try:
+            if stream.unfinished:
+                replies = stream.resume(began, self._turn_is_over)
+            elif data is not None or attached.inbox.waiting:  # else it was attached anew
+                data = attached.inbox.take() if data is None else data
+                message = codec.client_to_worker(data)
+                if isinstance(message, m.Batch):
+                    replies = stream.take(message, len(data), began, self._turn_is_over)
+                else:
+                    replies = self._sessions.attach(attached.peer, message)
+        except (GenieError, MemoryError) as error:
+            replies = [m.Failed(0, describe_failure(error))]
+        self._send(attached.peer, replies)
+        self._check_device(stream.session)
+        return began
+
+    def _turn_is_over(self) -> bool:
+        return time.monotonic() >= self._turn_ends
+
+    def _wait_for_launched(self) -> None:
         """Let another session launch only after what the last one launched is through: a failure is its own."""
-        if self._launched is not None and self._launched[0] is not session:
-            last, whose = self._launched
-            try:
-                self._synchronize()
-            except RuntimeError as error:
-                failure = describe_failure(error)
-                self._send(whose, [m.Failed(0, failure)])
-                last.lost_device = failure.message.splitlines()[0]
-                self._check_device(last)
-        self._launched = (session, identity)
+        last = self._launched
+        if last is None:
+            return
+        began = time.monotonic()
+        try:
+            self._synchronize()
+        except RuntimeError as error:
+            failure = describe_failure(error)
+            self._send(last.peer, [m.Failed(0, failure)])
+            last.stream.session.lost_device = failure.message.splitlines()[0]
+            self._check_device(last.stream.session)
+        self._turns.used(last, time.monotonic() - began)
 
     def _check_device(self, session: WorkerSession) -> None:
         if session.lost_device:
             raise DeviceLost(f"a program of one of its sessions made the device unusable: {session.lost_device}")
 
-    def _resume_suspended(self) -> None:
-        """Give each suspended session the chance to go on, with one batch at most."""
-        for stream, identity in list(self._suspended.items()):
-            self._take_turn(stream.session, identity)
-            self._send(identity, stream.resume(time.monotonic()))
-            self._check_device(stream.session)
-            if stream.due is None:
-                del self._suspended[stream]
+    # --- sessions that wait, and that have gone ----------------------------------------------------------------
 
-    def _pause_ms(self) -> int:
-        """Return how long nothing can happen but a message or a wake-up."""
-        due = min((stream.due or 0.0 for stream in self._suspended), default=0.0)
-        return max(0, min(LOOK_AROUND_MS, math.ceil((due - time.monotonic()) * 1000)))
-
-    def _attach(self, identity: bytes, message: m.Attach) -> list[m.WorkerToClient]:
-        if not self._mailboxes.knows(message.session):
-            self._early.append((identity, message))  # the supervisor's word is still on its way
-            return []
-        mailbox = self._mailboxes.attach(message.session, message.token)
-        if mailbox is None:
-            raise ProtocolError("no such session, or a wrong token")
-        stream = self._streams.get(message.session)
-        if stream is None:
-            session = self._open_session(mailbox)
-            stream = self._streams[message.session] = CommandStream(session, session.host_budget)
-        self._forget_connections(stream)  # a session has one; what still comes on another was sent again on this one
-        self._by_identity[identity] = stream
-        if stream in self._suspended:
-            self._suspended[stream] = identity
-        return stream.attached(message.request_id)
-
-    def _attach_early(self) -> None:
-        """Try again the clients that came before the supervisor's word about them; the others wait on."""
-        for _ in range(len(self._early)):
-            identity, message = self._early.popleft()
-            try:
-                replies = self._attach(identity, message)
-            except ProtocolError as error:
-                replies = [m.Failed(message.request_id, describe_failure(error))]
-            self._send(identity, replies)
+    def _wake_suspended(self) -> None:
+        """Give suspended sessions a turn each when what they wait for may be there."""
+        now = time.monotonic()
+        if self._wakeup.clear() or now >= self._next_look:
+            for attached in self._suspended:
+                self._turns.ready(attached, now)
+            self._suspended.clear()
+            self._next_look = math.inf
 
     def _close_dropped(self) -> None:
-        for session in self._mailboxes.take_dropped():
-            stream = self._streams.pop(session, None)
-            if stream is not None:
-                stream.close()
-                if self._launched is not None and self._launched[0] is stream.session:
-                    self._launched = None
-                self._suspended.pop(stream, None)
-                self._forget_connections(stream)
-            self._ended = True
-
-    def _forget_connections(self, stream: Stream) -> None:
-        self._by_identity = {i: s for i, s in self._by_identity.items() if s is not stream}
+        closed = self._sessions.close_dropped()
+        for attached in closed or ():
+            self._turns.leave(attached)
+            if attached in self._suspended:
+                self._suspended.remove(attached)
+            if self._launched is attached:
+                self._launched = None
+        self._ended |= closed is not None
 
     def _send(self, identity: bytes, replies: Sequence[m.WorkerToClient]) -> None:
         for reply in replies:

@@ -14,12 +14,13 @@ from types import FrameType
 
 from dynamo_genie.errors import ProgramCancelled
 from dynamo_genie.remote_daemon.engines.eager import FIRST_NODE_LINE, PROGRAM_FILE_NAME
+from dynamo_genie.remote_daemon.worker.attached_sessions import Stream
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
-from dynamo_genie.remote_daemon.worker.executor import Executor, Stream
+from dynamo_genie.remote_daemon.worker.executor import Executor
 from dynamo_genie.remote_daemon.worker.sessions import WorkerSession
 
 _EXECUTE, _ADVANCE = WorkerSession.execute.__code__, CommandStream._advance.__code__
-_WORK = (_EXECUTE, Executor._take_turn.__code__)
+_WORK = (_EXECUTE, Executor._wait_for_launched.__code__)
 
 
 class OperatorWatch:

@@ -35,6 +35,7 @@ from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit, reserv
 from dynamo_genie.remote_daemon.transfer.bulk_thread import BulkThread
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
+from dynamo_genie.remote_daemon.worker.attached_sessions import AttachedSessions
 from dynamo_genie.remote_daemon.worker.device import choose_device, device_info, open_buffers
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
 from dynamo_genie.remote_daemon.worker.executor import Executor
@@ -95,9 +96,8 @@ class Worker:
         )
         self._guard = ConnectionGuard(self._control, "control", MAX_PENDING_NBYTES)
         reader = MessageReader(self._control, self._guard)
-        self._executor = Executor(
-            self._control, reader, self._mailboxes, self._open_session, wakeup, buffers.synchronize
-        )
+        sessions = AttachedSessions(self._mailboxes, self._open_session)
+        self._executor = Executor(self._control, reader, sessions, wakeup, buffers.synchronize)
 
     def serve(self) -> None:
         """Say that the worker is ready and run until the supervisor drains it or goes away."""

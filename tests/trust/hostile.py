@@ -11,6 +11,8 @@ from typing import Any
 import zmq
 
 from dynamo_genie.runtime.connect.admission import Admission
+from dynamo_genie.runtime.connect.keys import load_client_keys
+from dynamo_genie.runtime.connect.open_session import keys_for_worker
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
@@ -20,12 +22,14 @@ WAIT_MS = 60_000
 
 
 class HostileClient:
-    """One session of a daemon without keys. `control` and `bulk` are its sockets."""
+    """One session of a daemon. `control` and `bulk` are its sockets."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, key_file: Path | None = None) -> None:
         self._context: zmq.Context[Any] = zmq.Context()
-        self._admission = Admission.open(endpoint, keys=None, connect_timeout_s=60.0, on_lost=lambda error: None)
+        keys = load_client_keys(str(key_file)) if key_file is not None else None
+        self._admission = Admission.open(endpoint, keys=keys, connect_timeout_s=60.0, on_lost=lambda error: None)
         welcome = self._admission.welcome
+        self._keys = keys_for_worker(keys, welcome)
         self.control, self.bulk = self._connect(welcome.control), self._connect(welcome.bulk)
         for socket in (self.control, self.bulk):
             socket.send(codec.encode(m.Attach(1, welcome.session, welcome.token)))
@@ -38,6 +42,10 @@ class HostileClient:
         socket = self._context.socket(zmq.DEALER)
         socket.sndhwm = socket.rcvhwm = 1
         socket.setsockopt(zmq.RCVBUF, 1 << 16)
+        if self._keys is not None:
+            socket.curve_publickey = self._keys.public.encode()
+            socket.curve_secretkey = self._keys.secret.encode()
+            socket.curve_serverkey = self._keys.server_public.encode()
         socket.connect(endpoint)
         return socket
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import zmq
@@ -92,6 +92,22 @@ def test_unread_fetches_of_tensors_that_were_freed(daemon: RealDaemon, resident:
             [large] = client.call(program)
             client.post(m.Fetch(client.number(), (large,)), m.Free((large,)))
         assert late_kinds(client) <= {"QuotaExceeded", "OutOfMemoryError"}
+
+
+def test_queued_frames(daemon: RealDaemon, resident: Resident) -> None:
+    size = 1_000
+    ones = p.Node("aten.full.default", (p.Items((size, size)), 1), (("dtype", p.DtypeName("float32")),))
+    products = (p.Node("aten.mm.default", (p.Ref(0), p.Ref(0))), p.Node("aten.sum.default", (p.Ref(1),)))
+    large = InlineTensor(TensorSpec("uint8", (MAX_INLINE_NBYTES,), (1,)), bytes(MAX_INLINE_NBYTES))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(HostileClient(daemon.endpoint)) for _ in range(4)]
+        program = clients[0].register(p.Program(p.PROGRAM_VERSION, (), (), (ones, *products), (p.Ref(2),)))
+        clients[0].post(*(m.Call(program, 0, (), (clients[0].number(),)) for _ in range(30)))
+        for client in clients:
+            client.control.setsockopt(zmq.SNDTIMEO, 1_000)  # a connection that was cut takes nothing for a while
+            with suppress(zmq.Again):
+                for _ in range(200):
+                    client.post(*(m.Put(client.number(), large) for _ in range(15)))
 
 
 def test_a_large_temporary(daemon: RealDaemon, resident: Resident) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TypeAlias
 
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_genie.errors import SessionLost
+from dynamo_genie.remote_daemon.channel.answer_nbytes import ANSWER_NBYTES
 from dynamo_genie.remote_daemon.memory.memory_budget import FREE_OVERHEAD_NBYTES, MemoryBudget
 from dynamo_genie.remote_daemon.worker import command_stream
-from dynamo_genie.remote_daemon.worker.answer_nbytes import ANSWER_NBYTES
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream, NotYet
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import ACKNOWLEDGE_BATCHES, ACKNOWLEDGE_NBYTES
@@ -33,6 +34,9 @@ class Commands:
             if command.transfer not in self.there:
                 return NotYet(command.timeout_s)
             self.ran.append(f"received {command.transfer}")
+            return None
+        if isinstance(command, m.Call):
+            self.ran.append(f"call {command.program}")
             return None
         assert isinstance(command, m.Sync)
         self.ran.append(f"sync {command.request_id}")
@@ -82,17 +86,18 @@ def test_what_comes_before_the_wait_is_answered_at_once(stream: Stream, commands
     assert stream.due is None
 
 
-def test_later_batches_wait_in_order_and_run_one_a_turn(stream: Stream, commands: Commands) -> None:
-    stream.take(batch(1, receive(7)), 50, now=0.0)
-    for sequence in (2, 3):
-        assert stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0) == []
-    commands.there.add(7)
-    assert stream.resume(now=1.0) == []
-    assert stream.due == 0.0, "there is more to do at once"
-    assert stream.resume(now=1.0) == [m.Done(2)]
-    assert stream.resume(now=1.0) == [m.Done(3)]
-    assert stream.due is None
-    assert commands.ran == ["received 7", "sync 2", "sync 3"]
+def test_a_turn_ends_before_a_call_and_the_next_one_goes_on_there(stream: Stream, commands: Commands) -> None:
+    over = iter([False, True, True])
+    asked = batch(1, *(command for n in range(1, 6) for command in (m.Call(n, 0, (), ()), m.Sync(n))))
+    assert stream.take(asked, 50, 0.0, lambda: next(over)) == [m.Done(1), m.Done(2)]
+    assert stream.unfinished
+    assert stream.due is None, "it waits for nothing but its turn"
+    assert stream.attached(9) == [m.Attached(9, 1), m.Acknowledged(0), m.Done(1), m.Done(2)]
+    assert stream.resume(0.0, lambda: next(over)) == [m.Done(3)]
+    assert stream.resume(0.0) == [m.Done(4), m.Done(5)]
+    assert not stream.unfinished
+    assert stream.take(asked, 50, now=0.0) == [m.Done(number) for number in range(1, 6)]
+    assert commands.ran == [f"{what} {number}" for number in range(1, 6) for what in ("call", "sync")]
 
 
 def test_a_wait_ends_at_its_deadline_and_the_stream_goes_on(stream: Stream, commands: Commands) -> None:
@@ -104,16 +109,14 @@ def test_a_wait_ends_at_its_deadline_and_the_stream_goes_on(stream: Stream, comm
     assert commands.ran == ["overdue 7", "sync 1", "overdue 8", "sync 2"]
 
 
-def test_a_batch_that_comes_again_while_it_waits_is_not_run_twice(stream: Stream, commands: Commands) -> None:
+def test_a_batch_that_comes_again_is_not_run_twice(stream: Stream, commands: Commands) -> None:
     first = batch(1, m.Sync(1), receive(7), m.Sync(2))
     stream.take(first, 50, now=0.0)
-    assert stream.take(first, 50, now=0.0) == [m.Done(1)], "what it has answered so far"
-    stream.take(batch(2, m.Sync(3)), 50, now=0.0)
-    assert stream.take(batch(2, m.Sync(3)), 50, now=0.0) == []
     commands.there.add(7)
     stream.resume(now=1.0)
-    assert stream.resume(now=1.0) == [m.Done(3)]
-    assert stream.take(batch(2, m.Sync(3)), 50, now=0.0) == [m.Done(3)]
+    for _ in range(2):
+        assert stream.take(first, 50, now=0.0) == [m.Done(1), m.Done(2)]
+        assert stream.take(batch(2, m.Sync(3)), 50, now=0.0) == [m.Done(3)]
     assert commands.ran == ["sync 1", "received 7", "sync 2", "sync 3"]
 
 
@@ -129,12 +132,11 @@ def test_answers_are_told_to_the_next_connection_until_they_are_heard(stream: St
     for sequence in (1, 2):
         stream.take(batch(sequence, m.Sync(sequence)), 50, now=0.0)
     stream.take(batch(3, m.Sync(3), receive(7), m.Sync(4)), 50, now=0.0)
-    stream.take(batch(4, m.Sync(5)), 50, now=0.0)
-    known: list[m.WorkerToClient] = [m.Attached(9, 4), m.Acknowledged(2)]
+    known: list[m.WorkerToClient] = [m.Attached(9, 3), m.Acknowledged(2)]
     assert stream.attached(9) == [*known, m.Done(1), m.Done(2), m.Done(3)]
     commands.there.add(7)
     stream.resume(now=1.0)
-    stream.resume(now=1.0)
+    stream.take(batch(4, m.Sync(5)), 50, now=0.0)
     stream.take(m.Batch(5, (m.Sync(6),), heard=3), 50, now=2.0)
     assert stream.attached(9) == [m.Attached(9, 5), m.Acknowledged(5), m.Done(5), m.Done(6)]
 
@@ -161,18 +163,13 @@ def test_what_ran_without_an_answer_is_acknowledged_now_and_then(stream: Stream)
     assert stream.take(batch(sequence + 1, m.Sync(1)), ACKNOWLEDGE_NBYTES, now=0.0) == [m.Done(1)], "that says so too"
 
 
-@pytest.mark.parametrize("limit", ["MAX_WAITING_NBYTES", "MAX_WAITING_BATCHES"])
-def test_too_much_behind_a_wait_ends_the_session_for_good(
-    stream: Stream, limit: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command_stream, limit, 2 if limit.endswith("BATCHES") else 100)
-    stream.take(batch(1, receive(7)), 50, now=0.0)
-    stream.take(batch(2, m.Sync(1)), 50, now=0.0)
-    stream.take(batch(3, m.Sync(1)), 50, now=0.0)
-    for sequence in (4, 5):
-        with pytest.raises(SessionLost, match="wait for a tensor of another daemon"):
-            stream.take(batch(sequence, m.Sync(1)), 50, now=0.0)
-    assert stream.due is None
+def test_a_session_that_is_given_up_runs_nothing_more(stream: Stream, commands: Commands) -> None:
+    stream.take(batch(1, receive(7), m.Sync(1)), 50, now=0.0)
+    assert str(stream.give_up("too much")) == "too much"
+    assert not stream.unfinished
+    with pytest.raises(SessionLost, match="too much"):
+        stream.take(batch(2, m.Sync(2)), 50, now=0.0)
+    assert commands.ran == []
 
 
 def test_answers_that_are_not_heard_count_and_those_that_are_heard_do_not() -> None:
@@ -204,7 +201,6 @@ def test_a_client_that_hears_nothing_loses_its_session_where_others_have_taken_t
 
 def test_closing_forgets_what_waits_and_closes_the_session(stream: Stream, commands: Commands) -> None:
     stream.take(batch(1, receive(7), m.Sync(1)), 50, now=0.0)
-    stream.take(batch(2, m.Sync(2)), 50, now=0.0)
     stream.close()
     assert stream.due is None
     assert stream.resume(now=20.0) == []
@@ -212,11 +208,12 @@ def test_closing_forgets_what_waits_and_closes_the_session(stream: Stream, comma
 
 
 @given(
-    batches=st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=6),
+    batches=st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=6),
     arrivals=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 24)), max_size=30),
+    every=st.integers(1, 5),
 )
-def test_replies_and_effects_come_in_order_whatever_arrives_when(
-    batches: list[list[int]], arrivals: list[tuple[int, int]]
+def test_replies_and_effects_come_in_order_whatever_arrives_and_whenever_turns_end(
+    batches: list[list[int]], arrivals: list[tuple[int, int]], every: int
 ) -> None:
     commands = Commands()
     stream = CommandStream(commands)
@@ -225,21 +222,24 @@ def test_replies_and_effects_come_in_order_whatever_arrives_when(
         made: list[m.Command] = []
         for kind in kinds:
             number += 1
-            made.append(receive(number) if kind == 0 else m.Sync(number))
+            made += [[receive(number)], [m.Sync(number)], [m.Call(number, 0, (), ()), m.Sync(number)]][kind]
         numbered.append(made)
     replies = []
+    turns = itertools.count()
     for sequence, made in enumerate(numbered, 1):
-        replies += stream.take(batch(sequence, *made), 50, now=0.0)
+        replies += stream.take(batch(sequence, *made), 50, 0.0, lambda: next(turns) % every == 0)
         for moment, transfer in arrivals:
             if moment == sequence:
                 commands.there.add(transfer)
-                replies += stream.resume(now=0.0)
-    commands.there.update(range(1, number + 1))
-    while stream.due is not None:
-        replies += stream.resume(now=0.0)
+                replies += stream.resume(0.0, lambda: next(turns) % every == 0)
+        commands.there.update(range(1, number + 1))
+        while stream.unfinished:
+            replies += stream.resume(0.0, lambda: next(turns) % every == 0)
     flat = [command for made in numbered for command in made]
     assert replies == [m.Done(c.request_id) for c in flat if isinstance(c, m.Sync)]
-    assert [int(line.split()[1]) for line in commands.ran] == list(range(1, number + 1))
+    names = {m.ReceiveTensor: "received", m.Sync: "sync", m.Call: "call"}
+    assert [line.split()[0] for line in commands.ran] == [names[type(command)] for command in flat]
+    assert list(dict.fromkeys(int(line.split()[1]) for line in commands.ran)) == list(range(1, number + 1))
 
 
 def test_news_come_before_the_next_answer_and_are_repeated_with_it(stream: Stream, commands: Commands) -> None:
@@ -255,12 +255,11 @@ def test_news_come_before_the_next_answer_and_are_repeated_with_it(stream: Strea
 
 def test_calls_that_nobody_waits_for_are_cancelled_and_later_ones_run(stream: Stream, commands: Commands) -> None:
     stream.take(batch(1, receive(7)), 50, now=0.0)
-    stream.take(batch(2, m.Call(5, 0, (), ()), m.Sync(1)), 50, now=0.0)
     stream.cancelled = 2
     assert stream.unwanted
     commands.there.add(7)
     stream.resume(now=1.0)
-    assert stream.resume(now=1.0) == [m.Done(1)]
+    assert stream.take(batch(2, m.Call(5, 0, (), ()), m.Sync(1)), 50, now=0.0) == [m.Done(1)]
     assert not stream.unwanted
     assert stream.take(batch(3, m.Sync(2)), 50, now=1.0) == [m.Done(2)]
     assert commands.ran == ["received 7", "cancelled 5", "sync 1", "sync 2"]
@@ -271,5 +270,4 @@ def test_nothing_of_a_session_that_ended_runs(stream: Stream, commands: Commands
     stream.ended = True
     commands.there.add(7)
     assert stream.resume(now=1.0) == []
-    assert stream.take(batch(2, m.Sync(2)), 50, now=0.0) == []
     assert commands.ran == []

@@ -11,7 +11,10 @@ import zmq
 from dynamo_genie.remote_daemon.channel.message_reader import Received
 from dynamo_genie.remote_daemon.channel.wakeup import Wakeup
 from dynamo_genie.remote_daemon.engines.engine import NodeError, RunningProgram
+from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
+from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailboxes
+from dynamo_genie.remote_daemon.worker.attached_sessions import AttachedSession, AttachedSessions
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost, device_is_lost
 from dynamo_genie.remote_daemon.worker.executor import Executor
 from dynamo_genie.runtime.wire import codec
@@ -70,6 +73,9 @@ class Sockets:
         peer, data = self._frames.popleft()
         return Received(peer, zmq.Frame(data), 0)
 
+    def readable(self) -> bool:
+        return bool(self._frames)
+
     def send(self, data: bytes, flags: int = 0) -> None:
         if flags & zmq.SNDMORE:
             self._to = data
@@ -112,8 +118,10 @@ def serve(device: Device, frames: list[list[bytes]], monkeypatch: pytest.MonkeyP
     """Run an executor for the sessions `a` and `b` until it ends for want of a device."""
     sockets: Any = Sockets(frames)
     monkeypatch.setattr(zmq, "Poller", lambda: type("P", (), {"register": lambda *a: None, "poll": lambda *a: []})())
-    executor = Executor(sockets, sockets, None, None, Wakeup(), device.synchronize)  # type: ignore[arg-type]
-    executor._by_identity = {name: WorkerInProcess(build=device.build).stream for name in (b"a", b"b")}
+    sessions = {peer: AttachedSession(WorkerInProcess(build=device.build).stream, peer) for peer in (b"a", b"b")}
+    attached = AttachedSessions(SessionMailboxes(MemoryBudget(0), lambda: None), lambda mailbox: None)  # type: ignore[arg-type,return-value]
+    attached.on = sessions.get
+    executor = Executor(sockets, sockets, attached, Wakeup(), device.synchronize)
     with pytest.raises(DeviceLost, match="device-side assert triggered"):
         executor.serve()
     return sockets

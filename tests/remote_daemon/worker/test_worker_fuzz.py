@@ -526,7 +526,7 @@ def test_a_session_that_waits_for_a_tensor_holds_up_nobody_and_cannot_fill_the_w
     refused = codec.worker_to_client(attacker.control.recv())
     assert isinstance(refused, m.Failed)
     assert refused.error.kind == "SessionLost"
-    assert "wait for a tensor of another daemon" in refused.error.message
+    assert "of commands wait to run" in refused.error.message
 
 
 def test_a_session_opens_a_bounded_number_of_links(attacker: Attacker, bystander: Bystander) -> None:

@@ -1,0 +1,166 @@
+"""Sessions of one tenant take turns by the time that they use, so one that uses much leaves the others their time."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import zmq
+
+from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys
+from dynamo_genie.runtime.wire import codec
+from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire import program as p
+from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
+from tests.trust.hostile import WAIT_MS, HostileClient
+from tests.trust.counting_worker import CountingDaemon
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+LIGHTS, CALLS = 15, 60
+HOG_BATCHES, A_BATCH = 30, 4
+SIZE = 1_000
+"""Of the matrices that the hog multiplies: some tens of milliseconds."""
+
+PAIR = TensorSpec("float32", (2,), (1,))
+INCREMENT = p.Program(
+    p.PROGRAM_VERSION, (p.TensorInput(),), (), (p.Node("aten.add.Tensor", (p.Ref(0), 1)),), (p.Ref(1),)
+)
+PRODUCT = p.Program(
+    p.PROGRAM_VERSION,
+    (),
+    (),
+    (
+        p.Node("aten.full.default", (p.Items((SIZE, SIZE)), 1), (("dtype", p.DtypeName("float32")),)),
+        p.Node("aten.mm.default", (p.Ref(0), p.Ref(0))),
+        p.Node("aten.sum.default", (p.Ref(1),)),
+    ),
+    (p.Ref(2),),
+)
+
+
+class Hog(HostileClient):
+    """Posts big products and reads nothing."""
+
+    def post_products(self) -> None:
+        program = self.register(PRODUCT)
+        for _ in range(HOG_BATCHES):
+            self._last = [self.number() for _ in range(A_BATCH)]
+            self.post(*(m.Call(program, 0, (), (handle,)) for handle in self._last))
+
+    def last_sum(self) -> float:
+        """Wait until everything has run."""
+        answer = self.ask(m.Fetch(self.number(), tuple(self._last)))
+        return float(struct.unpack("f", answer.tensors[-1].data)[0])
+
+
+class Light(HostileClient):
+    """Counts by small calls, and reads what comes of them."""
+
+    def __init__(self, endpoint: str, key_file: Path | None) -> None:
+        super().__init__(endpoint, key_file)
+        self._program = self.register(INCREMENT)
+        self.sync()
+        self.value = self.asked = 0
+
+    def ask_for_next(self) -> None:
+        handle, value = self.number(), float(self.asked)
+        increment = m.Call(self._program, 0, (InlineTensor(PAIR, struct.pack("2f", value, value)),), (handle,))
+        self.asked += 1
+        self.post(increment, m.Fetch(self.number(), (handle,)), m.Free((handle,)))
+
+    def hear_next(self) -> bool:
+        """Take a message; return whether it was the next value, which must be right."""
+        answer = codec.worker_to_client(self.control.recv())
+        if not isinstance(answer, m.Fetched):
+            assert isinstance(answer, m.Acknowledged), answer
+            return False
+        [tensor] = answer.tensors
+        assert isinstance(tensor, m.FetchedTensor)
+        self.value += 1
+        assert struct.unpack("2f", tensor.data) == (self.value, self.value)
+        return True
+
+
+def hear_all(lights: list[Light], *, ask_again: bool) -> None:
+    """Read until every client has its last value."""
+    poller = zmq.Poller()
+    for light in lights:
+        poller.register(light.control, zmq.POLLIN)
+    by_socket = {light.control: light for light in lights}
+    while any(light.value < CALLS for light in lights):
+        ready = poller.poll(WAIT_MS)
+        assert ready, "nobody was answered"
+        for socket, _ in ready:
+            light = by_socket[socket]
+            if light.hear_next() and ask_again and light.asked < CALLS:
+                light.ask_for_next()
+
+
+class Tenant:
+    """A hog and its light neighbours, at the same worker; none has called anything yet."""
+
+    def __init__(self, daemon: CountingDaemon, key_file: Path | None) -> None:
+        self._daemon = daemon
+        self._open = ExitStack()
+        self.hog = self._open.enter_context(Hog(daemon.endpoint, key_file))
+        self.lights = [self._open.enter_context(Light(daemon.endpoint, key_file)) for _ in range(LIGHTS)]
+        self._calls_before = len(daemon.record(daemon.worker()))
+
+    def ran(self) -> list[int]:
+        """Return whose calls have run so far: 0 is the hog, the others are those of the light ones."""
+        ran = self._daemon.record(self._daemon.worker())[self._calls_before :]
+        first = min(ran) if ran else 0
+        return [number - first for number in ran]
+
+    def close(self) -> None:
+        self._open.close()
+
+
+@pytest.fixture(scope="module", params=["without keys", "one key"])
+def at_daemon(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[CountingDaemon, Path | None]]:
+    keys = key_file = None
+    if request.param == "one key":
+        keys = tmp_path_factory.mktemp("keys")
+        key_file = create_client_keys(create_server_keys(keys), "tenant")
+    with CountingDaemon(keys=keys) as daemon:
+        with HostileClient(daemon.endpoint, key_file):
+            pass  # so that there is a worker to ask
+        yield daemon, key_file
+
+
+@pytest.fixture
+def tenant(at_daemon: tuple[CountingDaemon, Path | None]) -> Iterator[Tenant]:
+    tenant = Tenant(*at_daemon)
+    yield tenant
+    tenant.close()
+
+
+def test_a_hog_leaves_its_neighbours_their_time(tenant: Tenant) -> None:
+    tenant.hog.post_products()
+    for light in tenant.lights:
+        light.ask_for_next()
+    hear_all(tenant.lights, ask_again=True)
+    ran = tenant.ran()
+    assert [ran.count(number) for number in range(1, LIGHTS + 1)] == [CALLS] * LIGHTS
+    assert ran.count(0) < HOG_BATCHES, f"of {HOG_BATCHES * A_BATCH} one a round of the others would be {CALLS}"
+    assert tenant.hog.last_sum() == SIZE**3
+    assert tenant.ran().count(0) == HOG_BATCHES * A_BATCH
+
+
+def test_what_light_clients_have_waiting_runs_between_few_commands_of_a_hog(tenant: Tenant) -> None:
+    tenant.hog.post_products()
+    for _ in range(CALLS):
+        for light in tenant.lights:
+            light.ask_for_next()
+    hear_all(tenant.lights, ask_again=False)
+    ran = tenant.ran()
+    for number in range(1, LIGHTS + 1):
+        where = [place for place, session in enumerate(ran) if session == number]
+        between = ran[where[0] : where[-1]].count(0)
+        assert between < CALLS // 4, f"{between} commands of the hog between {CALLS} that waited"
