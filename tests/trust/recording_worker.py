@@ -22,7 +22,7 @@ MARK = "RAN "
 
 def run_worker() -> None:
     """Run a worker as the supervisor starts it."""
-    from dynamo_genie.remote_daemon.worker import executor, worker
+    from dynamo_genie.remote_daemon.worker import attached_sessions, worker
     from tests.wire_history import Ran, Recording
 
     numbers = itertools.count()
@@ -30,12 +30,12 @@ def run_worker() -> None:
     def tell(ran: Ran) -> None:
         os.write(2, f"{MARK}{base64.b64encode(msgspec.msgpack.encode(ran)).decode()}\n".encode())
 
-    class RecordedStream(executor.CommandStream[Any]):
+    class RecordedStream(attached_sessions.CommandStream[Any]):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             Recording(self, tell, f"{os.getpid()}.{next(numbers)}")
 
-    executor.CommandStream = RecordedStream  # type: ignore[misc]
+    attached_sessions.CommandStream = RecordedStream  # type: ignore[misc]
     worker.main()
 
 

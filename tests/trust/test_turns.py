@@ -1,10 +1,10 @@
-"""Sessions of one tenant take turns by the time that they use, so one that uses much leaves the others their time."""
+"""Sessions of one tenant take turns by the time that they use, and one that floods them costs the others nothing."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
+from tests.integration.real_daemon import RealDaemon
 from tests.trust.hostile import WAIT_MS, HostileClient
-from tests.trust.counting_worker import CountingDaemon
+from tests.trust.recording_worker import NAME, read_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -40,6 +41,17 @@ PRODUCT = p.Program(
     ),
     (p.Ref(2),),
 )
+
+
+class RecordingDaemon(RealDaemon):
+    """A daemon whose worker keeps a record of what it ran."""
+
+    program = ("-m", NAME)
+
+    def calls(self) -> list[int]:
+        """Return whose calls ran: sessions, numbered in the order in which they were opened."""
+        ran = read_record(self.log())
+        return [int(each.session.rpartition(".")[2]) for each in ran if isinstance(each.command, m.Call)]
 
 
 class Hog(HostileClient):
@@ -84,6 +96,12 @@ class Light(HostileClient):
         assert struct.unpack("2f", tensor.data) == (self.value, self.value)
         return True
 
+    def count(self) -> None:
+        """Make a call and wait for its value."""
+        self.ask_for_next()
+        while not self.hear_next():
+            pass
+
 
 def hear_all(lights: list[Light], *, ask_again: bool) -> None:
     """Read until every client has its last value."""
@@ -103,16 +121,16 @@ def hear_all(lights: list[Light], *, ask_again: bool) -> None:
 class Tenant:
     """A hog and its light neighbours, at the same worker; none has called anything yet."""
 
-    def __init__(self, daemon: CountingDaemon, key_file: Path | None) -> None:
+    def __init__(self, daemon: RecordingDaemon, key_file: Path | None) -> None:
         self._daemon = daemon
         self._open = ExitStack()
         self.hog = self._open.enter_context(Hog(daemon.endpoint, key_file))
         self.lights = [self._open.enter_context(Light(daemon.endpoint, key_file)) for _ in range(LIGHTS)]
-        self._calls_before = len(daemon.record(daemon.worker()))
+        self._calls_before = len(daemon.calls())
 
     def ran(self) -> list[int]:
         """Return whose calls have run so far: 0 is the hog, the others are those of the light ones."""
-        ran = self._daemon.record(self._daemon.worker())[self._calls_before :]
+        ran = self._daemon.calls()[self._calls_before :]
         first = min(ran) if ran else 0
         return [number - first for number in ran]
 
@@ -123,19 +141,17 @@ class Tenant:
 @pytest.fixture(scope="module", params=["without keys", "one key"])
 def at_daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[CountingDaemon, Path | None]]:
+) -> Iterator[tuple[RecordingDaemon, Path | None]]:
     keys = key_file = None
     if request.param == "one key":
         keys = tmp_path_factory.mktemp("keys")
         key_file = create_client_keys(create_server_keys(keys), "tenant")
-    with CountingDaemon(keys=keys) as daemon:
-        with HostileClient(daemon.endpoint, key_file):
-            pass  # so that there is a worker to ask
+    with RecordingDaemon(keys=keys) as daemon:
         yield daemon, key_file
 
 
 @pytest.fixture
-def tenant(at_daemon: tuple[CountingDaemon, Path | None]) -> Iterator[Tenant]:
+def tenant(at_daemon: tuple[RecordingDaemon, Path | None]) -> Iterator[Tenant]:
     tenant = Tenant(*at_daemon)
     yield tenant
     tenant.close()
@@ -164,3 +180,59 @@ def test_what_light_clients_have_waiting_runs_between_few_commands_of_a_hog(tena
         where = [place for place, session in enumerate(ran) if session == number]
         between = ran[where[0] : where[-1]].count(0)
         assert between < CALLS // 4, f"{between} commands of the hog between {CALLS} that waited"
+
+
+# --- clients that send more than they may --------------------------------------------------------------------------
+
+ROUNDS = 6
+MANY = 2_000
+"""Batches, of which a client with manners never has so many under way."""
+
+
+def keep_busy(client: HostileClient, calls: int) -> None:
+    program = client.register(PRODUCT)
+    client.post(*(m.Call(program, 0, (), (client.number(),)) for _ in range(calls)))
+
+
+@pytest.fixture
+def neighbour(at_daemon: tuple[RecordingDaemon, Path | None]) -> Iterator[Light]:
+    with Light(*_where(at_daemon)) as neighbour:
+        yield neighbour
+
+
+def _where(at_daemon: tuple[RecordingDaemon, Path | None]) -> tuple[str, Path | None]:
+    daemon, key_file = at_daemon
+    return daemon.endpoint, key_file
+
+
+def test_a_client_that_leaves_with_much_unread_ends_nobody(
+    at_daemon: tuple[RecordingDaemon, Path | None], neighbour: Light
+) -> None:
+    daemon, _ = at_daemon
+    worker = daemon.worker()
+    for _ in range(ROUNDS):
+        with HostileClient(*_where(at_daemon)) as client:
+            client.control.sndhwm = 0
+            keep_busy(client, 10)
+            for _ in range(MANY):
+                client.post(m.Sync(client.number()))
+            neighbour.count()
+        neighbour.count()
+    assert daemon.worker() == worker
+    assert neighbour.value == 2 * ROUNDS
+
+
+def test_more_than_may_wait_ends_the_session_of_who_sent_it(
+    at_daemon: tuple[RecordingDaemon, Path | None], neighbour: Light
+) -> None:
+    with HostileClient(*_where(at_daemon)) as client:
+        client.control.setsockopt(zmq.SNDTIMEO, 1_000)
+        keep_busy(client, 30)
+        with suppress(zmq.Again):  # its connection was cut, and takes nothing for a while
+            for _ in range(20 * MANY):
+                client.post(m.Sync(client.number()))
+        neighbour.count()
+        lost = client.hear(lambda answer: isinstance(answer, m.Failed | m.Detached))
+    assert isinstance(lost, m.Detached) or "of commands wait to run" in lost.error.message
+    neighbour.count()
+    assert neighbour.value == 2
