@@ -71,7 +71,7 @@ class Recording:
         outcome = run(command, now, overdue=overdue)
         if not isinstance(outcome, NotYet):
             stream = self._stream
-            place = stream._running, stream._position, len(stream._commands)
+            place = stream._sequence, stream._position, len(stream._commands)
             self._tell(Ran(self._name, self._epoch, *place, command, outcome, uploaded))
         return outcome
 

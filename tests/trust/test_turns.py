@@ -15,8 +15,8 @@ from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
-from tests.trust.hostile import WAIT_MS, HostileClient
 from tests.trust.counting_worker import CountingDaemon
+from tests.trust.hostile import WAIT_MS, HostileClient
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
