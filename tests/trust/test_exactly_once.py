@@ -17,8 +17,8 @@ import pytest
 
 import dynamo_genie
 from tests.integration.real_daemon import LIMIT_S, REPOSITORY, RealDaemon, children_of, environment
+from tests.remote_daemon.recording_worker import NAME, read_record
 from tests.trust.proxy import HOST, Proxy
-from tests.trust.recording_worker import NAME, read_record
 from tests.trust.test_connections import WORKER_PORTS, free_ports
 from tests.wire_history import HistoryChecker
 

@@ -28,7 +28,7 @@ from dynamo_genie.bench.network.spec import parse_network
 from dynamo_genie.errors import GenieError
 from dynamo_genie.remote_daemon.supervisor.keys import create_client_keys, create_server_keys
 from tests.integration.real_daemon import LIMIT_S, REPOSITORY, RealDaemon, environment
-from tests.trust.working_client import Report
+from tests.integration.working_client import Report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -131,7 +131,7 @@ def net(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     net = Net(network)
     with DaemonOnHost(network, keys) as daemon:
         endpoint = f"tcp://{network.address(SERVER)}:{daemon.endpoint.rpartition(':')[2]}"
-        command = [sys.executable, "-m", "tests.trust.working_client", endpoint, str(key_file)]
+        command = [sys.executable, "-m", "tests.integration.working_client", endpoint, str(key_file)]
         try:
             for _ in range(CLIENTS):
                 net.clients.append(

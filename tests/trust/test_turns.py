@@ -16,8 +16,8 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire import program as p
 from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
 from tests.integration.real_daemon import RealDaemon
+from tests.remote_daemon.recording_worker import NAME, read_record
 from tests.trust.hostile import WAIT_MS, HostileClient
-from tests.trust.recording_worker import NAME, read_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

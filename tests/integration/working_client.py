@@ -1,4 +1,4 @@
-"""A client that works until it is asked what came of it: `python -m tests.trust.working_client ENDPOINT KEY_FILE`.
+"""A client that works until it is asked what came of it: `-m tests.integration.working_client ENDPOINT KEY_FILE`.
 
 It writes in place, multiplies matrices and sends large tensors there and back, each compared with what plain torch
 computes here. Each line that it reads asks for what it did since the last one: a line of JSON.

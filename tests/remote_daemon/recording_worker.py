@@ -16,7 +16,7 @@ import msgspec
 
 from tests.remote_daemon.own_workers import run_daemon_with
 
-NAME = "tests.trust.recording_worker"
+NAME = "tests.remote_daemon.recording_worker"
 MARK = "RAN "
 
 
