@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def daemon(
     keys: Annotated[Path | None, typer.Option(help="Directory made by `genie keygen`; needed off loopback")] = None,
     worker_ports: Annotated[str, typer.Option(help="Ports for workers, A-B; any free ones by default")] = "",
     grace: Annotated[
-        float, typer.Option(help="Seconds that a session waits for a client or a network that is silent", min=1.0)
+        float, typer.Option(help="Seconds that a session waits for a client or a network that is silent")
     ] = 30.0,
     max_sessions: Annotated[int, typer.Option(help="Most sessions of one client key on a device", min=1)] = 1024,
     operator_timeout: Annotated[
@@ -82,10 +83,10 @@ def daemon(
         worker_ports=parse_ports(worker_ports) if worker_ports else None,
         parent_pid=parent_pid,
         heartbeat_s=min(1.0, grace / 4),
-        lease_s=grace,
+        lease_s=check_seconds("--grace", grace, least=1),
         sandbox=sandbox,
         max_sessions=max_sessions,
-        operator_timeout_s=operator_timeout,
+        operator_timeout_s=check_seconds("--operator-timeout", operator_timeout, least=0),
         standby=standby,
     )
     embedded = parent_pid is not None or owns_directory  # it ends with its client, who starts another one if need be
@@ -120,6 +121,13 @@ def check_share(share: float) -> float:
     if not 0 < share <= 1:
         raise OptionError(f"--session-share {share:g}: write a number above 0 and up to 1, as 0.5 for a half")
     return share
+
+
+def check_seconds(option: str, seconds: float, *, least: float) -> float:
+    """Return a time if it can be waited for."""
+    if not least <= seconds < math.inf:
+        raise OptionError(f"{option} {seconds:g}: write seconds, {least:g} or more")
+    return seconds
 
 
 def parse_ports(text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_genie.child_process import child_environment
-from dynamo_genie.cli.daemon import parse_devices, parse_nbytes, parse_ports
+from dynamo_genie.cli.daemon import check_seconds, parse_devices, parse_nbytes, parse_ports
 from dynamo_genie.cli.status import render
 from dynamo_genie.errors import OptionError
 from dynamo_genie.quantities import nbytes_text
@@ -218,3 +219,10 @@ def test_ports() -> None:
 
 def test_human_sizes() -> None:
     assert [nbytes_text(n) for n in (0, 1023, 1536, 3 << 40)] == ["0 B", "1023 B", "1.5 KiB", "3.0 TiB"]
+
+
+@pytest.mark.parametrize("seconds", [-3.0, 0.5, math.nan, math.inf])
+def test_seconds_that_nobody_can_wait_for_are_refused(seconds: float) -> None:
+    assert check_seconds("--grace", 1.0, least=1) == 1.0
+    with pytest.raises(OptionError, match=r"--grace .*: write seconds, 1 or more"):
+        check_seconds("--grace", seconds, least=1)
