@@ -7,9 +7,10 @@ which the client waits. What torch keeps a thread (grad and inference modes, dis
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +20,13 @@ import torch
 import zmq
 
 from dynamo_genie.connections import connections
-from dynamo_genie.errors import GenieError, SessionLost
+from dynamo_genie.errors import DaemonUnavailable, GenieError, SessionLost
 from dynamo_genie.remote_daemon.channel.error_record import error_record
 from dynamo_genie.remote_daemon.memory.host_buffers import HostBufferStore
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.memory.snapshot import TensorSnapshot
 from dynamo_genie.remote_daemon.transfer.arrivals import Arrivals
+from dynamo_genie.remote_daemon.transfer.outgoing import Outgoing
 from dynamo_genie.remote_daemon.transfer.staging import Staging
 from dynamo_genie.remote_daemon.transfer.traffic import PeerTraffic
 from dynamo_genie.remote_daemon.worker.command_stream import CommandStream
@@ -105,6 +107,19 @@ class Receiving:
         return len(self._body)
 
 
+class Links:
+    """The links between workers of one process.
+
+    Attributes:
+        admitted: By token, the worker that is let in where, and the number of the link there.
+        sent: How many tensors went through them.
+    """
+
+    def __init__(self) -> None:
+        self.admitted: dict[bytes, tuple[WorkerEnd, int]] = {}
+        self.sent = 0
+
+
 class WorkerEnd:
     """A worker's session and its thread; outlives the attachments to it, as a worker does.
 
@@ -114,12 +129,21 @@ class WorkerEnd:
     """
 
     def __init__(
-        self, state: WorkerState | None = None, tell: Callable[[Ran], None] | None = None, epoch: int = 1
+        self,
+        state: WorkerState | None = None,
+        tell: Callable[[Ran], None] | None = None,
+        epoch: int = 1,
+        *,
+        links: Links | None = None,
+        memory_limit: int = 0,
     ) -> None:
         """Begin, with what another session of the worker made, if any; `tell` hears of every command that ran."""
-        self.state = state or open_state(HostBufferStore(), Offloader(MEMORY_LIMIT))
+        self.state = state or open_state(HostBufferStore(), Offloader(memory_limit or MEMORY_LIMIT))
         self.staging, traffic = Staging(self.state.host_budget), PeerTraffic()
-        port = PeerPort(Arrivals(self.staging, traffic, lambda: None), traffic, {}, lambda link, out: None)
+        self.links = links or Links()
+        self.arrivals = Arrivals(self.staging, traffic, self._wake)
+        self.ways_out: dict[int, tuple[WorkerEnd, int]] = {}
+        port = PeerPort(self.arrivals, traffic, {}, self._send_to_peer)
         self.session = WorkerSession(self.state, self.staging, self._download, port)
         self._stream = CommandStream(self.session)
         if tell is not None:
@@ -131,6 +155,33 @@ class WorkerEnd:
         self.dropped = False
         self.detached = False
         self.bulk: BulkToWorker | None = None
+        self.control: ControlToWorker | None = None
+        self._waiting: deque[tuple[m.Batch, int]] = deque()
+
+    def _send_to_peer(self, link: int, outgoing: Outgoing) -> None:
+        """Let a tensor arrive at once, at a worker that is there."""
+        target, number = self.ways_out[link]
+        if target._open and outgoing.error is not None:
+            target.arrivals.fail(number, outgoing.transfer, outgoing.error)
+        elif target._open:
+            assert outgoing.spec is not None
+            self.links.sent += 1
+            target.arrivals.begin(
+                number, m.TensorBegin(outgoing.transfer, outgoing.spec, outgoing.kind, bytes(outgoing.data))
+            )
+        outgoing.drop()
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # it has just been closed
+            self._thread.submit(self._resume)
+
+    def _resume(self) -> None:
+        assert self.control is not None
+        replies = self._as_worker(lambda: self._stream.resume(0.0))
+        while self._waiting and not self._stream.unfinished:
+            replies = [*replies, *self._take(*self._waiting.popleft())]
+        for reply in replies:
+            self.control.say(reply)
 
     def run(self, data: bytes) -> list[m.WorkerToClient]:
         """Run a control message on the worker's thread and return the replies once it has."""
@@ -147,12 +198,18 @@ class WorkerEnd:
         return len(self._stream._unheard)
 
     def _take(self, batch: m.Batch, nbytes: int) -> list[m.WorkerToClient]:
+        if self._stream.unfinished:  # it waits for a tensor of another worker
+            self._waiting.append((batch, nbytes))
+            return []
+        return self._as_worker(lambda: self._stream.take(batch, nbytes, 0.0))
+
+    def _as_worker(self, work: Callable[[], list[m.WorkerToClient]]) -> list[m.WorkerToClient]:
         before = torch.get_default_dtype(), torch.default_generator.get_state()
         torch.set_default_dtype(self._dtype)
         torch.default_generator.set_state(self._generator)
         try:
             with torch.inference_mode():
-                replies = self._stream.take(batch, nbytes, 0.0)
+                replies = work()
                 self.detached |= m.Detached() in replies
                 return replies
         except GenieError as error:
@@ -203,6 +260,7 @@ class BulkToWorker(Receiving):
 
     def __init__(self, worker: WorkerEnd, liveness: Liveness) -> None:
         super().__init__(worker, liveness)
+        self._worker = worker
         self._staging = worker.staging
         self._chunks = 0
 
@@ -226,6 +284,13 @@ class BulkToWorker(Receiving):
                     self._staging.abort(message.upload)
                 case m.Chunk() if body is not None:
                     self._take(message, body)
+                case m.AdmitPeer():
+                    self._worker.links.admitted[message.token] = self._worker, message.link
+                    self.say(m.Attached(message.request_id))
+                case m.OpenPeer():
+                    self._worker.ways_out[message.link] = self._worker.links.admitted[message.token]
+                case m.DismissPeer():
+                    self._worker.arrivals.cut(message.link, error_record(DaemonUnavailable(message.reason)))
         except GenieError as error:
             self.say(m.BulkFailed(getattr(message, "upload", 0), error_code(error), str(error)))
         return True
@@ -252,7 +317,8 @@ def attachment_to(worker: WorkerEnd) -> Attachment:
         if worker.bulk is bulk:
             worker.close()
 
-    return Attachment(welcome(), ControlToWorker(worker, liveness), bulk, liveness, release)
+    worker.control = ControlToWorker(worker, liveness)
+    return Attachment(welcome(), worker.control, bulk, liveness, release)
 
 
 def session_in_process(timeout_s: float = 30.0) -> tuple[Session, WorkerEnd]:
@@ -277,13 +343,18 @@ class Workers:
         dies_at: The message at which the present one dies, counted like that; it still runs it where it dies `after`.
     """
 
-    def __init__(self, tell: Callable[[Ran], None] | None = None) -> None:
+    def __init__(
+        self, tell: Callable[[Ran], None] | None = None, *, links: Links | None = None, memory_limit: int = 0
+    ) -> None:
         """Begin with one; `tell` hears of every command that any of them ran."""
+        self.links = links or Links()
+        self.memory_limit = memory_limit
         self.died = self.sent = self.epoch = 0
         self.dies_at = 0
         self.after = False
         self.device_name = "this process"
         self._tell = tell
+        self._ends: list[tuple[WorkerEnd, Attachment]] = []
         self._reopen()
 
     def session(self, timeout_s: float = 30.0) -> Session:
@@ -296,8 +367,9 @@ class Workers:
         """Let the worker be gone with all that it has; who waits for an answer gets none."""
         self.died += 1
         self.alive.dropped = False
-        self.attachment.liveness.end(SessionLost(f"worker {self.died} was killed"))
-        self.alive.close()
+        for worker, attachment in self._ends:  # another session may have been opened that was not used
+            attachment.liveness.end(SessionLost(f"worker {self.died} was killed"))
+            worker.close()
 
     def expire(self) -> None:
         """Let the session's lease end, of which the client hears when it is told that this is no session."""
@@ -321,13 +393,20 @@ class Workers:
     def _reopen(self) -> Attachment:
         self.epoch += 1
         dropped = self.epoch > 1 and self.alive.dropped
-        self.alive = WorkerEnd(self.alive.state if dropped else None, self._tell, self.epoch)
+        self.alive = WorkerEnd(
+            self.alive.state if dropped else None,
+            self._tell,
+            self.epoch,
+            links=self.links,
+            memory_limit=self.memory_limit,
+        )
         self.last = b""
         whole = attachment_to(self.alive)
         device = msgspec.structs.replace(whole.welcome.device, name=self.device_name)
         whole = replace(whole, welcome=msgspec.structs.replace(whole.welcome, device=device))
-        control, bulk = Mortal(whole.control, self), Mortal(whole.bulk, self)
+        control, bulk = (Mortal(way, self, whole.liveness) for way in (whole.control, whole.bulk))
         self.attachment = replace(whole, control=control, bulk=bulk)
+        self._ends = [each for each in self._ends if each[1].liveness.alive] + [(self.alive, self.attachment)]
         return self.attachment
 
     def takes(self, message: Callable[[], bool]) -> bool:
@@ -346,36 +425,38 @@ class Workers:
 class Mortal:
     """A transport to a worker that dies at a certain message; from then on nothing is heard of it."""
 
-    def __init__(self, whole: Any, workers: Workers) -> None:
+    def __init__(self, whole: Any, workers: Workers, liveness: Liveness) -> None:
         self._whole = whole
         self._workers = workers
+        self._liveness = liveness
 
     def send(self, message: bytes, body: memoryview | None = None, /) -> bool:
-        if self._dead:
+        if not self._liveness.alive:
             return False
         if isinstance(self._whole, ControlToWorker):
             self._workers.last = message
         return self._workers.takes(lambda: self._whole.send(message, body))
 
     def receive(self) -> bytes | None:
-        return None if self._dead else self._whole.receive()
-
-    @property
-    def _dead(self) -> bool:
-        """Whether the worker is, which this leads to."""
-        attachment = self._workers.attachment
-        return attachment.control is not self is not attachment.bulk or not attachment.liveness.alive
+        return self._whole.receive() if self._liveness.alive else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
 
 
 @contextmanager
-def connections_in_process(workers: Workers | None = None) -> Iterator[None]:
-    """Let what would start an embedded daemon open a session in this process, with the given workers if any."""
+def connections_in_process(
+    workers: Workers | None = None, fleet: Mapping[str, Workers] | None = None
+) -> Iterator[None]:
+    """Let what would start an embedded daemon open a session in this process, with the given workers if any.
+
+    So do daemons at the endpoints of a `fleet`.
+    """
     elsewhere = connections.open_session
 
     def open_session(context: zmq.Context[Any], endpoint: str, **settings: Any) -> Session:
+        if fleet is not None and endpoint in fleet:
+            return fleet[endpoint].session()
         if endpoint != "in-process":
             return elsewhere(context, endpoint, **settings)
         return session_in_process()[0] if workers is None else workers.session()

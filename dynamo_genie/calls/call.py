@@ -45,6 +45,7 @@ class GraphCall:
             self.values[slot] = size.evaluate(args)[0].value
         self._args = args
         self._reread = placement.reread
+        self._connections = placement.connections
         self._here: dict[int, torch.Tensor | None] = {}
         self._there: dict[tuple[int, Session], Handle] = {}
         self._asks = shapes.depends_on_data
@@ -75,7 +76,7 @@ class GraphCall:
             else:
                 values[result[0]] = call.name_result(result[1])
         if bound.written:
-            bound.hold_written()
+            self._hold_written(bound, session)
         try:
             call.post(bound.program, bound.number)
         except BaseException:
@@ -90,6 +91,13 @@ class GraphCall:
             self._wanted.afterwards(bound.mark_written_back, bound.forget_written)
         for local, handle in call.written:
             self._wanted.want_handle(handle, handle.kind, local.copy_)
+
+    def _hold_written(self, bound: BoundProgram, session: Session) -> None:
+        """Say that a program is about to change weights, of which other sessions may have copies."""
+        bound.hold_written()
+        for connection in self._connections:
+            if connection.session is not session:
+                connection.weights.change(self.values[bound.resident[index]] for index in bound.written)
 
     def wanted_by(self, part: ClientPart) -> ReadBack:
         """Have the daemons begin; return what is to be fetched before the client runs a part.

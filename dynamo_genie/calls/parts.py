@@ -52,6 +52,7 @@ class Placement:
         crossing: Bytes that one call should move from daemon to daemon, by tensor class.
         told: Slots of sizes that the arguments of a call tell, for parts that do not have the tensor.
         parts: The steps that are programs.
+        connections, sessions: Where those run.
         reread: Slots that several programs of one session read: what is there is sent once.
     """
 
@@ -65,7 +66,8 @@ class Placement:
 
     def __post_init__(self) -> None:
         self.parts = tuple(step for step in self.steps if isinstance(step, Part))
-        self.sessions: tuple[Session, ...] = tuple(dict.fromkeys(part.connection.session for part in self.parts))
+        self.connections: tuple[Connection, ...] = tuple(dict.fromkeys(part.connection for part in self.parts))
+        self.sessions: tuple[Session, ...] = tuple(connection.session for connection in self.connections)
         readers = Counter((slot, part.connection.session) for part in self.parts for slot in set(part.inputs))
         self.reread = frozenset(slot for (slot, _), count in readers.items() if count > 1)
 

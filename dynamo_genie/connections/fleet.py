@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import permutations
 
@@ -93,20 +94,42 @@ class Fleet:
 
 @contextmanager
 def locked(sessions: Collection[Session]) -> Iterator[None]:
-    """Hold the locks of several sessions, taken in one order everywhere, so that threads never wait in a circle."""
-    with ExitStack() as held:
-        for session in sorted(set(sessions), key=id):
-            held.enter_context(session.lock)
+    """Hold the locks of several sessions."""
+    everyone = tuple(set(sessions))
+    _lock(everyone)
+    try:
         yield
+    finally:
+        for session in everyone:
+            session.lock.release()
 
 
 @contextmanager
 def released(sessions: Collection[Session]) -> Iterator[None]:
     """Let other threads have the sessions that `locked` holds, until this is over."""
-    for session in sessions:
+    everyone = tuple(set(sessions))
+    for session in everyone:
         session.lock.release()
     try:
         yield
     finally:
-        for session in sorted(set(sessions), key=id):
-            session.lock.acquire()
+        _lock(everyone)
+
+
+def _lock(sessions: Collection[Session]) -> None:
+    """Take all locks; wait for one only with empty hands, since whoever has that one may need any of the others."""
+    missing = deque(sessions)
+    while missing:
+        missing[0].lock.acquire()
+        taken = [missing[0]]
+        for session in list(missing)[1:]:
+            if session.lock.acquire(blocking=False):
+                taken.append(session)
+                continue
+            for each in taken:
+                each.lock.release()
+            missing.remove(session)
+            missing.appendleft(session)
+            break
+        else:
+            return

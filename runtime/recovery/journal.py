@@ -6,7 +6,7 @@ Every call pays for this, so it does as little as it can: what the journal means
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +17,9 @@ from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents
 from dynamo_genie.runtime.recovery.records import (
     Bound,
     Need,
+    Receiving,
     Record,
+    Sending,
     SharedMemory,
     Takes,
     Weight,
@@ -29,7 +31,7 @@ from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.tensor import InlineTensor
 
 TOO_MUCH = "what it was computed from was more than a session keeps on the client"
-FROM_ELSEWHERE = "it was computed from a tensor of another daemon"
+FROM_ELSEWHERE = "it was computed from a tensor of another daemon, which does not send it again"
 NOTHING = "it was computed from what was not there"
 OTHER_WEIGHTS = "weights that it was computed from have changed since"
 
@@ -44,8 +46,10 @@ class Journal:
         lost: Handles that could not be made again, and why not.
         pending: The last command that is to be answered, until it is.
         asked: The record of the last call that is to be answered.
-        order: The number of the last record.
+        order: The number of the last record; above those of all that it was sent by others.
+        heard: The last record of which it is known that the worker has done it.
         last_reads: What the last call read.
+        given_up: Up to which record no call gives the same bits again, and why.
     """
 
     def __init__(self, device: str = "cpu", budget: Budget | None = None) -> None:
@@ -58,10 +62,12 @@ class Journal:
         self.lost: dict[int, str] = {}
         self.pending: m.Command | None = None
         self.asked: Record | None = None
-        self.order = 0
+        self.order = self.heard = 0
+        self.given_up = 0, ""
         self.last_reads: tuple[int, ...] = ()
         self.budget = budget or Budget()
         self._epoch = 0
+        self._last_received = 0
         self._notes: MappingProxyType[type, Callable[[Any], None]] = MappingProxyType(
             {
                 m.Call: self._call,
@@ -69,7 +75,6 @@ class Journal:
                 m.BindWeights: self._bind,
                 m.AdoptWeight: self._adopt,
                 m.PatchWeight: self._patch,
-                m.ReceiveTensor: self._receive,
                 m.Fetch: self._read,
                 m.Describe: self._read,
                 m.SendTensor: self._send,
@@ -107,10 +112,8 @@ class Journal:
         self.programs[number] = Registered(digest, encoded, engine, self.device)
 
     def give_up_calls(self, reason: str) -> None:
-        """Note why no call gives the same bits again from here on."""
-        for record in reach(need for handle in self.made for need in self.needs_of(handle)).whole:
-            if record.command is not None:
-                record.lost = record.lost or reason
+        """Note why no call so far gives the same bits again."""
+        self.given_up = self.order, reason
 
     def answered(self) -> None:
         """Note that what was waited for has come, or that nobody waits any more."""
@@ -191,10 +194,6 @@ class Journal:
     def _put(self, command: m.Put) -> None:
         record = self.made[command.handle] = Record(self._next(), held=command.tensor)
         self._count(record, len(command.tensor.data))
-
-    def _receive(self, command: m.ReceiveTensor) -> None:
-        self.made[command.handle] = record = Record(self._next())
-        record.lost = FROM_ELSEWHERE
 
     def _call(self, call: m.Call) -> None:
         made, inputs, bound = self.made, call.inputs, None
@@ -289,6 +288,51 @@ class Journal:
             for each in one.handles:
                 self.memories[each] = two
 
+    # --- other sessions --------------------------------------------------------------------------------------
+
+    def sending(self, handle: int, kind: str) -> Sending[Journal]:
+        """Return the record of a tensor as it is now, which is about to be sent to another session.
+
+        Raises:
+            NotRecoverable: It could not be made again.
+        """
+        self.require((handle,))
+        record: Sending[Journal] = Sending(self._next(), self, kind)
+        birth, memory = self.made.get(handle), self.memories.get(handle)
+        if birth is None:
+            record.lost = NOTHING
+            return record
+        record.reads, record.births = (handle,), (birth,)
+        if memory is not None and memory.last is not None:
+            record.writes = ((memory.last, handle),)
+        return record
+
+    def receive(self, handle: int, sending: Sending[Journal] | None) -> None:
+        """Note a handle that is about to be made from what another session sends; None: that one keeps no journal."""
+        if sending is not None:
+            self.order = max(self.order, sending.order)
+        record = self.made[handle] = Receiving(self._next(), sending)
+        self._last_received = record.order
+        if sending is None:
+            record.lost = FROM_ELSEWHERE
+
+    @property
+    def has_received(self) -> bool:
+        """Whether another session has ever sent something."""
+        return self._last_received > 0
+
+    def awaits(self, senders: Collection[Journal]) -> bool:
+        """Say whether something that is wanted may still be on its way from one of these sessions."""
+        if self._last_received <= self.heard:
+            return False
+        return any(
+            type(record) is Receiving
+            and record.order > self.heard
+            and record.sending is not None
+            and record.sending.journal in senders
+            for record in reach(self.all_needs()).whole
+        )
+
     # --- questions -----------------------------------------------------------------------------------------
 
     def _ask(self, command: m.Sync | m.Inspect | m.QueryWeights) -> None:
@@ -302,6 +346,11 @@ class Journal:
     def _send(self, command: m.SendTensor) -> None:
         if self.lost:
             self.require((command.handle,))
+
+    def all_needs(self) -> list[Need]:
+        """Return what the handles alive need, and the call that is waited for."""
+        asked = [(self.asked, 0)] if isinstance(self.pending, m.Call) and self.asked is not None else []
+        return [need for handle in self.made for need in self.needs_of(handle)] + asked
 
     def needs_of(self, handle: int) -> list[Need]:
         """Return what a handle alive needs to name what it names."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from dynamo_genie.runtime.recovery.held import Held, Share
 from dynamo_genie.runtime.recovery.program_memory import ProgramMemory, positions_in
 from dynamo_genie.runtime.wire import messages as m
+
+J = TypeVar("J")
 
 Need = tuple["Record", int]
 """A record and the handle that is wanted of it."""
@@ -56,6 +59,11 @@ class Record:
         """Yield what must be there before this can be done again, what its binding names apart."""
         return needs_of(self.reads, self.births, self.writes)
 
+    def let_go(self) -> None:
+        """Forget how this was made: what it made is held."""
+        self.command = self.bound = self.takes = self.share = None
+        self.reads, self.births, self.writes = (), (), ()
+
 
 class Weight(Record):
     """The contents that a resident weight had for a while: `current` says whether it still has them.
@@ -71,6 +79,37 @@ class Weight(Record):
         super().__init__(order)
         self.handle = handle
         self.current = True
+
+
+class Sending(Record, Generic[J]):
+    """A tensor as it was when it was sent to another session, whose record of it keeps this one alive.
+
+    Attributes:
+        journal: The journal of the session that sent it.
+        kind: The tensor class under which its bytes count.
+    """
+
+    __slots__ = ("journal", "kind")
+
+    def __init__(self, order: int, journal: J, kind: str) -> None:
+        super().__init__(order)
+        self.journal = journal
+        self.kind = kind
+
+
+class Receiving(Record, Generic[J]):
+    """A tensor that another session sent; it is made again by sending it again. Its order is above the sending's."""
+
+    __slots__ = ("sending",)
+
+    def __init__(self, order: int, sending: Sending[J] | None) -> None:
+        super().__init__(order)
+        self.sending = sending
+
+    def let_go(self) -> None:
+        """Forget where it came from."""
+        super().let_go()
+        self.sending = None
 
 
 @dataclass(slots=True, eq=False)
@@ -168,27 +207,47 @@ class Wanted:
     cuts: dict[Need, Held]
 
 
+class Reach(Generic[J]):
+    """Finds all that one session must do so that there is what is needed."""
+
+    def __init__(self) -> None:
+        self._whole: dict[Record, set[int]] = {}
+        self._cuts: dict[Need, Held] = {}
+        self._bindings: set[Bound] = set()
+
+    def add(self, needs: Iterable[Need]) -> list[Sending[J]]:
+        """Find what this needs, too; return what other sessions must send for it."""
+        whole, bindings = self._whole, self._bindings
+        elsewhere: list[Sending[J]] = []
+        pending = list(needs)
+        while pending:
+            record, handle = pending.pop()
+            if record.cuts is not None and handle in record.cuts:
+                self._cuts[record, handle] = record.cuts[handle]
+                continue
+            names = whole.get(record)
+            if names is not None:
+                names.add(handle)
+                continue
+            whole[record] = {handle}
+            pending.extend(record.needs())
+            if record.bound is not None and record.bound not in bindings:
+                bindings.add(record.bound)
+                pending.extend(record.bound.needs())
+            if type(record) is Receiving and record.sending is not None:
+                elsewhere.append(record.sending)
+        return elsewhere
+
+    def wanted(self) -> Wanted:
+        """Return what was found."""
+        for record, handle in [need for need in self._cuts if need[0] in self._whole]:
+            self._whole[record].add(handle)  # it comes out of that anyway
+            del self._cuts[record, handle]
+        return Wanted(self._whole, self._cuts)
+
+
 def reach(needs: Iterable[Need]) -> Wanted:
-    """Find all that must be done so that there is what is needed."""
-    whole: dict[Record, set[int]] = {}
-    cuts: dict[Need, Held] = {}
-    bindings: set[Bound] = set()
-    pending = list(needs)
-    while pending:
-        record, handle = pending.pop()
-        if record.cuts is not None and handle in record.cuts:
-            cuts[record, handle] = record.cuts[handle]
-            continue
-        names = whole.get(record)
-        if names is not None:
-            names.add(handle)
-            continue
-        whole[record] = {handle}
-        pending.extend(record.needs())
-        if record.bound is not None and record.bound not in bindings:
-            bindings.add(record.bound)
-            pending.extend(record.bound.needs())
-    for record, handle in [need for need in cuts if need[0] in whole]:
-        whole[record].add(handle)  # it comes out of that anyway
-        del cuts[record, handle]
-    return Wanted(whole, cuts)
+    """Find all that one session must do so that there is what is needed."""
+    found: Reach[object] = Reach()
+    found.add(needs)
+    return found.wanted()

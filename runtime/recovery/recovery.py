@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from dynamo_genie.errors import DaemonUnavailable, RequestTimeout, SessionLost
 from dynamo_genie.runtime.recovery.journal import Journal
 from dynamo_genie.runtime.recovery.recovered import RecoveryClock
 from dynamo_genie.runtime.recovery.saving import Saving
-
-log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
 """So many workers may die of the same: then it is taken for the cause."""
@@ -36,15 +34,15 @@ class Recovery(Generic[A]):
     """
 
     def __init__(
-        self, device: str, reopen: Callable[[], A], begin_again: Callable[[A], None], patience_s: float
+        self, device: str, reopen: Callable[[], A], elsewhere: Callable[[DaemonUnavailable], None], patience_s: float
     ) -> None:
         """Recover with these means.
 
         Args:
             device: The kind of device that workers compute on.
             reopen: Opens an attachment to a worker that knows nothing.
-            begin_again: Goes on over an attachment: tells its worker all that is to be known.
-            patience_s: How long to try to open one.
+            elsewhere: Lets the session go on at another worker, and those with it that it cannot do without.
+            patience_s: How long to try to open an attachment.
         """
         self.journal = Journal(device)
         self.saving = Saving(self.journal)
@@ -52,7 +50,7 @@ class Recovery(Generic[A]):
         self.count = 0
         self.clock = RecoveryClock()
         self._reopen = reopen
-        self._begin_again = begin_again
+        self._elsewhere = elsewhere
         self._patience_s = patience_s
         self._inside = False
         self._deaths = 0
@@ -83,15 +81,22 @@ class Recovery(Generic[A]):
         """
         if self._inside or not self.going_on or isinstance(error, RequestTimeout):
             return False
-        self._inside = True
         try:
-            self._recover(error)
+            with self.occupied():
+                self._elsewhere(error)
         except Exception:
             self.going_on = False
             raise
-        finally:
-            self._inside = False
         return True
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Let nothing that fails meanwhile begin another recovery of this session."""
+        before, self._inside = self._inside, True
+        try:
+            yield
+        finally:
+            self._inside = before
 
     def heard(self, request_id: int) -> None:
         """Note that a worker has answered a request: what was asked has killed none."""
@@ -100,31 +105,38 @@ class Recovery(Generic[A]):
             self.journal.answered()
         if not self._inside:
             self._deaths = 0
+        self.journal.heard = self.journal.order  # whoever waits has asked for nothing since
 
-    def _recover(self, error: DaemonUnavailable) -> None:
-        what = str(error).splitlines()[0]
-        self.clock.begun()
-        while True:
-            self._deaths += 1
-            if self._deaths > MAX_DEATHS:
-                raise SessionLost(
-                    f"{MAX_DEATHS} workers ended one after the other while they did what this session asks for; "
-                    f"the last one: {what}"
-                ) from error
-            log.warning("a worker is gone, and the session goes on at another one: %s", what)
-            try:
-                attachment = self._attachment()
-                self.clock.admitted()
-                self._begin_again(attachment)
-            except SessionLost as again:
-                what = str(again).splitlines()[0]
-            else:
-                self.count += 1
-                self.clock.completed()
-                return
+    def require_going_on(self, error: DaemonUnavailable) -> None:
+        """Raise an error where no other worker is to take the place of one that died."""
+        if not self.going_on:
+            raise SessionLost(str(error)) from error
 
-    def _attachment(self) -> A:
-        """Open an attachment; a daemon that refuses may be one that ends, and another one begin in its place."""
+    def died(self, what: str) -> None:
+        """Note that a worker died.
+
+        Raises:
+            SessionLost: So many did that what the session asks for is taken for the cause.
+        """
+        self._deaths += 1
+        if self._deaths > MAX_DEATHS:
+            raise SessionLost(
+                f"{MAX_DEATHS} workers ended one after the other while they did what this session asks for; "
+                f"the last one: {what}"
+            )
+
+    def recovered(self) -> None:
+        """Note that another worker has taken the place of the last one, and has done all that it was told."""
+        self.count += 1
+        self.clock.completed()
+        self.journal.heard = self.journal.order
+
+    def attachment(self) -> A:
+        """Open an attachment; a daemon that refuses may be one that ends, and another one begin in its place.
+
+        Raises:
+            DaemonUnavailable: There is none, for as long as the session is patient.
+        """
         deadline = time.monotonic() + self._patience_s
         while True:
             try:

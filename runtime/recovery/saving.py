@@ -159,6 +159,5 @@ class Saving:
                 del journal.memories[handle]
         wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
         for record, _ in wanted.cuts:
-            record.command = record.bound = record.takes = record.share = None
-            record.reads = record.births = record.writes = ()
+            record.let_go()
         return sum(record.command is not None for record in wanted.whole)

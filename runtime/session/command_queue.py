@@ -13,6 +13,7 @@ from dynamo_genie.runtime.recovery.saving import SMALL_NBYTES
 from dynamo_genie.runtime.session.counters import framing
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.sent_batches import SentBatches
+from dynamo_genie.runtime.session.session_links import SourceGone
 from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 
@@ -28,6 +29,8 @@ class CommandQueue:
 
     Attributes:
         attachment: What carries the batches.
+        frees: Whether ids that died go with the next batch. While a worker is told again what was told, it needs some
+            of them for longer.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class CommandQueue:
         self._timeout_s = timeout_s
         self._recovery = recovery
         self._journal = recovery.journal if recovery is not None else None
+        self.frees = True
         self._refused = ""
         self._queue: list[m.Command] = []
         self._queued_nbytes = 0
@@ -124,6 +128,7 @@ class CommandQueue:
         self._queue.clear()
         self._queued_nbytes = 0
         self._sent = SentBatches()
+        self.frees = False
         released = self._ids.take_released()
         if self._recovery is not None:
             self._recovery.journal.forget(released)
@@ -137,6 +142,13 @@ class CommandQueue:
         handles = self._recovery.saving.recent(fetched) if self._recovery is not None else ()
         if handles:
             self.ask_to_save(handles, SMALL_NBYTES)
+
+    def save_now(self) -> None:
+        """Have small results here, before weights of another session change that they may be computed from."""
+        handles = self._recovery.saving.recent() if self._recovery is not None else ()
+        if handles:
+            self.ask_to_save(handles, SMALL_NBYTES)
+            self.sync()
 
     def save_lapsed(self) -> None:
         """Ask again for what a worker was asked to save that died before it answered."""
@@ -153,21 +165,35 @@ class CommandQueue:
 
     def flush(self) -> None:
         """Send what is queued, and the ids that died since; to another worker if this one is gone."""
-        try:
-            self._flush()
-        except DaemonUnavailable as error:
-            if not self._go_on(error):
-                raise
+        self._here_or_elsewhere(self._flush)
+
+    def revive(self) -> None:
+        """Go on at another worker, if this one is gone, or one that was to send something to it."""
+        self._here_or_elsewhere(self._check)
+
+    def _check(self) -> None:
+        self.attachment.liveness.check()
+        self._while_quiet()
+
+    def _here_or_elsewhere(self, operation: Callable[[], None]) -> None:
+        while True:
+            try:
+                return operation()
+            except DaemonUnavailable as error:
+                if not self._go_on(error):
+                    raise
 
     def _go_on(self, error: DaemonUnavailable) -> bool:
         """Go on at another worker, which gets what was queued with all that went before; False where this cannot be."""
-        if self._recovery is None or self.attachment.liveness.alive or self.attachment.liveness.inherited:
+        if self._recovery is None or self.attachment.liveness.inherited:
+            return False
+        if self.attachment.liveness.alive and not isinstance(error, SourceGone):
             return False
         return self._recovery.go_on(error)
 
     def _flush(self) -> None:
         queue = self._queue
-        if self._ids.released:
+        if self._ids.released and self.frees:
             self._post_released()
         if not queue:
             return

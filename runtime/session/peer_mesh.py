@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import zmq
+from msgspec.structs import replace
 
-from dynamo_genie.errors import OptionError
+from dynamo_genie.errors import DaemonUnavailable, OptionError
 from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.recovery.together import Together
 from dynamo_genie.runtime.session.measured_link import MeasuredLink
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.wire import messages as m
@@ -68,6 +70,7 @@ class PeerMesh:
 
     def __init__(self) -> None:
         self._links: dict[tuple[int, int], PeerLink] = {}
+        self._together = Together(self._send_again)
 
     def move(self, handle: Handle, target: Session, kind: str = "") -> Handle:
         """Let the handle's worker send its tensor to `target`'s and return the handle there; waits for nothing.
@@ -80,13 +83,16 @@ class PeerMesh:
         Raises:
             OptionError: That worker cannot be reached from this one.
         """
-        source = handle.session
-        link = self.link(source, target)
-        transfer = target.links.mint_transfer()
-        source.send_tensor(handle.id, link.out, transfer, kind or handle.kind)
-        source.flush()  # whatever waits at the target from now on may wait for this
-        moved = target.receive_tensor(link.into, transfer, target.timeout_s * WAIT_SHARE)
-        moved.kind = kind or handle.kind
+        source, kind = handle.session, kind or handle.kind
+        while True:
+            link = self.link(source, target)
+            transfer = target.links.mint_transfer()
+            sending = source.send_tensor(handle.id, link.out, transfer, kind)
+            source.flush()  # whatever waits at the target from now on may wait for this
+            if link.alive:  # else it is not on its way
+                break
+        moved = target.receive_tensor(link.into, transfer, target.timeout_s * WAIT_SHARE, sending)
+        moved.kind = kind
         moved.immediate = handle.immediate
         return moved
 
@@ -104,10 +110,31 @@ class PeerMesh:
         link = self._links.get((id(source), id(target)))
         if link is not None and link.alive:
             return link
-        self._sweep({source, target})
-        link = open_link(source, target)
+        for session in (source, target):
+            session.recover_with(self._together)
+        link = self._open(source, target)
         self._links[id(source), id(target)] = link  # the link keeps both sessions, so their ids stay theirs
         return link
+
+    def _open(self, source: Session, target: Session) -> PeerLink:
+        while True:
+            for session in (source, target):
+                session.revive()
+            self._sweep({source, target})
+            try:
+                return open_link(source, target)
+            except DaemonUnavailable:
+                if source.attached and target.attached:
+                    raise
+
+    def _send_again(
+        self, source: Session, send: m.SendTensor, target: Session, receive: m.ReceiveTensor
+    ) -> m.ReceiveTensor:
+        """Tell one session's new worker to send what the last one sent; return what the other's is to be told."""
+        link, transfer = self.link(source, target), target.links.mint_transfer()
+        source.retelling.repeat(replace(send, link=link.out, transfer=transfer))
+        source.retelling.flush()
+        return replace(receive, link=link.into, transfer=transfer, timeout_s=target.timeout_s * WAIT_SHARE)
 
     def close(self) -> None:
         """Close all links; takes the sessions' locks, one after the other."""

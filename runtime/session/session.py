@@ -15,12 +15,15 @@ from typing import Any, TypeVar
 import torch
 
 from dynamo_genie.engines import AUTO
-from dynamo_genie.errors import GenieError, ProtocolError, SessionLost, StaleHandleError
+from dynamo_genie.errors import DaemonUnavailable, ProtocolError, StaleHandleError
 from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.liveness import Liveness
 from dynamo_genie.runtime.attachment.transport import BulkTransport, Transport
 from dynamo_genie.runtime.recovery.held import Contents
+from dynamo_genie.runtime.recovery.journal import Journal
+from dynamo_genie.runtime.recovery.records import Sending
 from dynamo_genie.runtime.recovery.recovery import Recovery
+from dynamo_genie.runtime.recovery.together import Together
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
@@ -53,6 +56,8 @@ class Session:
         mint, request_id: Fresh ids for programs and bindings, fresh numbers for commands that are answered.
         post, flush, wait, ask, failure: Those of its queue of commands; the caller holds the lock.
         recovery: What takes another worker when this one is gone; None where the session ends with it.
+        retelling: How that one is told.
+        revive: Goes on at another worker where this one is gone, or one that was to send it something.
     """
 
     def __init__(
@@ -80,21 +85,22 @@ class Session:
         self.lock = identity.lock
         self._ids = identity.ids
         self.recovery = (
-            None if reopen is None else Recovery(attachment.welcome.device.kind, reopen, self._begin_again, patience_s)
+            None if reopen is None else Recovery(attachment.welcome.device.kind, reopen, self._go_elsewhere, patience_s)
         )
         self._journal = None if self.recovery is None else self.recovery.journal
         self._bulk = BulkConnection(attachment, self.counters, timeout_s)
-        self.links = SessionLinks(identity, self._bulk)
+        self.links = SessionLinks(identity, self._bulk, self.recovery)
         self._commands = CommandQueue(
-            attachment, identity, self.links.dismiss_lost_sources, self._bulk.cancel, timeout_s, self.recovery
+            attachment, identity, self.links.check_sources, self._bulk.cancel, timeout_s, self.recovery
         )
         self._uploads = Uploads(self._commands, self._bulk, identity)
         self.weight_channel = WeightCommands(self._commands, self._uploads, identity, self.recovery)
         if self._journal is not None:
-            self._retelling = Retelling(self._journal, self._commands, self._uploads, self.weight_channel, self._ids)
+            self.retelling = Retelling(self._journal, self._commands, self._uploads, self.weight_channel, self._ids)
+            self.recover_with(Together())
         self.mint, self.request_id = self._ids.mint, self._ids.request
         self.post, self.flush, self.wait = self._commands.post, self._commands.flush, self._commands.wait
-        self.ask, self.failure = self._commands.ask, self._commands.failure
+        self.ask, self.failure, self.revive = self._commands.ask, self._commands.failure, self._commands.revive
 
     def twin(self, control: Transport, bulk: BulkTransport) -> Session:
         """Return a session on other transports that has counted as far as this one and sent the same programs."""
@@ -154,23 +160,23 @@ class Session:
                 self.recovery.going_on = False
             self.attachment.close()
 
-    def _begin_again(self, attachment: Attachment) -> None:
-        """Go on over an attachment to a worker that knows nothing; tell it all that is to be known."""
-        try:
-            self._tell_all(attachment)
-        except BaseException as error:
-            if isinstance(error, GenieError):
-                attachment.liveness.end(SessionLost(str(error)))
-            attachment.close()
-            raise
+    # --- going on elsewhere ----------------------------------------------------------------------------------
 
-    def _tell_all(self, attachment: Attachment) -> None:
-        journal = self._journal
-        assert journal is not None
-        waited_for = journal.pending, journal.asked
+    def recover_with(self, others: Together[Session]) -> None:
+        """Recover together with these sessions from now on."""
+        if self.recovery is not None:
+            self._together = others
+            others.add(self)
+
+    def _go_elsewhere(self, error: DaemonUnavailable) -> None:
+        self._together.go_on(self, error)
+
+    def begin_again(self, attachment: Attachment) -> None:
+        """Go on over an attachment to a worker that knows nothing; `retelling` tells it what is to be known."""
+        assert self._journal is not None
         before, now = (each.welcome.device for each in (self.attachment, attachment))
         if (before.kind, before.name, before.torch_version) != (now.kind, now.name, now.torch_version):
-            journal.give_up_calls(
+            self._journal.give_up_calls(
                 f"the next worker computes on {now.name} with torch {now.torch_version}, the one that ended did on "
                 f"{before.name} with torch {before.torch_version}"
             )
@@ -181,8 +187,23 @@ class Session:
         self._bulk.begin_again(attachment)
         self.links.forget()
         self.attach(self.timeout_s)
-        self._retelling.tell(waited_for)
+
+    def recovered(self) -> None:
+        """Note that another worker knows all that is to be known."""
+        assert self.recovery is not None
+        self.recovery.recovered()
         self.counters.events["recoveries"] += 1
+
+    def save(self) -> None:
+        """Have recent small results here, where others have sent something that they may be computed from."""
+        if self._journal is not None and self._journal.has_received:
+            self._commands.save_now()
+
+    def give_up_sources(self) -> None:
+        """Wait for nothing more from workers that are gone."""
+        self.links.dismiss_lost()
+
+    # --- state -----------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> m.DeviceInfo:
@@ -283,6 +304,8 @@ class Session:
             if "gradient" in kinds:
                 self._commands.save_recent(set(handles))  # the weights will change
             found = self.whole(lambda: self._bulk.over(lambda: self._fetch_each(handles, kinds)))
+            if "gradient" in kinds and self.recovery is not None:
+                self._together.weights_change(self)
             if self.recovery is not None and self.recovery.saving.due:
                 shorten(self.recovery, self._commands, self._bulk)
             return found
@@ -325,13 +348,22 @@ class Session:
 
     # --- tensors of other sessions ---------------------------------------------------------------------------
 
-    def send_tensor(self, handle: int, link: int, transfer: int, kind: str) -> None:
-        """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered."""
-        self.post(m.SendTensor(handle, link, transfer, kind))
+    def send_tensor(self, handle: int, link: int, transfer: int, kind: str) -> Sending[Journal] | None:
+        """Queue the sending of a tensor; the receiving session minted `transfer`. Nothing is answered.
 
-    def receive_tensor(self, link: int, transfer: int, timeout_s: float) -> Handle:
+        Returns the record by which the receiver can have it again; None where this session keeps no journal.
+        """
+        sending = None if self._journal is None else self._journal.sending(handle, kind)
+        self.post(m.SendTensor(handle, link, transfer, kind))
+        return sending
+
+    def receive_tensor(
+        self, link: int, transfer: int, timeout_s: float, sending: Sending[Journal] | None = None
+    ) -> Handle:
         """Queue the receiving of a tensor and return its handle; commands after it wait for it on the worker."""
         handle = self.new_handle()
+        if self._journal is not None:
+            self._journal.receive(handle.id, sending)
         self.post(m.ReceiveTensor(handle.id, link, transfer, timeout_s))
         return handle
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from dynamo_genie.errors import DaemonUnavailable
+from dynamo_genie.errors import DaemonUnavailable, SessionLost
+from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.measured_link import MeasuredLink
 from dynamo_genie.runtime.wire import messages as m
 
 
+class SourceGone(SessionLost):
+    """A worker is gone that was to send something which this session waits for: it begins again with that one."""
+
+
 class LinkSource(Protocol):
     """The session at the other end of a link."""
 
     @property
-    def attached(self) -> bool:
-        """Whether what it sends arrives."""
+    def attachment(self) -> Attachment:
+        """What leads to its worker at present."""
+
+    @property
+    def recovery(self) -> Recovery[Attachment] | None:
+        """What it goes on with when its worker is gone."""
 
     @property
     def identity(self) -> SessionIdentity:
@@ -30,12 +40,15 @@ class LinkSource(Protocol):
 class SessionLinks:
     """The ends of links in one session. `PeerMesh` opens links between two."""
 
-    def __init__(self, identity: SessionIdentity, bulk: BulkConnection) -> None:
+    def __init__(
+        self, identity: SessionIdentity, bulk: BulkConnection, recovery: Recovery[Attachment] | None = None
+    ) -> None:
+        self._recovery = recovery
         self._identity = identity
         self._ids = identity.ids
         self._bulk = bulk
         self._last_transfer = 0
-        self._sources: dict[int, LinkSource] = {}
+        self._sources: dict[int, tuple[LinkSource, Attachment]] = {}
 
     def admit(self, token: bytes, public_key: str, source: LinkSource) -> int:
         """Let the worker that shows `token` send tensors to this one; return the number of the link.
@@ -50,7 +63,7 @@ class SessionLinks:
         link = self._ids.mint()
         message = m.AdmitPeer(self._ids.request(), link, token, public_key, source.bulk_endpoint, self._bulk.endpoint)
         self._bulk.admit_peer(message)
-        self._sources[link] = source
+        self._sources[link] = source, source.attachment
         self._identity.sources[link] = source.identity  # an error that comes through the link belongs to a call there
         return link
 
@@ -69,11 +82,32 @@ class SessionLinks:
         if self._sources.pop(link, None) is not None:
             self._bulk.forget_peer(m.DismissPeer(link, reason))
 
-    def dismiss_lost_sources(self) -> None:
-        """While an answer stays away: it may wait for a worker that is gone."""
-        for link, source in list(self._sources.items()):
-            if not source.attached:
-                self.dismiss(link, f"its session with {source.bulk_endpoint} has ended")
+    def check_sources(self) -> None:
+        """While an answer stays away: it may wait for a worker that is gone.
+
+        Raises:
+            SourceGone: That worker was to send what this session cannot do without, and there may be another one.
+        """
+        for source in self._lost().values():
+            recovery = source.recovery
+            if self._recovery is None or recovery is None or not recovery.going_on:
+                continue
+            if self._recovery.journal.awaits((recovery.journal,)):
+                raise SourceGone(f"the daemon at {source.bulk_endpoint} was to send a tensor, and its worker is gone")
+        self.dismiss_lost()
+
+    def dismiss_lost(self) -> None:
+        """Expect nothing more from workers that are gone."""
+        for link, source in self._lost().items():
+            self.dismiss(link, f"its session with {source.bulk_endpoint} has ended")
+
+    def _lost(self) -> dict[int, LinkSource]:
+        """Return the other ends, by link, that are not where they were."""
+        return {
+            link: source
+            for link, (source, end) in self._sources.items()
+            if source.attachment is not end or not end.liveness.alive
+        }
 
     def forget(self) -> None:
         """Forget all links: the worker at this end of them is gone."""

@@ -81,8 +81,15 @@ class ResidentWeights:
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Say whether this local tensor is resident on the daemon by way of this session."""
+        return self._resident(tensor) is not None
+
+    def change(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Say that a program of another session is about to change these tensors, of which some may be resident."""
+        self._store.hold(resident for tensor in tensors if (resident := self._resident(tensor)) is not None)
+
+    def _resident(self, tensor: torch.Tensor) -> Resident | None:
         owner = self._store.owner_of(tensor)
-        return owner is not None and owner() is tensor and owner.resident is not None
+        return owner.resident if owner is not None and owner() is tensor else None
 
     def close(self) -> None:
         """Stop watching; for the end of the session, which frees the handles."""

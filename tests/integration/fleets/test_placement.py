@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import dynamo_genie
 from dynamo_genie.backend import genie
-from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, QuotaExceeded, StaleHandleError
+from dynamo_genie.errors import QuotaExceeded, StaleHandleError
 from tests.integration.compare import plain, same
 from tests.integration.fleets.fleets import Fleet, fleet_of
 from tests.integration.models import audio_prompt, image_prompt, make_model, token_prompt
@@ -363,8 +363,8 @@ def generate_again(remote: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]
 # --- when a daemon is lost ------------------------------------------------------------------------------------
 
 
-def test_when_a_worker_dies_its_tensors_are_what_they_were_or_lost_by_name_and_the_next_call_works() -> None:
-    """What came from the other daemon is lost; where placement put what, the speeds of this machine decide."""
+def test_when_a_worker_dies_its_tensors_are_what_they_were() -> None:
+    """Where placement put what, the speeds of this machine decide."""
     model = narrow_gpt2()
     ids = token_prompt().inputs["input_ids"]
     with fleet_of("3MB", "3MB") as fleet, torch.no_grad():
@@ -373,11 +373,8 @@ def test_when_a_worker_dies_its_tensors_are_what_they_were_or_lost_by_name_and_t
         expected = local.logits
         kept = call(input_ids=ids)
         assert all(state.spans for state in fleet.inspections()), "both daemons take part"
-        os.kill(fleet.daemons[1].worker(), signal.SIGKILL)
-        for mine, layer in zip(local.past_key_values.layers, kept.past_key_values.layers, strict=True):
-            try:
-                found = dynamo_genie.to_local(layer.keys)
-            except (DaemonUnavailable, NotRecoverable):
-                continue
-            same(found, mine.keys)
-        same(call(input_ids=ids).logits, expected)
+        for daemon in fleet.daemons:
+            os.kill(daemon.worker(), signal.SIGKILL)
+            for mine, layer in zip(local.past_key_values.layers, kept.past_key_values.layers, strict=True):
+                same(dynamo_genie.to_local(layer.keys), mine.keys)
+            same(call(input_ids=ids).logits, expected)
