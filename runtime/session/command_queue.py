@@ -29,6 +29,8 @@ class CommandQueue:
 
     Attributes:
         attachment: What carries the batches.
+        untold: Programs that the worker does not know yet, because it has just taken the place of another one.
+        tell_program: Tells it one of them, by its number.
         frees: Whether ids that died go with the next batch. While a worker is told again what was told, it needs some
             of them for longer.
     """
@@ -61,6 +63,8 @@ class CommandQueue:
         self._timeout_s = timeout_s
         self._recovery = recovery
         self._journal = recovery.journal if recovery is not None else None
+        self.untold: set[int] = set()
+        self.tell_program: Callable[[int], None] = self.untold.discard
         self.frees = True
         self._refused = ""
         self._queue: list[m.Command] = []
@@ -117,6 +121,9 @@ class CommandQueue:
         self._enqueue(command, nbytes)
 
     def _enqueue(self, command: m.Command, nbytes: int) -> None:
+        if self.untold and (program := getattr(command, "program", 0)) in self.untold:
+            self.untold.discard(program)
+            self.tell_program(program)
         self._queue.append(command)
         self._queued_nbytes += nbytes
         if len(self._queue) >= FLUSH_AT_COMMANDS or self._queued_nbytes >= FLUSH_AT_NBYTES:

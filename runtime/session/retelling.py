@@ -30,13 +30,14 @@ class Retelling:
         self._weights = weights
         self.flush, self.settle = commands.flush, commands.settle_quietly
         self.mint = ids.mint
+        commands.tell_program = self._tell_program
 
     def begin(self) -> None:
-        """Tell of programs, weights and bindings."""
+        """Tell of weights and bindings; of a program when a command first needs it: a session may have had many."""
         journal, commands = self._journal, self._commands
         waited_for = journal.pending, journal.asked
         try:
-            self._tell_programs()
+            commands.untold = set(journal.programs)
             self._weights.restore()
         finally:
             journal.pending, journal.asked = waited_for
@@ -44,14 +45,12 @@ class Retelling:
             if all(handle in journal.made for handle in binding.command.handles):
                 commands.repeat(binding.command, 8 * len(binding.command.handles))
 
-    def _tell_programs(self) -> None:
-        for number, program in self._journal.programs.items():
-            encoded, upload = program.encoded, 0
-            if len(encoded) > MAX_CONTROL_NBYTES // 2:
-                encoded, upload = b"", self._uploads.send(memoryview(encoded), "control")
-            self._commands.repeat(
-                m.RegisterProgram(number, program.digest, encoded, upload, program.engine), len(encoded)
-            )
+    def _tell_program(self, number: int) -> None:
+        program = self._journal.programs[number]
+        encoded, upload = program.encoded, 0
+        if len(encoded) > MAX_CONTROL_NBYTES // 2:
+            encoded, upload = b"", self._uploads.send(memoryview(encoded), "control")
+        self._commands.repeat(m.RegisterProgram(number, program.digest, encoded, upload, program.engine), len(encoded))
 
     def repeat(self, step: m.Command | Make) -> None:
         """Tell one step of a replay."""

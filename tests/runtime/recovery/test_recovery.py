@@ -13,7 +13,7 @@ from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.recovery.recovery import MAX_DEATHS
 from dynamo_genie.runtime.session.session import Session
 from tests.in_process import Workers, attachment_to
-from tests.runtime.recovery.test_histories import ADD, ADD_IN_PLACE, History
+from tests.runtime.recovery.test_histories import ADD, ADD_IN_PLACE, FIRST_ROW, TRANSPOSE, TWO_VIEWS, History
 
 
 @pytest.fixture
@@ -67,6 +67,23 @@ def test_deaths_with_work_in_between_are_no_cause(history: History) -> None:
         history.kill()
         assert history.session.fetch([handle.id], ["output"])[0].sum() == 3
     assert history.session.counters.events["recoveries"] == 3 * MAX_DEATHS
+
+
+def test_another_worker_is_told_of_a_program_when_a_command_needs_it(history: History) -> None:
+    value = history.session.put(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    for which in (FIRST_ROW, ADD, TWO_VIEWS):
+        (kept, *_) = history.call(which, *[value] * len(which.inputs))
+    kept = history.call(TRANSPOSE, value)[0]
+    history.session.sync()
+    assert len(history.workers.alive.state.programs) == 4
+    for _ in range(2):
+        history.kill()
+        assert history.session.fetch([kept.id], ["output"])[0].tolist() == [[1, 3], [2, 4]]
+        assert len(history.workers.alive.state.programs) == 1
+        (row,) = history.call(FIRST_ROW, value)
+        assert history.session.fetch([row.id], ["output"])[0].tolist() == [1, 2]
+        assert len(history.workers.alive.state.programs) == 2
+        del row
 
 
 def test_a_recovery_is_timed_part_by_part(history: History) -> None:
