@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from dynamo_genie.errors import DaemonUnavailable, RequestTimeout, SessionLost
 from dynamo_genie.runtime.recovery.journal import Journal
+from dynamo_genie.runtime.recovery.notes import Notes
 from dynamo_genie.runtime.recovery.recovered import RecoveryClock
 from dynamo_genie.runtime.recovery.saving import Saving
 
@@ -26,7 +27,7 @@ class Recovery(Generic[A]):
     """Recovers one session, under the session's lock.
 
     Attributes:
-        journal: What there is to recover.
+        notes: What the journal is still to be told.
         saving: What of it is saved.
         going_on: Whether another worker may take the place of one that died.
         count: How often one did.
@@ -44,8 +45,8 @@ class Recovery(Generic[A]):
             elsewhere: Lets the session go on at another worker, and those with it that it cannot do without.
             patience_s: How long to try to open an attachment.
         """
-        self.journal = Journal(device)
-        self.saving = Saving(self.journal)
+        self.notes = Notes(Journal(device))
+        self.saving = Saving(self.notes)
         self.going_on = True
         self.count = 0
         self.clock = RecoveryClock()
@@ -54,6 +55,11 @@ class Recovery(Generic[A]):
         self._patience_s = patience_s
         self._inside = False
         self._deaths = 0
+
+    @property
+    def journal(self) -> Journal:
+        """What there is to recover."""
+        return self.notes.journal
 
     def whole(self, operation: Callable[[], T]) -> T:
         """Run an operation that can be begun again; where a worker dies under it, it is, on another worker."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 import torch
 
 from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Contents, Held
-from dynamo_genie.runtime.recovery.journal import Journal
+from dynamo_genie.runtime.recovery.notes import Notes
 from dynamo_genie.runtime.recovery.records import Record, Weight, reach
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS
@@ -39,8 +39,8 @@ class Saving:
         lapsed: Whether a worker died that was asked for recent results; `recent` returns them again.
     """
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
         self._asked: dict[int, list[tuple[int, Record | None]]] = {}
         self._asked_since: dict[int, int] = {}
         self.lapsed = False
@@ -63,7 +63,7 @@ class Saving:
         Not those that are being `fetched`, nor what the last call read: of a backward that is what the forward left for
         it alone.
         """
-        journal, since = self._journal, self._looked_at
+        journal, since = self._notes.journal, self._looked_at
         found: list[int] = []
         for handle in reversed(journal.made):
             if journal.made[handle].order <= since:
@@ -80,7 +80,7 @@ class Saving:
 
     def all(self) -> list[int]:
         """Return all handles that can be saved."""
-        return self._savable(self._journal.made)
+        return self._savable(self._notes.journal.made)
 
     def _savable(self, handles: Iterable[int]) -> list[int]:
         found = []
@@ -93,9 +93,9 @@ class Saving:
 
     def _latest(self, handle: int) -> Record | None:
         """Return the record after which a handle has what it has; None where its memory is not its own."""
-        memory = self._journal.memories.get(handle)
+        memory = self._notes.journal.memories.get(handle)
         if memory is None or (memory.last is None and len(memory.handles) == 1):
-            return self._journal.made[handle]
+            return self._notes.journal.made[handle]
         return memory.last if len(memory.handles) == 1 else None
 
     def asked(self, request_id: int, handles: Sequence[int], *, awaited: bool = False) -> None:
@@ -126,23 +126,23 @@ class Saving:
 
     def _held(self, found: m.FetchedTensor, download: torch.Tensor | None) -> Held | None:
         if download is not None:
-            return Contents.of(download, self._journal.budget, private=True)
+            return Contents.of(download, self._notes.journal.budget, private=True)
         if len(found.data) != spec_nbytes(found.spec):
             return None
         if len(found.data) < FREE_NBYTES:
             return InlineTensor(found.spec, found.data)
         tensor = empty_like_spec(found.spec)
         flat_bytes(tensor).numpy().data[:] = found.data
-        return Contents.of(tensor, self._journal.budget, private=True)
+        return Contents.of(tensor, self._notes.journal.budget, private=True)
 
     @property
     def due(self) -> bool:
         """Whether so much was made that it is worth looking for what is too long to be done again."""
-        return self._journal.order - self._pruned >= max(PRUNE_EVERY, len(self._journal.made))
+        return self._notes.journal.order - self._pruned >= max(PRUNE_EVERY, len(self._notes.journal.made))
 
     def worth(self, nbytes: int) -> bool:
         """Say whether to fetch so many bytes now, to cut off what they were computed from; if so, that is noted."""
-        budget, now = self._journal.budget, time.monotonic()
+        budget, now = self._notes.journal.budget, time.monotonic()
         if budget.used + nbytes > budget.limit or now - self._cut_at < nbytes / FETCHED_BYTES_PER_S / TIME_SHARE:
             return False
         self._cut_at = now
@@ -150,7 +150,7 @@ class Saving:
 
     def prune(self) -> int:
         """Let go of what nothing needs any more since results were saved; return how many calls would be done again."""
-        journal = self._journal
+        journal = self._notes.journal
         self._pruned = journal.order
         for handle, memory in list(journal.memories.items()):
             last = memory.last

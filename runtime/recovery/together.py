@@ -87,7 +87,7 @@ class _Recovering(Generic[M]):
             first: Whose thread it is.
             pass_on: How one sends another something.
         """
-        self._members = {recovery_of(each).journal: each for each in members}
+        self._members = {recovery_of(each).notes.written: each for each in members}
         self._hold = hold
         self._first = first
         self._pass_on = pass_on
@@ -119,6 +119,8 @@ class _Recovering(Generic[M]):
     def _group(self) -> dict[Journal, M]:
         """Return those that begin again; their workers are gone, or they lose nothing by it."""
         while True:
+            for each in self._hold.all:
+                recovery_of(each).notes.enter()
             group = {journal: each for journal, each in self._members.items() if each is self._first}
             while more := self._missing(group):
                 group.update(more)
@@ -147,6 +149,7 @@ class _Recovering(Generic[M]):
 
     def _take(self, member: M) -> bool:
         if self._hold.take(member, member.timeout_s):
+            recovery_of(member).notes.enter()
             return True
         self._left_out.add(member)
         return False

@@ -62,7 +62,7 @@ class CommandQueue:
         self._cancel = cancel
         self._timeout_s = timeout_s
         self._recovery = recovery
-        self._journal = recovery.journal if recovery is not None else None
+        self._notes = recovery.notes if recovery is not None else None
         self.untold: set[int] = set()
         self.tell_program: Callable[[int], None] = self.untold.discard
         self.frees = True
@@ -110,8 +110,8 @@ class CommandQueue:
             self._identity.calls.note()
             if self._ids.released:
                 self._post_released()  # first, so that its results find the room
-        if self._journal is not None:
-            self._journal.note(command)
+        if self._notes is not None:
+            self._notes.add(command)
         self._enqueue(command, nbytes)
 
     def repeat(self, command: m.Command, nbytes: int = 64) -> None:
@@ -226,8 +226,8 @@ class CommandQueue:
         if self._ids.gives_up_weights:
             self.save_recent()
         released = self._ids.take_released()
-        if self._journal is not None:
-            self._journal.forget(released)
+        if self._notes is not None:
+            self._notes.free(released)
         self._queue.append(m.Free(released))
 
     # --- requests ------------------------------------------------------------------------------------------
@@ -328,6 +328,8 @@ class CommandQueue:
 
     def _hear(self, deadline: float, timeout_s: float) -> m.WorkerToClient | None:
         """Take a message, if one comes in a moment, and note what it says that answers nothing."""
+        if self._notes is not None:
+            self._notes.enter()  # there is time for that now
         data = self.attachment.control.receive()
         if data is None:
             self.attachment.liveness.check()

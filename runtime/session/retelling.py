@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo_genie.runtime.recovery.journal import Journal
+from dynamo_genie.runtime.recovery.notes import Notes
 from dynamo_genie.runtime.recovery.replay import Make, Replay
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.session_ids import SessionIds
@@ -22,9 +22,9 @@ class Retelling:
     """
 
     def __init__(
-        self, journal: Journal, commands: CommandQueue, uploads: Uploads, weights: WeightCommands, ids: SessionIds
+        self, notes: Notes, commands: CommandQueue, uploads: Uploads, weights: WeightCommands, ids: SessionIds
     ) -> None:
-        self._journal = journal
+        self._notes = notes
         self._commands = commands
         self._uploads = uploads
         self._weights = weights
@@ -34,7 +34,7 @@ class Retelling:
 
     def begin(self) -> None:
         """Tell of weights and bindings; of a program when a command first needs it: a session may have had many."""
-        journal, commands = self._journal, self._commands
+        journal, commands = self._notes.journal, self._commands
         waited_for = journal.pending, journal.asked
         try:
             commands.untold = set(journal.programs)
@@ -46,7 +46,7 @@ class Retelling:
                 commands.repeat(binding.command, 8 * len(binding.command.handles))
 
     def _tell_program(self, number: int) -> None:
-        program = self._journal.programs[number]
+        program = self._notes.journal.programs[number]
         encoded, upload = program.encoded, 0
         if len(encoded) > MAX_CONTROL_NBYTES // 2:
             encoded, upload = b"", self._uploads.send(memoryview(encoded), "control")
@@ -64,7 +64,7 @@ class Retelling:
 
     def finish(self, replay: Replay) -> None:
         """Tell the rest, once all steps were done; what is waited for is then on its way."""
-        self._journal.lost.update(replay.lost)
+        self._notes.journal.lost.update(replay.lost)
         self._commands.save_lapsed()
         for step in replay.last:
             self.repeat(step)

@@ -87,7 +87,7 @@ class Session:
         self.recovery = (
             None if reopen is None else Recovery(attachment.welcome.device.kind, reopen, self._go_elsewhere, patience_s)
         )
-        self._journal = None if self.recovery is None else self.recovery.journal
+        self._notes = None if self.recovery is None else self.recovery.notes
         self._bulk = BulkConnection(attachment, self.counters, timeout_s)
         self.links = SessionLinks(identity, self._bulk, self.recovery)
         self._commands = CommandQueue(
@@ -95,8 +95,8 @@ class Session:
         )
         self._uploads = Uploads(self._commands, self._bulk, identity)
         self.weight_channel = WeightCommands(self._commands, self._uploads, identity, self.recovery)
-        if self._journal is not None:
-            self.retelling = Retelling(self._journal, self._commands, self._uploads, self.weight_channel, self._ids)
+        if self._notes is not None:
+            self.retelling = Retelling(self._notes, self._commands, self._uploads, self.weight_channel, self._ids)
             self.recover_with(Together())
         self.mint, self.request_id = self._ids.mint, self._ids.request
         self.post, self.flush, self.wait = self._commands.post, self._commands.flush, self._commands.wait
@@ -173,10 +173,10 @@ class Session:
 
     def begin_again(self, attachment: Attachment) -> None:
         """Go on over an attachment to a worker that knows nothing; `retelling` tells it what is to be known."""
-        assert self._journal is not None
+        assert self._notes is not None
         before, now = (each.welcome.device for each in (self.attachment, attachment))
         if (before.kind, before.name, before.torch_version) != (now.kind, now.name, now.torch_version):
-            self._journal.give_up_calls(
+            self._notes.journal.give_up_calls(
                 f"the next worker computes on {now.name} with torch {now.torch_version}, the one that ended did on "
                 f"{before.name} with torch {before.torch_version}"
             )
@@ -196,7 +196,7 @@ class Session:
 
     def save(self) -> None:
         """Have recent small results here, where others have sent something that they may be computed from."""
-        if self._journal is not None and self._journal.has_received:
+        if self._notes is not None and self._notes.journal.has_received:
             self._commands.save_now()
 
     def give_up_sources(self) -> None:
@@ -248,8 +248,8 @@ class Session:
         if number is not None:
             return number
         number = self.mint()
-        if self._journal is not None:
-            self._journal.register(number, digest, encoded, engine)
+        if self._notes is not None:
+            self._notes.journal.register(number, digest, encoded, engine)
         upload = 0
         if len(encoded) > MAX_CONTROL_NBYTES // 2:
             upload = self.upload(memoryview(encoded), "control")
@@ -277,9 +277,9 @@ class Session:
         else:
             dense = dense_for_wire(tensor)
             upload = self.upload(tensor_bytes(dense), kind)
-            if self._journal is not None:
+            if self._notes is not None:
                 private = dense.untyped_storage()._cdata != tensor.untyped_storage()._cdata
-                self._journal.put(handle.id, Contents.of(dense, self._journal.budget, private=private))
+                self._notes.journal.put(handle.id, Contents.of(dense, self._notes.journal.budget, private=private))
             self.post(m.PutUploaded(handle.id, spec_of(dense), upload))
         return handle
 
@@ -353,7 +353,7 @@ class Session:
 
         Returns the record by which the receiver can have it again; None where this session keeps no journal.
         """
-        sending = None if self._journal is None else self._journal.sending(handle, kind)
+        sending = None if self._notes is None else self._notes.journal.sending(handle, kind)
         self.post(m.SendTensor(handle, link, transfer, kind))
         return sending
 
@@ -362,8 +362,8 @@ class Session:
     ) -> Handle:
         """Queue the receiving of a tensor and return its handle; commands after it wait for it on the worker."""
         handle = self.new_handle()
-        if self._journal is not None:
-            self._journal.receive(handle.id, sending)
+        if self._notes is not None:
+            self._notes.journal.receive(handle.id, sending)
         self.post(m.ReceiveTensor(handle.id, link, transfer, timeout_s))
         return handle
 

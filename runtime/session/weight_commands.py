@@ -30,7 +30,7 @@ class WeightCommands:
         recovery: Recovery[Attachment] | None = None,
     ) -> None:
         self._recovery = recovery
-        self._journal = None if recovery is None else recovery.journal
+        self._notes = None if recovery is None else recovery.notes
         self._residents: list[Callable[[], None]] = []
         self._commands = commands
         self._identity = identity
@@ -55,24 +55,24 @@ class WeightCommands:
 
     def adopt_again(self, handle: int, digest: bytes, spec: TensorSpec, *, same: bool) -> None:
         """Let a handle name a resident weight on another worker; `same` says that it is what the last one had."""
-        if self._journal is not None:
-            self._journal.adopted_again(handle, same=same)
+        if self._notes is not None:
+            self._notes.journal.adopted_again(handle, same=same)
         self._commands.repeat(m.AdoptWeight(handle, digest, spec))
 
     def gone(self, handle: int) -> None:
         """Note that nobody has any more what a handle named."""
-        if self._journal is not None:
-            self._journal.forget((handle,))
+        if self._notes is not None:
+            self._notes.journal.forget((handle,))
 
     def hold(self, handle: int, tensor: torch.Tensor) -> None:
         """Keep what a weight is now, because a program is about to change it."""
-        if self._journal is not None:
-            self._journal.hold_weight(handle, tensor)
+        if self._notes is not None:
+            self._notes.journal.hold_weight(handle, tensor)
 
     def settled(self, handle: int) -> None:
         """Note that a weight that a program changed is what the local one is."""
-        if self._journal is not None:
-            self._journal.settled(handle)
+        if self._notes is not None:
+            self._notes.journal.settled(handle)
 
     def missing(self, digests: Sequence[bytes]) -> set[int]:
         """Return the positions of the contents that the worker lacks."""
