@@ -87,7 +87,10 @@ class SessionFetches:
         return m.Saved(command.request_id, tuple(found))
 
     def _whole(self, handle: int) -> torch.Tensor | None:
-        """Return a tensor that is all of its memory, or that eager PyTorch would hold so; None for others."""
+        """Return a tensor that lies dense from the beginning of its memory, or would in eager PyTorch; None for others.
+
+        Behind it there may be more: the kernels of some losses shrink what they make.
+        """
         try:
             tensor = self._handles.tensor(handle)
         except (GenieError, PoisonedInput, torch.OutOfMemoryError):
@@ -96,8 +99,7 @@ class SessionFetches:
             return tensor if self._arenas.is_whole(tensor) else None
         if tensor.is_conj() or tensor.is_neg() or not is_dense(tensor.shape, tensor.stride()):
             return None
-        whole = tensor.storage_offset() == 0 and tensor.untyped_storage().nbytes() == tensor.nbytes
-        return tensor if whole else None
+        return tensor if tensor.storage_offset() == 0 else None
 
     def _download(self, handle: int, tensor: torch.Tensor, nbytes: int) -> m.FetchedTensor:
         """Send a tensor by the bulk connection, out of its own memory where it lies there as it travels."""

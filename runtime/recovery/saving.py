@@ -46,6 +46,7 @@ class Saving:
         self.lapsed = False
         self._awaited = 0
         self._looked_at = self._since = 0
+        self._left: list[int] = []
         self._pruned = 0
         self._cut_at = time.monotonic()
 
@@ -57,11 +58,11 @@ class Saving:
         self._asked.clear()
         self._asked_since.clear()
 
-    def recent(self, fetched: Collection[int] = ()) -> list[int]:
+    def recent(self, unwanted: Collection[int] = ()) -> list[int]:
         """Return the handles that were made or written since this was called last and can be saved.
 
-        Not those that are being `fetched`, nor what the last call read: of a backward that is what the forward left for
-        it alone.
+        Not those that are `unwanted`. What the last call read is left for the next time: after a backward most of it is
+        what the forward left for it alone, and gone by then.
         """
         journal, since = self._notes.journal, self._looked_at
         found: list[int] = []
@@ -74,9 +75,13 @@ class Saving:
             for handle, memory in journal.memories.items()
             if memory.last is not None and memory.last.order > since and journal.made[handle].order <= since
         ]
+        left = set(self._left)
+        found += [handle for handle in left if handle in journal.made and journal.made[handle].order <= since]
         self._looked_at, self._since = journal.order, since
         self.lapsed = False
-        return [handle for handle in self._savable(found) if handle not in journal.last_reads and handle not in fetched]
+        savable = [handle for handle in self._savable(found) if handle not in unwanted]
+        self._left = [handle for handle in savable if handle in journal.last_reads and handle not in left]
+        return [handle for handle in savable if handle not in self._left]
 
     def all(self) -> list[int]:
         """Return all handles that can be saved."""
@@ -92,11 +97,20 @@ class Saving:
         return found[:MAX_ITEMS]
 
     def _latest(self, handle: int) -> Record | None:
-        """Return the record after which a handle has what it has; None where its memory is not its own."""
+        """Return the record after which a handle has what it has; None where others have part of it, and might write.
+
+        What was never written and has views can be saved, not its views: those are made of it again.
+        """
         memory = self._notes.journal.memories.get(handle)
-        if memory is None or (memory.last is None and len(memory.handles) == 1):
+        if memory is None or (memory.last is None and (len(memory.handles) == 1 or self._is_no_view(handle))):
             return self._notes.journal.made[handle]
         return memory.last if len(memory.handles) == 1 else None
+
+    def _is_no_view(self, handle: int) -> bool:
+        record = self._notes.journal.made[handle]
+        if record.command is None or record.takes is None:
+            return False
+        return record.command.outputs.index(handle) in record.takes.memory.fresh
 
     def asked(self, request_id: int, handles: Sequence[int], *, awaited: bool = False) -> None:
         """Note that handles are asked for, as they are now; whoever awaits the answer takes it."""

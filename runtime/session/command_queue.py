@@ -146,13 +146,13 @@ class CommandQueue:
 
         Those that are being `fetched` come anyway.
         """
-        handles = self._recovery.saving.recent(fetched) if self._recovery is not None else ()
+        handles = self._recovery.saving.recent({*fetched, *self._ids.dying()}) if self._recovery is not None else ()
         if handles:
             self.ask_to_save(handles, SMALL_NBYTES)
 
     def save_now(self) -> None:
         """Have small results here, before weights of another session change that they may be computed from."""
-        handles = self._recovery.saving.recent() if self._recovery is not None else ()
+        handles = self._recovery.saving.recent(self._ids.dying()) if self._recovery is not None else ()
         if handles:
             self.ask_to_save(handles, SMALL_NBYTES)
             self.sync()

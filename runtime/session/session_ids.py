@@ -57,6 +57,10 @@ class SessionIds:
         """Whether ids made by `mint` are among those."""
         return bool(self._freed)
 
+    def dying(self) -> set[int]:
+        """Return the ids whose handles died and that the worker has yet to hear of."""
+        return {self.dead[i] for i in range(len(self.dead))}  # a finalizer may append meanwhile
+
     def take_released(self) -> tuple[int, ...]:
         """Return the ids freed since the last call."""
         dead = [self.dead.popleft() for _ in range(len(self.dead))]

@@ -145,3 +145,33 @@ def test_the_worker_saves_what_is_alone_in_its_memory_and_describes_what_is_too_
     assert (len(first.data), transposed.spec.stride, len(scalar.data)) == (36, (1, 3), 4)
     assert (too_large.data, too_large.download, too_large.spec.shape) == (b"", 0, (200, 200))
     assert unknown is None
+
+
+def test_what_has_views_is_saved_and_they_are_made_of_it_again(history: History) -> None:
+    session = history.session
+    one = session.put(torch.ones(3, 3))
+    [total] = history.call(ADD, one, one)
+    [view] = history.call(TRANSPOSE, total)
+    history.call(ADD, one, one)
+    with session.lock:
+        session._commands.save_recent()
+    session.sync()
+    assert calls_again(session) == 1
+    history.kill()
+    history.call(ADD_IN_PLACE, view, one)
+    assert torch.equal(fetch(total), torch.full((3, 3), 3.0))
+
+
+def test_what_the_last_call_read_is_saved_the_next_time_if_it_is_still_there(history: History) -> None:
+    session = history.session
+    assert session.recovery is not None
+    one = session.put(torch.ones(3, 3))
+    [kept], [gone] = history.call(ADD, one, one), history.call(ADD, one, one)
+    [last] = history.call(ADD, kept, gone)
+    recent = session.recovery.saving.recent
+    assert recent() == [last.id]
+    gone_id = gone.id
+    del gone
+    assert session._ids.dying() == {gone_id}
+    assert recent(session._ids.dying()) == [kept.id]
+    assert recent() == []

@@ -82,3 +82,48 @@ def test_what_depended_on_weights_that_are_gone_is_a_named_error_and_nothing_els
         assert torch.equal(compiled(x) + torch.zeros(()), model(x))
         with pytest.raises(NotRecoverable):
             (large + 1).sum().item()
+
+
+ENDS = {
+    "relu": nn.ReLU(),
+    "sigmoid": nn.Sigmoid(),
+    "softmax": nn.Softmax(-1),
+    "linear": nn.Identity(),
+}
+KEPT = {
+    "mse": nn.functional.mse_loss,
+    "smooth_l1": nn.functional.smooth_l1_loss,
+    "prediction": lambda y, t: y,
+    "first row": lambda y, t: y[0],
+    "transposed": lambda y, t: y.t(),
+    "second half": lambda y, t: y.chunk(2)[1],
+    "diagonal": lambda y, t: y.diagonal(),
+    "two of it": lambda y, t: (y.t() + y.t()).t(),
+}
+"""Results small enough to be saved: of kernels that leave more memory behind them, read by the backward, views."""
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("end", ENDS)
+def test_small_results_of_steps_before_survive_though_their_weights_are_gone(end: str, kept: str) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model, target = nn.Sequential(nn.Linear(6, 4), ENDS[end]), torch.rand(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    workers, found, expected = Workers(), [], []
+    with connections_in_process(workers):
+        compiled = torch.compile(model, backend="genie")
+        for _ in range(3):
+            x = torch.randn(4, 6)
+            with torch.no_grad():
+                expected.append(KEPT[kept](model(x), target).clone())
+            y = compiled(x)
+            found.append(KEPT[kept](y, target).detach())
+            optimizer.zero_grad()
+            nn.functional.mse_loss(y, target).backward()
+            del y
+            optimizer.step()
+        compiled(x).sum().item()
+        workers.kill()
+        for value, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(torch.tensor(value.tolist()), right)
