@@ -7,6 +7,7 @@ sandbox while it has one thread, too, and then runs `main` of the module.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -105,7 +106,8 @@ def fork_orphan() -> int:
         os.close(write)
         write = -1
         os.waitpid(between, 0)  # its children have been adopted when that returns
-        pid = int(os.read(read, 32))
+        answer = os.read(read, 32)
+        pid = int(answer) if answer else -errno.ESRCH  # somebody killed it before it said anything
     finally:
         os.close(read)
         if write >= 0:

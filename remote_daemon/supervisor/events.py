@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from dynamo_genie.runtime.wire import messages as m
@@ -92,7 +92,10 @@ class StartWorker:
 
 @dataclass(frozen=True)
 class KillWorker:
+    """Kill a worker; `why` is for the log."""
+
     worker: WorkerId
+    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

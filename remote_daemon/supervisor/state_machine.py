@@ -195,7 +195,7 @@ class SupervisorStateMachine:
             actions += self._end_sessions(ended, REVOKED, "AuthenticationError")
             actions += [_refuse(w.peer, w.hello, "AuthenticationError", REVOKED) for w in tenant.take_waiting()]
             if tenant.worker is not None:
-                actions.append(KillWorker(tenant.worker))
+                actions.append(KillWorker(tenant.worker, "its tenant's key is admitted no more"))
         return actions
 
     # --- workers ---------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class SupervisorStateMachine:
         """Kill a worker; its end is noticed like any other, and brings the next one."""
         assert tenant.worker is not None
         tenant.last_words, tenant.watchdog = why, None
-        return [KillWorker(tenant.worker)]
+        return [KillWorker(tenant.worker, why)]
 
     def _worker_exited(self, exited: WorkerExited, now: float) -> list[Action]:
         tenant = self._tenant_of(exited.worker)
@@ -356,8 +356,8 @@ class SupervisorStateMachine:
             tenant.restart_at = tenant.watchdog = None
             actions += [_refuse(w.peer, w.hello, "DaemonUnavailable", SHUTTING_DOWN) for w in tenant.take_waiting()]
             if tenant.worker is not None:
-                is_ready = tenant.ready is not None
-                actions.append(TellWorker(tenant.worker, m.Drain()) if is_ready else KillWorker(tenant.worker))
+                kill, drain = KillWorker(tenant.worker, SHUTTING_DOWN), TellWorker(tenant.worker, m.Drain())
+                actions.append(kill if tenant.ready is None else drain)
         return actions + self._exit_when_drained(now)
 
     def _exit_when_drained(self, now: float) -> list[Action]:

@@ -235,8 +235,8 @@ class Supervisor:
                     self._workers.tell(worker, to_worker)
                 case StartWorker():
                     self._workers.start(action, self._happened)
-                case KillWorker(worker):
-                    self._workers.kill(worker, self._happened)
+                case KillWorker(worker, why):
+                    self._workers.kill(worker, why, self._happened)
                 case AnnounceReady():
                     self._announce(self.endpoint)
                 case Exit():

@@ -134,9 +134,10 @@ class Workers:
         """Send a message to one."""
         self._processes[worker].pipe.send(message)
 
-    def kill(self, worker: WorkerId, happened: Callable[[Event], None]) -> None:
+    def kill(self, worker: WorkerId, why: str, happened: Callable[[Event], None]) -> None:
         """Kill one; its end is told as any other."""
         if worker in self._processes:
+            logger.warning("worker %d is killed: %s", self._processes[worker].pid, why)
             self._processes[worker].kill()
             return
         self._unstarted = [start for start in self._unstarted if start.worker != worker]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
+
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from dynamo_genie.errors import AuthenticationError
+from dynamo_genie.runtime.wire.limits import HANDSHAKE_MS
 
 WATCHED = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 PATIENCE = 3
 """A cut-off without a reason is final when it has happened so often: a daemon that restarts does it once."""
+
+SILENT_S = 0.9 * HANDSHAKE_MS / 1000
+"""Who says nothing for so long has not cut us off: this side gave up, for that one stands still."""
 
 
 class HandshakeWatch:
@@ -25,6 +32,7 @@ class HandshakeWatch:
         self._endpoint = endpoint
         self._has_keys = has_keys
         self._cut_off = 0
+        self._connected = 0.0
         self.succeeded = False
         self.monitor: zmq.Socket[bytes] = socket.get_monitor_socket(WATCHED)
 
@@ -34,14 +42,16 @@ class HandshakeWatch:
             self._take(zmq.Event(parse_monitor_message(self.monitor.recv_multipart())["event"]))
 
     def _take(self, event: zmq.Event) -> None:
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        if event == zmq.EVENT_CONNECTED:
+            self._connected = time.monotonic()
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.succeeded = True
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             who = f"the daemon at {self._endpoint}"
             raise AuthenticationError(f"{who} does not admit this key (key_file, GENIE_KEY_FILE)")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             raise AuthenticationError(f"{self._endpoint} refused the handshake: {self._likely_cause()}")
-        else:
+        elif time.monotonic() - self._connected < SILENT_S:
             self._cut_off += 1
             if self._cut_off >= PATIENCE:
                 raise AuthenticationError(f"{self._endpoint} cut off every handshake: {self._likely_cause()}")

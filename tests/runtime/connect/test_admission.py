@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -194,6 +195,28 @@ def test_a_daemon_that_falls_silent_is_unavailable(daemon: PlayedDaemon, monkeyp
         error = lost.wait()
     assert type(error) is DaemonUnavailable
     assert "has not answered" in str(error)
+
+
+@pytest.mark.parametrize("stands_still", [True, False])
+def test_only_who_cuts_off_refuses_and_not_who_stands_still(
+    monkeypatch: pytest.MonkeyPatch, stands_still: bool
+) -> None:
+    monkeypatch.setattr("dynamo_genie.runtime.connect.handshake.PATIENCE", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+
+        def cut_off() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        if not stands_still:  # else the kernel accepts, and nobody says anything
+            threading.Thread(target=cut_off, daemon=True).start()
+        with pytest.raises(GenieError) as raised:
+            request_status(f"tcp://{host}:{port}", None, 3.0)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+    assert raised.type is (DaemonUnavailable if stands_still else AuthenticationError)
 
 
 def test_a_daemon_that_talks_nonsense_is_a_protocol_error(daemon: PlayedDaemon) -> None:
