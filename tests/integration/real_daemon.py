@@ -86,8 +86,16 @@ class RealDaemon:
 
     def worker(self) -> int:
         """Return the process id of the only worker."""
-        (pid,) = (pid for pid in children_of(self.pid) if process_name(pid) != fork_server.PROCESS_NAME)
+        (pid,) = self._workers()
         return pid
+
+    def kill_worker(self) -> None:
+        """Kill the worker, or the one that is about to take its place."""
+        assert eventually(lambda: len(self._workers()) == 1)
+        os.kill(self.worker(), signal.SIGKILL)
+
+    def _workers(self) -> list[int]:
+        return [pid for pid in children_of(self.pid) if process_name(pid) != fork_server.PROCESS_NAME]
 
     def status(self, key_file: Path | None = None) -> m.WorkerStatus:
         """Return what the worker of this key holds."""

@@ -13,7 +13,7 @@ import torch
 import dynamo_genie
 from dynamo_genie.bench.trust.training import PHASES, DisturbedTraining
 from dynamo_genie.connections.connections import CONNECTIONS
-from tests.integration.real_daemon import RealDaemon, children_of, eventually
+from tests.integration.real_daemon import RealDaemon
 from tests.trust.decoding import STEPS, WAYS, Decoding
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[RealDaemon]:
-    with RealDaemon() as daemon:
+    with RealDaemon(more=("--standby",)) as daemon:
         yield daemon
     dynamo_genie.shutdown()
 
@@ -33,12 +33,6 @@ def fresh_compiler() -> None:
 
 def compile_for(daemon: RealDaemon) -> Callable[[Any], Any]:
     return lambda target: torch.compile(target, backend="genie", options={"daemons": [daemon.endpoint]})
-
-
-def kill_worker(daemon: RealDaemon) -> None:
-    """Kill the worker, or the one that is about to take its place."""
-    assert eventually(lambda: len(children_of(daemon.pid)) == 1)
-    os.kill(daemon.worker(), signal.SIGKILL)
 
 
 def open_session(daemon: RealDaemon) -> None:
@@ -63,7 +57,7 @@ def test_a_worker_killed_at_each_step_changes_no_token(daemon: RealDaemon, name:
     decoding = Decoding(name, compile_for(daemon), **WAYS[way])
     open_session(daemon)
     before = recoveries()
-    decoding.at, decoding.happens = range(first, STEPS + 1, 8), lambda: kill_worker(daemon)
+    decoding.at, decoding.happens = range(first, STEPS + 1, 8), daemon.kill_worker
     assert torch.equal(decoding.run(), decoding.expected), f"killed at {list(decoding.at)}"
     assert decoding.steps == STEPS
     assert recoveries() > before
@@ -75,7 +69,7 @@ def test_a_worker_killed_in_each_phase_of_training_changes_nothing(daemon: RealD
     expected = [value.tolist() for value in training.run()]
     assert training.phases == PHASES
     before = recoveries()
-    training.at, training.happens = range(first, PHASES + 1, 5), lambda: kill_worker(daemon)
+    training.at, training.happens = range(first, PHASES + 1, 5), daemon.kill_worker
     assert [value.tolist() for value in training.run()] == expected
     assert recoveries() > before
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -12,7 +10,7 @@ import torch
 from dynamo_genie.bench.trust.training import PHASES, DisturbedTraining
 from dynamo_genie.connections.connections import CONNECTIONS
 from tests.integration.fleets.fleets import Fleet, fleet_of
-from tests.integration.real_daemon import RealDaemon, children_of, eventually
+from tests.integration.real_daemon import RealDaemon
 from tests.trust.decoding import WAYS, Decoding
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -20,18 +18,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with fleet_of("0", "0") as fleet:
+    with fleet_of("0", "0", more=("--standby",)) as fleet:
         yield fleet
 
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
     torch._dynamo.reset()
-
-
-def kill_worker(daemon: RealDaemon) -> None:
-    assert eventually(lambda: len(children_of(daemon.pid)) == 1)
-    os.kill(daemon.worker(), signal.SIGKILL)
 
 
 def at_these_steps(fleet: Fleet, deaths: Mapping[int, tuple[int, ...]], die: Callable[[RealDaemon], object]) -> None:
@@ -54,7 +47,7 @@ def recoveries() -> int:
 
 
 def test_workers_killed_one_after_the_other_and_both_at_once_change_no_token(fleet: Fleet) -> None:
-    at_these_steps(fleet, {4: (0,), 5: (1,), 24: (0, 1)}, kill_worker)
+    at_these_steps(fleet, {4: (0,), 5: (1,), 24: (0, 1)}, RealDaemon.kill_worker)
 
 
 def test_daemons_killed_and_started_again_on_their_ports_change_no_token() -> None:
@@ -69,6 +62,6 @@ def test_workers_killed_in_some_phases_of_training_change_nothing(fleet: Fleet, 
     before = recoveries()
     victims = iter([0, 1, 1] * PHASES)
     training.at = range(first, PHASES + 1, 4)
-    training.happens = lambda: kill_worker(fleet.daemons[next(victims)])
+    training.happens = lambda: fleet.daemons[next(victims)].kill_worker()
     assert [value.tolist() for value in training.run()] == expected
     assert recoveries() > before

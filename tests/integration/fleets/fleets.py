@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,9 +80,9 @@ class Fleet:
 
 
 @contextmanager
-def fleet_of(*memory_limits: str) -> Iterator[Fleet]:
-    """Run one daemon for each memory limit ("0": what the machine has)."""
+def fleet_of(*memory_limits: str, more: Sequence[str] = ()) -> Iterator[Fleet]:
+    """Run one daemon for each memory limit ("0": what the machine has), with `more` options."""
     dynamo_genie.shutdown()  # sessions that other tests of this process left open
     with ExitStack() as running:
         running.callback(dynamo_genie.shutdown)
-        yield Fleet([running.enter_context(RealDaemon(memory_limit=limit)) for limit in memory_limits])
+        yield Fleet([running.enter_context(RealDaemon(memory_limit=limit, more=more)) for limit in memory_limits])

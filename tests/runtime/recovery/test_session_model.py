@@ -43,7 +43,7 @@ def test_no_life_of_a_session_changes_a_value() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed_", range(1, 5))
+@pytest.mark.parametrize("seed_", [1, *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(2, 5))])
 def test_ten_thousand_steps_of_lives_change_no_value(seed_: int) -> None:
     ran = run_lives(75, seed_)
     print(f"seed {seed_}: {ran.total()} rules, {dict(ran)}")
