@@ -32,6 +32,7 @@ def test_every_kill_is_survived_and_timed(tmp_path: Path, kills: int, more: tupl
     assert 0 < part < whole
 
 
+@pytest.mark.sweep
 def test_sessions_come_compute_stay_and_leave_nothing(tmp_path: Path) -> None:
     record, figures = measured(tmp_path, "load", "--sessions", "40", "--clients", "2", "--soak-s", "8")
     assert figures["sessions lost"] == 0

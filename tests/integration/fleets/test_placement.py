@@ -294,6 +294,7 @@ def test_a_model_that_fits_nowhere_says_what_was_needed_and_what_is_there(small:
         assert endpoint in str(caught.value)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_gpt2_of_one_and_a_half_times_what_a_daemon_may_hold_moves_only_hidden_states() -> None:
     """GPT-2 124M: 498 MB of weights, of which a daemon may hold 332 MB."""

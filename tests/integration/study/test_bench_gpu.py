@@ -49,6 +49,7 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "--device cuda: torch finds no CUDA device on this machine; --device cpu shows how it works" in log.decode()
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_way_decodes_the_same_tokens(tmp_path: Path) -> None:

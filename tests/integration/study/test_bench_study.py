@@ -41,6 +41,7 @@ def moved(row: Row) -> int:
     return sum(row.sent.values()) + sum(row.received.values())
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_modes_on_loopback_measures_every_mode_in_both_phases(tmp_path: Path) -> None:
@@ -90,6 +91,7 @@ def check(study: Study) -> None:
     assert rows["decode", "remote_cache"].sent["kv_cache"] > 0
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_daemons_with_caches_together_move_less_than_apart(tmp_path: Path) -> None:
@@ -103,6 +105,7 @@ def test_two_daemons_with_caches_together_move_less_than_apart(tmp_path: Path) -
     assert "Less data" in (tmp_path / "colocation.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_several_sessions_are_measured_one_by_one(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_sizes_that_change(backend: Any) -> None:
             same(call(*shorter), reference(*shorter))
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_generate_with_flex_attention(backend: Any) -> None:
