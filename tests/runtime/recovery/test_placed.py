@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.in_process import Links, Workers, connections_in_process
+from tests.runtime.recovery.test_training import Training
 from tests.trust.decoding import STEPS, WAYS, Decoding
 
 FIRST, SECOND = ENDPOINTS = ("ipc://first", "ipc://second")
@@ -83,63 +83,43 @@ def test_a_death_at_any_step_changes_no_token(name: str, way: str) -> None:
         placed.check({step: WAYS_TO_DIE[step % 3], step % STEPS + 1: WAYS_TO_DIE[step % 2]})
 
 
-class Training:
-    """Two steps of a model with running statistics and dropout on two daemons; results stay remote."""
+class PlacedTraining(Training):
+    """The same on two daemons."""
 
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 4))
-        self.state = copy.deepcopy(self.model.state_dict())
-        self.compiled = compile_placed(self.model, placement="blind", placement_seed=3)
+    def compile(self) -> Any:
+        return compile_placed(self.model, placement="blind", placement_seed=3)
 
-    def run(self) -> list[Tensor]:
-        torch.manual_seed(0)
-        self.model.load_state_dict(self.state)
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
-        kept: list[Tensor] = []
-        for _ in range(2):
-            out = self.compiled(torch.randn(32, 8))
-            loss = nn.functional.cross_entropy(out, torch.randint(0, 4, (32,)))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            kept += [loss.detach(), out.detach()]
-        return kept
-
-    def outcome(self, daemons: Mapping[str, Workers]) -> list[Tensor]:
-        with connections_in_process(fleet=daemons):
-            kept = self.run()
-            values = [torch.tensor(value.tolist()) for value in kept]
-        return [*values, *(value.clone() for value in self.model.state_dict().values())]
+    def on(self, daemons: Mapping[str, Workers]) -> list[Tensor]:
+        return self.outcome_through(connections_in_process(fleet=daemons))
 
 
 @pytest.fixture(scope="module")
-def training() -> Training:
+def training() -> PlacedTraining:
     torch._dynamo.reset()
-    return Training()
+    return PlacedTraining()
 
 
-def check_training(training: Training, every: int, *, both: bool) -> None:
+def check_training(training: PlacedTraining, every: int, *, both: bool) -> None:
     """Train; a worker dies at each of so many messages, before it takes that or after, and the other soon after it."""
     undisturbed = two_daemons(1 << 30)
-    expected = training.outcome(undisturbed)
+    expected = training.on(undisturbed)
     opening = 2
     for at, (victim, other) in enumerate((ENDPOINTS, ENDPOINTS[::-1])):
         for number in range(opening + 1 + at, undisturbed[victim].sent + 1, every):
             daemons = two_daemons(1 << 30)
             daemons[victim].dies_at, daemons[victim].after = number, number % 2 == 0
             daemons[other].dies_at = number + 4 if both else 0
-            for value, wanted in zip(training.outcome(daemons), expected, strict=True):
+            for value, wanted in zip(training.on(daemons), expected, strict=True):
                 assert torch.equal(value, wanted), f"{victim} died at message {number}"
             assert daemons[victim].died == 1
 
 
-def test_a_death_at_some_messages_of_a_training_run_changes_no_bit(training: Training) -> None:
+def test_a_death_at_some_messages_of_a_training_run_changes_no_bit(training: PlacedTraining) -> None:
     check_training(training, 11, both=False)
     check_training(training, 17, both=True)
 
 
 @pytest.mark.slow
-def test_a_death_at_any_message_of_a_training_run_changes_no_bit(training: Training) -> None:
+def test_a_death_at_any_message_of_a_training_run_changes_no_bit(training: PlacedTraining) -> None:
     check_training(training, 1, both=False)
     check_training(training, 1, both=True)

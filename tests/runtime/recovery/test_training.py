@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,10 @@ class Training:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 4))
         self.state = copy.deepcopy(self.model.state_dict())
-        self.compiled = torch.compile(self.model, backend="genie")
+        self.compiled = self.compile()
+
+    def compile(self) -> Any:
+        return torch.compile(self.model, backend="genie")
 
     def run(self) -> list[Tensor]:
         torch.manual_seed(0)
@@ -40,7 +45,10 @@ class Training:
         return kept
 
     def outcome(self, workers: Workers) -> list[Tensor]:
-        with connections_in_process(workers):
+        return self.outcome_through(connections_in_process(workers))
+
+    def outcome_through(self, connections: AbstractContextManager[object]) -> list[Tensor]:
+        with connections:
             kept = self.run()
             values = [torch.tensor(value.tolist()) for value in kept]
         return [*values, *(value.clone() for value in self.model.state_dict().values())]
