@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -83,6 +84,19 @@ def children_of(pid: int) -> list[int]:
     """Return the processes that any thread of `pid` started and that still run."""
     text = " ".join(children.read_text() for children in Path(f"/proc/{pid}/task").glob("*/children"))
     return [int(child) for child in text.split() if is_running(int(child))]
+
+
+def left_behind() -> list[str]:
+    """Return the command lines of what tests of this process started and did not end.
+
+    The standard library's own process does not count: any test that uses `multiprocessing` may have started it, and
+    it stays until Python ends. The workers of a loader stay until the loader is collected.
+    """
+    gc.collect()
+    lines = [
+        Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode() for child in children_of(os.getpid())
+    ]
+    return [line for line in lines if "multiprocessing.resource_tracker" not in line]
 
 
 def process_name(pid: int) -> str:

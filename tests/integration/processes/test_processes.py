@@ -13,7 +13,7 @@ import pytest
 
 import dynamo_genie
 from tests.integration.real_daemon import LIMIT_S, REPOSITORY, environment, eventually, run_python
-from tests.remote_daemon.fixtures import children_of, is_running
+from tests.remote_daemon.fixtures import is_running, left_behind
 
 pytestmark = [
     pytest.mark.timeout(240),
@@ -309,4 +309,4 @@ for name in ("client", "worker"):
 
 def test_no_test_here_left_a_daemon_behind() -> None:
     dynamo_genie.shutdown()  # the embedded daemon that other tests of this process use
-    assert children_of(os.getpid()) == []
+    assert left_behind() == []

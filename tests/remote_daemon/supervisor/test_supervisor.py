@@ -31,7 +31,7 @@ from dynamo_genie.runtime.wire import codec
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.key_file import ClientKeys
 from dynamo_genie.runtime.wire.limits import MAX_CONTROL_NBYTES
-from tests.remote_daemon.fixtures import LIMIT_S, DaemonProcess, children_of, eventually, is_running
+from tests.remote_daemon.fixtures import LIMIT_S, DaemonProcess, eventually, is_running, left_behind
 
 Start = Callable[..., DaemonProcess]
 
@@ -303,8 +303,4 @@ def test_two_daemons_cannot_share_an_endpoint(start_daemon: Start) -> None:
 
 def test_no_worker_outlives_any_test() -> None:
     dynamo_genie.shutdown()  # the embedded daemon that other tests of this process use
-    left = {
-        child: Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ") for child in children_of(os.getpid())
-    }
-    # The standard library's own process, which stays until Python ends: a test's loader may have started it.
-    assert [line for line in left.values() if b"multiprocessing.resource_tracker" not in line] == []
+    assert left_behind() == []
