@@ -118,7 +118,10 @@ def write_json(path: str | Path, name: str, results: Mapping[str, Any], figures:
 
 def read_figures(path: Path) -> Mapping[str, Any] | None:
     """Return what `write_json` wrote; None where a file is something else."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, no JSON, or no text: who reads studies says so
+        return None
     return record if isinstance(record, dict) and "benchmark" in record else None
 
 

@@ -37,6 +37,7 @@ class LoadPlan:
     sessions: int
     clients: int
     soak_s: float
+    warm_up_s: float
     seed: int
 
 
@@ -53,7 +54,7 @@ def measure_load(plan: LoadPlan, say: Say) -> Measured:
             figures += _crowd(daemon, key_file, plan, details, say)
     if plan.soak_s:
         with keyed_daemon() as (daemon, key_file):
-            figures += measure_soak(daemon, key_file, SoakPlan(plan.soak_s, plan.seed), details, say)
+            figures += measure_soak(daemon, key_file, SoakPlan(plan.soak_s, plan.warm_up_s, plan.seed), details, say)
     return Measured(figures, details)
 
 

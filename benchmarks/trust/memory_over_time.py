@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -41,13 +42,20 @@ class MemoryOverTime:
         for name, pid in self.pids.items():
             self.rss_kib.setdefault(name, []).append(memory_kib(pid, "VmRSS"))
 
-    def growth_mib(self, name: str, warm_up_s: float) -> float:
-        """Return by how much a process grows in ten minutes, judged from what came after so many seconds."""
+    def growth_mib(self, name: str, warm_up_s: float) -> tuple[float, float]:
+        """Return by how much a process grows in ten minutes, and the standard error of that; see `growth_mib`."""
         return growth_mib(self.seconds, self.rss_kib[name], warm_up_s)
 
 
-def growth_mib(seconds: list[float], kib: list[int], warm_up_s: float) -> float:
-    """Return the slope of a series of sizes in MiB per ten minutes, without what came in the first `warm_up_s`."""
+def growth_mib(seconds: list[float], kib: list[int], warm_up_s: float) -> tuple[float, float]:
+    """Return the slope of a series of sizes in MiB per ten minutes, without what came in the first `warm_up_s`.
+
+    With it comes its standard error, as if the looks were independent (https://en.wikipedia.org/wiki/Simple_linear_regression).
+    """
     taken = [(second, size) for second, size in zip(seconds, kib, strict=True) if second - seconds[0] >= warm_up_s]
-    slope, _ = statistics.linear_regression(*zip(*taken, strict=True))
-    return slope * TEN_MINUTES_S / 1024
+    slope, start = statistics.linear_regression(*zip(*taken, strict=True))
+    mean = statistics.fmean(second for second, _ in taken)
+    residuals = sum((size - start - slope * second) ** 2 for second, size in taken)
+    spread = sum((second - mean) ** 2 for second, _ in taken)
+    error = math.sqrt(residuals / max(1, len(taken) - 2) / spread)
+    return slope * TEN_MINUTES_S / 1024, error * TEN_MINUTES_S / 1024

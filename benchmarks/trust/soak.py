@@ -14,7 +14,6 @@ from dynamo_genie.bench.trust.memory_over_time import MemoryOverTime, MemoryUse
 
 CLIENT = "dynamo_genie.bench.trust.soaking_client"
 GROWTH_MIB = 1.0
-WARM_UP_SHARE, MAX_WARM_UP_S = 0.25, 180.0
 SETTLE_S = 0.2
 """A worker that has nothing to do gives memory back after some hundredths of a second."""
 TURN_LIMIT_S = 120.0
@@ -24,15 +23,11 @@ LEAST_LOOKS = 3
 
 @dataclass(frozen=True)
 class SoakPlan:
-    """How long to soak, and which numbers to draw."""
+    """How long to soak and look, how long allocators and caches may fill before that, and which numbers to draw."""
 
     seconds: float
+    warm_up_s: float
     seed: int
-
-    @property
-    def warm_up_s(self) -> float:
-        """How long allocators and caches may fill."""
-        return min(MAX_WARM_UP_S, WARM_UP_SHARE * self.seconds)
 
 
 def measure_soak(
@@ -43,7 +38,7 @@ def measure_soak(
         status = daemon.status
         (worker,) = status.workers
         memory = MemoryOverTime({"client": client.pid, "supervisor": status.pid, "worker": worker.pid})
-        say(f"soaking for {plan.seconds:g} s, of which {plan.warm_up_s:g} s are warm-up")
+        say(f"soaking for {plan.seconds:g} s, after {plan.warm_up_s:g} s of warm-up")
         descriptors: dict[str, list[int]] = {name: [] for name in memory.pids}
         for second in count(1):
             client.say("soak")
@@ -53,7 +48,7 @@ def measure_soak(
             for name, pid in memory.pids.items():
                 descriptors[name].append(MemoryUse.of(pid).descriptors)
             passed_s = [at - memory.seconds[0] for at in memory.seconds]  # the first turn compiles everything
-            if passed_s[-1] >= plan.seconds and sum(at >= plan.warm_up_s for at in passed_s) >= LEAST_LOOKS:
+            if passed_s[-1] >= plan.warm_up_s + plan.seconds and sum(at >= plan.warm_up_s for at in passed_s) >= LEAST_LOOKS:
                 break
             if second % 60 == 0:
                 say(", ".join(f"{name} {sizes[-1] / 1024:.1f} MiB" for name, sizes in memory.rss_kib.items()))
@@ -70,11 +65,19 @@ def measure_soak(
     return [
         *(Figure(f"soak: {what}", number, "") for what, number in done.items()),
         *(
-            at_most(f"soak: growth of the {name} in 10 min", memory.growth_mib(name, plan.warm_up_s), "MiB", GROWTH_MIB)
+            figure
             for name in memory.pids
+            for figure in _growth(name, *memory.growth_mib(name, plan.warm_up_s))
         ),
         *(
             Figure(f"soak: most descriptors of the {name}", max(found[warm:]), "", max(found[: warm + 1]))
             for name, found in descriptors.items()
         ),
     ]
+
+
+def _growth(name: str, slope: float, error: float) -> tuple[Figure, Figure]:
+    return (
+        at_most(f"soak: growth of the {name} in 10 min", slope, "MiB", GROWTH_MIB),
+        Figure(f"soak: standard error of the {name}'s", error, "MiB"),
+    )

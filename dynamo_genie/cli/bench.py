@@ -269,6 +269,7 @@ EXPERIMENTS = (
             BenchOption("sessions", 1000, "Sessions that are open at the same time; 0 leaves them out", least=0),
             BenchOption("clients", 4, "Client processes that share them", least=1),
             BenchOption("soak_s", 0.0, "Seconds of use after that", least=0),
+            BenchOption("warm_up_s", 180.0, "Seconds before these in which caches may fill", least=0),
             SEED.but(help="Of what the soak does"),
             FIGURES,
         ),

@@ -158,6 +158,16 @@ def test_a_run_that_is_killed_half_way_leaves_its_rows_and_nothing_else(tmp_path
     assert "INCOMPLETE" in (tmp_path / "modes.md").read_text(encoding="utf-8")
 
 
+def test_a_report_of_what_is_no_document_says_so(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# no document\n", encoding="utf-8")
+    for path, why in ((page, "is not a document of the study"), (tmp_path / "none.json", "cannot read")):
+        process = bench("report", str(path), cwd=tmp_path)
+        _, errors = process.communicate(timeout=LIMIT_S)
+        assert (process.returncode, errors.count(b"\n")) == (2, 1), errors
+        assert why in errors.decode()
+
+
 def session_of(leader: int) -> list[int]:
     """Return the living processes of the session that a process led."""
     found = []
