@@ -97,6 +97,12 @@ def test_the_supervisor_runs_without_torch() -> None:
     assert run_python(code) == "False"
 
 
+def test_a_worker_starts_without_dynamo() -> None:
+    found = "{name for name in sys.modules if name.startswith(('torch._dynamo', 'torch._inductor'))}"
+    code = f"import dynamo_genie.remote_daemon.worker.worker, sys; print({found})"
+    assert run_python(code) == "set()"
+
+
 def test_public_names() -> None:
     # A change here is a change of the interface: say so in CHANGELOG.md.
     code = "import dynamo_genie; print(*sorted(dynamo_genie.__all__))"

@@ -21,7 +21,6 @@ from dynamo_genie.remote_daemon.engines.program_graph import program_graph
 from dynamo_genie.remote_daemon.engines.signature import Signature, layout_of, signature_of, stands_for_others
 from dynamo_genie.remote_daemon.operators.resolved_program import ResolvedProgram
 from dynamo_genie.remote_daemon.operators.words import with_own_text
-from dynamo_genie.torch_internals.fake import FakeTensorMode
 
 MAX_FORMS = 8
 """Compiled forms of one program; calls of other signatures run eager."""
@@ -92,6 +91,8 @@ class CompiledInBackground:
         layouts = [*(value for value in inputs if isinstance(value, tuple)), *map(layout_of, self._constants)]
         device = self._resolved.device
         with _current(device):
+            from dynamo_genie.torch_internals.fake import FakeTensorMode  # loads TorchDynamo, a third of a start
+
             with FakeTensorMode():
                 fakes = [torch.empty_strided(*place, dtype=dtype, device=device) for *place, dtype in layouts]
             return self._compile_graph(graph, fakes)
