@@ -16,6 +16,8 @@ from dynamo_genie.calls.placing import OnOneDaemon
 from dynamo_genie.calls.plan import plan_calls
 from dynamo_genie.calls.watched import Watched
 from dynamo_genie.connections.connections import CONNECTIONS
+from dynamo_genie.device.devices import DEVICES
+from dynamo_genie.device_name import NAME
 from dynamo_genie.errors import OptionError
 from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.lowering.decompositions import decomposition_table
@@ -34,6 +36,7 @@ from dynamo_genie.tensor.any_kind import take_any_kind
 from dynamo_genie.tensor.higher_order import take_remote_operands
 from dynamo_genie.tensor.remote_tensor import IN_OUR_CALL, RemoteTensor, share_memory
 from dynamo_genie.torch_internals.capture import capture_aten, forward_metadata
+from dynamo_genie.torch_internals.guarded_memory import CPU
 
 
 def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Options) -> Callable[..., Any]:
@@ -41,10 +44,10 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
 
     Raises:
         UnsupportedOperator: The graph holds an operator that no daemon runs; its message has the source line.
-        OptionError: The graph's inputs live on a device that is not the CPU.
+        OptionError: The graph's inputs live on a device that is neither the CPU nor one of ours, or on several of ours.
     """
     if options.mode.remote:
-        _require_cpu(example_inputs)
+        options = _where_inputs_are(example_inputs, options)
     take_remote_operands()
     model, leaves = find_model_inputs(gm, example_inputs), _local_leaves(example_inputs)
     capture = _Capture(options, model, leaves, watch_for(options))
@@ -111,13 +114,12 @@ class _Capture:
     def _forward(self, gm: GraphModule, n_results: int | None) -> Callable[..., Any]:
         metadata = forward_metadata()
         if metadata is not None:
-            self._resident = metadata.static_inputs
-        placeholders = gm.graph.find_nodes(op="placeholder")
-        resident = frozenset(i for i in self._resident if isinstance(placeholders[i].meta.get("val"), torch.Tensor))
+            placeholders = gm.graph.find_nodes(op="placeholder")
+            self._resident = frozenset(i for i in metadata.static_inputs if _is_sent(placeholders[i].meta.get("val")))
         kind: Literal["inference", "forward"] = "inference" if n_results is None else "forward"
         observer = self._watch(kind)
         gm = _understand(gm, origins_of(gm, self._model, kind, n_results), observer)
-        return self._compile(gm, resident, frozenset(), n_results, observer)
+        return self._compile(gm, self._resident, frozenset(), n_results, observer)
 
     def backward(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a backward graph: its result i is the gradient of the forward's input i."""
@@ -197,10 +199,24 @@ def _local_leaves(example_inputs: Sequence[Any]) -> frozenset[int]:
     )
 
 
-def _require_cpu(example_inputs: Sequence[Any]) -> None:
-    for value in example_inputs:
-        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-            raise OptionError(
-                f"backend 'genie' runs models whose tensors are on the CPU, and got one on {value.device}; "
-                "leave the model where it was made: the daemon puts it on its accelerator"
-            )
+def _is_sent(value: Any) -> bool:
+    """Whether a parameter or buffer must be sent, and is kept there; one on the device is there."""
+    return isinstance(value, torch.Tensor) and value.device == CPU
+
+
+def _where_inputs_are(example_inputs: Sequence[Any], options: Options) -> Options:
+    """Return the options with which a graph runs where its inputs are: on their device, if they are on one of ours."""
+    places = dict.fromkeys(value.device for value in example_inputs if isinstance(value, torch.Tensor))
+    places.pop(CPU, None)
+    other = next((place for place in places if place.type != NAME), None)
+    if other is not None:
+        raise OptionError(
+            f"backend 'genie' runs models whose tensors are on the CPU or on {NAME}, and got one on {other}; leave the "
+            f"model where it was made, or move it with .to({NAME!r})"
+        )
+    if len(places) > 1:
+        raise OptionError(
+            f"a compiled graph takes tensors of one device, and got some on {' and on '.join(map(str, places))}; "
+            "compile the parts of the model by themselves"
+        )
+    return DEVICES.options(next(iter(places)).index, options) if places else options

@@ -43,6 +43,7 @@ ALLOWED = {
     ("remote_daemon/sandbox/fork_server.py", "importlib.import_module"),
     # Gives `copy` and `pickle` of a remote tensor an honest answer; reads no bytes.
     ("dynamo_genie/tensor/native_access.py", "__reduce_ex__"),
+    ("dynamo_genie/device/device_tensor.py", "__reduce_ex__"),
 }
 
 # What the sides may import from the top of the package; everything else there is the face.

@@ -48,7 +48,10 @@ def measure_soak(
             for name, pid in memory.pids.items():
                 descriptors[name].append(MemoryUse.of(pid).descriptors)
             passed_s = [at - memory.seconds[0] for at in memory.seconds]  # the first turn compiles everything
-            if passed_s[-1] >= plan.warm_up_s + plan.seconds and sum(at >= plan.warm_up_s for at in passed_s) >= LEAST_LOOKS:
+            if (
+                passed_s[-1] >= plan.warm_up_s + plan.seconds
+                and sum(at >= plan.warm_up_s for at in passed_s) >= LEAST_LOOKS
+            ):
                 break
             if second % 60 == 0:
                 say(", ".join(f"{name} {sizes[-1] / 1024:.1f} MiB" for name, sizes in memory.rss_kib.items()))
@@ -64,11 +67,7 @@ def measure_soak(
     warm = sum(at - memory.seconds[0] < plan.warm_up_s for at in memory.seconds)
     return [
         *(Figure(f"soak: {what}", number, "") for what, number in done.items()),
-        *(
-            figure
-            for name in memory.pids
-            for figure in _growth(name, *memory.growth_mib(name, plan.warm_up_s))
-        ),
+        *(figure for name in memory.pids for figure in _growth(name, *memory.growth_mib(name, plan.warm_up_s))),
         *(
             Figure(f"soak: most descriptors of the {name}", max(found[warm:]), "", max(found[: warm + 1]))
             for name, found in descriptors.items()

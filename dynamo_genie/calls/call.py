@@ -13,6 +13,7 @@ from dynamo_genie.calls.client_part import ClientPart
 from dynamo_genie.calls.parts import Part, Placement
 from dynamo_genie.calls.plan import CallPlan
 from dynamo_genie.calls.saved import note_versions
+from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.lowering.output_shapes import OutputMetadata, OutputShapes
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session.read_back import ReadBack
@@ -20,6 +21,7 @@ from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.tensor.memory_here import bring_here
 from dynamo_genie.tensor.program_call import ProgramCall, refuse_to_move
 from dynamo_genie.tensor.remote_tensor import RemoteTensor, handle_of, is_expanded
+from dynamo_genie.torch_internals.guarded_memory import CPU
 
 
 class GraphCall:
@@ -205,7 +207,7 @@ class GraphCall:
         for session in self._sessions:
             own = [(i, handle) for i, handle in named if handle.session is session]
             for (i, _), spec in zip(own, session.describe([handle for _, handle in own]), strict=True):
-                metadata[i] = OutputMetadata(metadata[i].dtype, spec.shape, spec.stride)
+                metadata[i] = OutputMetadata(metadata[i].dtype, spec.shape, spec.stride, device=metadata[i].device)
         self.metadata = metadata
 
 
@@ -219,14 +221,16 @@ def wrap_result(output: OutputMetadata, value: Any) -> Any:
     if output.dtype is None:
         return output.value if value is None else value
     if isinstance(value, Handle):
-        return RemoteTensor(output.shape, output.stride, output.dtype, value, None, output.offset)
+        kind = RemoteTensor if output.device is CPU or output.device == CPU else DeviceTensor
+        return kind(output.shape, output.stride, output.dtype, value, None, output.offset)
     return value if handle_of(value) is None or isinstance(value, RemoteTensor) else _remote(value)
 
 
 def _remote(argument: torch.Tensor) -> RemoteTensor:
     """Return the remote tensor that an argument of a compiled call stands for."""
     handle = handle_of(argument)
-    return RemoteTensor(argument.shape, argument.stride(), argument.dtype, handle, None, argument.storage_offset())
+    kind = RemoteTensor if argument.device == CPU else DeviceTensor
+    return kind(argument.shape, argument.stride(), argument.dtype, handle, None, argument.storage_offset())
 
 
 def _deliver(fetched: dict[int, Any], position: int, output: OutputMetadata, value: torch.Tensor) -> None:

@@ -121,7 +121,9 @@ def load(given: SimpleNamespace) -> None:
     from dynamo_genie.bench.trust.load import LoadPlan, measure_load
 
     _end_on_signals()
-    plan = LoadPlan(given.sessions, min(given.clients, max(1, given.sessions)), given.soak_s, given.warm_up_s, given.seed)
+    plan = LoadPlan(
+        given.sessions, min(given.clients, max(1, given.sessions)), given.soak_s, given.warm_up_s, given.seed
+    )
     title = f"{given.sessions} sessions with keys, and {given.soak_s:g} s of use; clients on the same machine"
     _show("load", title, measure_load(plan, _say), given.json)
 

@@ -14,6 +14,8 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
+from dynamo_genie.torch_internals.guarded_memory import CPU
+
 Extents: TypeAlias = tuple[int, ...]
 
 # What torch's own sympy functions mean for numbers; lambdify prints them by these names.
@@ -47,8 +49,10 @@ class OutputMetadata:
 
     Attributes:
         dtype: None for an output that is a plain number or None.
-        shape, stride, offset: Where they do not depend on the call.
+        shape, stride: Where they do not depend on the call.
         value: A plain output that does not depend on the call.
+        offset: Where in its memory it begins, in elements.
+        device: What it claims to be on.
     """
 
     dtype: torch.dtype | None
@@ -56,6 +60,7 @@ class OutputMetadata:
     stride: Extents | None
     value: Any = None
     offset: int = 0
+    device: torch.device = CPU
 
 
 class OutputShapes:
@@ -70,14 +75,14 @@ class OutputShapes:
         expressions = [() if skip else items for skip, items in zip(unknown, expressions, strict=True)]
         free = sorted({s for items in expressions for item in items for s in item.free_symbols}, key=str)
         self.depends_on_call = any(not item.is_number for items in expressions for item in items)
-        found = [(output.dtype, items) for output, items in zip(self.outputs, expressions, strict=True)]
+        found = [(output.dtype, output.device, items) for output, items in zip(self.outputs, expressions, strict=True)]
         unlike = list(dict.fromkeys(found))  # the caches of all layers have one shape: it is evaluated once
         self._which = [unlike.index(each) for each in found]
         self._symbolic = [bool(items) for items in expressions]
         self._first = [self.outputs[found.index(each)] for each in unlike]
         self._symbols = [sources[symbol] for symbol in free]
         self._evaluate: Callable[..., list[list[Any]]] = sympy.lambdify(
-            free, [list(items) for _, items in unlike], modules=[dict(_FUNCTIONS), "math"]
+            free, [list(items) for *_, items in unlike], modules=[dict(_FUNCTIONS), "math"]
         )
 
     def evaluate(self, args: Sequence[Any]) -> Sequence[OutputMetadata]:
@@ -103,8 +108,8 @@ def _metadata(value: Any) -> OutputMetadata:
     if isinstance(value, torch.Tensor):
         expressions = _expressions(value)
         if all(item.is_number for item in expressions):
-            return _resolve(OutputMetadata(value.dtype, None, None), expressions)
-        return OutputMetadata(value.dtype, None, None)
+            return _resolve(OutputMetadata(value.dtype, None, None, device=value.device), expressions)
+        return OutputMetadata(value.dtype, None, None, device=value.device)
     if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         [expression] = _expressions(value)
         return OutputMetadata(None, None, None, _number(value, expression) if expression.is_number else None)
@@ -123,7 +128,7 @@ def _resolve(output: OutputMetadata, found: list[Any]) -> OutputMetadata:
         return OutputMetadata(None, None, None, found[0])
     sizes = tuple(map(int, found))
     rank = len(sizes) // 2
-    return OutputMetadata(output.dtype, sizes[:rank], sizes[rank:-1], None, sizes[-1])
+    return OutputMetadata(output.dtype, sizes[:rank], sizes[rank:-1], None, sizes[-1], output.device)
 
 
 def _expressions(value: Any) -> list[Any]:

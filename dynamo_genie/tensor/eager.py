@@ -25,7 +25,7 @@ from dynamo_genie.tensor.memory_here import read_number
 from dynamo_genie.tensor.operator_lowering import ABSENT, StructureKey, flatten_call, lower_operator
 from dynamo_genie.tensor.operator_metadata import Metadata, ResultMetadata, infer_results, metadata_of
 from dynamo_genie.tensor.program_call import ProgramCall
-from dynamo_genie.tensor.remote_tensor import RemoteTensor, Tangent
+from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.tensor.run_here import (
     Args,
     Kwargs,
@@ -67,6 +67,26 @@ def send_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
         return run_here(func, schema, args, kwargs)
     if way is Way.UNKNOWN:
         return run_unsupported(func, schema, args, kwargs)
+    return _send(func, schema, args, kwargs)
+
+
+def create(func: OpOverload, args: Args, kwargs: Kwargs, session: Session, kind: type[RemoteTensor]) -> Any:
+    """Run an operator that has no remote argument on a session; what it makes is of a class, and lives there.
+
+    Raises:
+        UnsupportedOperator: No daemon runs it.
+    """
+    return _send(func, read_schema(func), args, kwargs, session, kind)
+
+
+def _send(
+    func: OpOverload,
+    schema: OperatorSchema,
+    args: Args,
+    kwargs: Kwargs,
+    session: Session | None = None,
+    kind: type[RemoteTensor] | None = None,
+) -> Any:
     generator = kwargs.get("generator")
     if generator is not None:
         kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
@@ -77,10 +97,11 @@ def send_operator(func: Any, args: Args, kwargs: Kwargs) -> Any:
     lowered = _lower(func, structure, results.layout, default)
     if lowered is None:
         return run_unsupported(func, schema, args, kwargs)
-    kind = Tangent if any(type(tensor) is Tangent for tensor in tensors) else RemoteTensor
     if schema.writes:
         _require_tracked(tensors)
-    session, tensors = _together(schema, tensors, args, kwargs)
+    if session is None:
+        session, tensors = _together(schema, tensors, args, kwargs)
+    kind = kind or _kind_of(tensors)
     new = _call(session, lowered, results, tensors, scalars, generator)
     return _wrap(kind, schema, args, kwargs, new, results.layout)
 
@@ -183,6 +204,12 @@ def _call(
     return zip(handles, metas, strict=True)
 
 
+def _kind_of(tensors: list[torch.Tensor]) -> type[RemoteTensor]:
+    """Return the class of what is made from these: the one that is least like others among theirs."""
+    kinds = [type(tensor) for tensor in tensors if isinstance(tensor, RemoteTensor)]
+    return next((kind for kind in kinds if kind is not RemoteTensor), RemoteTensor)
+
+
 def _is_immediate(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, RemoteTensor) and tensor.handle is not None and tensor.handle.immediate
 
@@ -221,11 +248,13 @@ def _wrap(
 
 
 def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, base: RemoteTensor | None) -> RemoteTensor:
-    if base is not None:
-        memory = base.memory
-        memory.nbytes = base.memory_nbytes
-        handle.memory = memory
-    return kind(meta[0], meta[1], meta[2], handle, None, meta[3])
+    if base is None:
+        return kind(meta[0], meta[1], meta[2], handle, None, meta[3])
+    memory = base.memory
+    memory.nbytes = base.memory_nbytes
+    handle.memory = memory
+    with torch.inference_mode(base.is_inference()):  # a view of what autograd follows is followed, too
+        return kind(meta[0], meta[1], meta[2], handle, None, meta[3])
 
 
 # --- operators with a shorter way ------------------------------------------------------------------------
@@ -234,7 +263,8 @@ def _remote(kind: type[RemoteTensor], handle: Handle, meta: Metadata, base: Remo
 def _same_tensor(func: Any, args: Args, kwargs: Kwargs) -> RemoteTensor:
     """`detach` and `alias`: another tensor object for the same remote tensor; nothing is sent."""
     source = args[0]
-    same = type(source)(source.shape, source.stride(), source.dtype, source.handle, None, source.storage_offset())
+    with torch.inference_mode(source.is_inference()):
+        same = type(source)(source.shape, source.stride(), source.dtype, source.handle, None, source.storage_offset())
     same.base = source.base
     return same  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ import torch
 
 from dynamo_genie.runtime.session.session import Handle, Memory
 from dynamo_genie.tensors import span_numel
-from dynamo_genie.torch_internals.guarded_memory import no_torch_function, take_over, wrapper_tensor
+from dynamo_genie.torch_internals.guarded_memory import CPU, no_torch_function, take_over, wrapper_tensor
 
 Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -22,6 +22,7 @@ class InDaemon(torch.Tensor):
         send_operator: The same for one that a daemon runs, and sends it at once.
         handle: The handle that names it; None while a graph is traced, and of a view that nothing has named yet.
         base: Of a view that nothing has named yet, what it is a view of.
+        stays: Whether it is never brought here: code that wants its memory is refused.
         tracked: Whether autograd knows what it is a view of.
     """
 
@@ -30,6 +31,7 @@ class InDaemon(torch.Tensor):
     handle: Handle | None
     base: Handle | None
     tracked: bool = True
+    stays: ClassVar[bool] = False
     _carrier: torch.Tensor | None
 
     @staticmethod
@@ -43,13 +45,19 @@ class InDaemon(torch.Tensor):
         offset: Any = 0,
     ) -> Self:
         """Wrap a handle; `shape` and `stride` may be symbolic while a graph is traced."""
-        self = wrapper_tensor(cls, shape, stride, offset, dtype)
+        place = cls.place_of(handle) if carrier is None else carrier.device
+        self = wrapper_tensor(cls, shape, stride, offset, dtype, place)
         self.handle = handle
         self.base = None
         self._carrier = carrier
         return self
 
     __torch_function__ = no_torch_function  # type: ignore[assignment]
+
+    @classmethod
+    def place_of(cls, handle: Handle | None) -> torch.device:
+        """Return the device that a tensor of this class claims, wherever its elements are."""
+        return CPU
 
     @property
     def traced(self) -> bool:

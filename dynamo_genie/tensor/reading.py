@@ -133,7 +133,12 @@ def _element(tensor: Reading, handle: Handle, index: tuple[Any, ...]) -> Any:
         offset += (at + size if at < 0 else at) * step
     whole = count == len(stride)
     view = wrapper_tensor(
-        type(tensor), () if whole else shape[count:], () if whole else stride[count:], offset, tensor.dtype
+        type(tensor),
+        () if whole else shape[count:],
+        () if whole else stride[count:],
+        offset,
+        tensor.dtype,
+        type(tensor).place_of(handle),
     )
     view.handle, view.base, view._carrier, view.tracked = None, handle, None, False
     return view

@@ -24,7 +24,9 @@ from dynamo_genie.tensor.native_access import NativeAccess
 from dynamo_genie.tensor.reading import Reading, subscript
 from dynamo_genie.torch_internals.capture import capturing_backend, wants_elements
 from dynamo_genie.torch_internals.fake import fake_like, is_described_as_gradient, is_fake, unset_fake_temporarily
+from dynamo_genie.torch_internals.guarded_memory import CPU
 from dynamo_genie.torch_internals.opaque import opaque, opaque_class, unseen
+from dynamo_genie.torch_internals.private_device import make_without_memory
 from dynamo_genie.torch_internals.subscript import indexed_by
 
 BackendT = TypeVar("BackendT", bound=Callable[..., Any])
@@ -48,8 +50,10 @@ def is_captured_as_plain() -> bool:
 
 
 def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a plain tensor like `tensor` that owns no memory."""
+    """Return a plain tensor like `tensor`, on the device that it claims, that owns no memory."""
     offset = tensor.storage_offset()
+    if tensor.device != CPU:
+        return make_without_memory(tensor.shape, tensor.stride(), offset, tensor.dtype)
     carrier = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     if offset:
         whole = torch.empty(offset + carrier.untyped_storage().nbytes() // carrier.itemsize, dtype=tensor.dtype)
@@ -113,14 +117,16 @@ class RemoteTensor(Reading, NativeAccess):
 
     __tensor_flatten__ = _Flatten()
 
-    @staticmethod
-    def __tensor_unflatten__(inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any) -> torch.Tensor:
+    @classmethod
+    def __tensor_unflatten__(
+        cls, inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any
+    ) -> torch.Tensor:
         """Make the tensor that tracing sees: a plain one where Dynamo captures for a backend that takes both kinds."""
         carrier = inner["carrier"]
         if is_fake(carrier) and is_captured_as_plain():
             return fake_like(carrier, size, stride)
         handle = getattr(carrier, "genie_handle", None)
-        return RemoteTensor(size, stride, carrier.dtype, handle, carrier, carrier.storage_offset())
+        return cls(size, stride, carrier.dtype, handle, carrier, carrier.storage_offset())
 
     def __coerce_same_metadata_as_tangent__(self, expected: Any, expected_type: type | None = None) -> Any:
         """Go into a backward graph that was traced with a plain tensor."""

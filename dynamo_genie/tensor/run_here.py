@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.lowering.arguments import is_in_table
 from dynamo_genie.schemas import OperatorSchema
 from dynamo_genie.tensor.client_operators import announce_eager
 from dynamo_genie.tensor.memory_here import bring_here, read_together
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.tensors import dense_form
 from dynamo_genie.torch_internals.operators import OpOverload, composes_others
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
@@ -83,10 +85,48 @@ def run_here(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwarg
     places = range(len(schema.names)) if way_of(func) is Way.NEEDS_MEMORY else schema.shares
     shared = {id(leaf) for place in places for leaf in tree_leaves(schema.argument(place, args, kwargs))}
     remote = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, RemoteTensor)]
+    if any(tensor.stays for tensor in remote):
+        return _run_on_copies(func, schema, remote, args, kwargs)
     only_read = [tensor for tensor in remote if id(tensor) not in shared]
     values = {id(tensor): value for tensor, value in zip(only_read, read_together(only_read), strict=True)}
     args, kwargs = tree_map_only(RemoteTensor, lambda tensor: values.get(id(tensor), tensor), (args, kwargs))
     return _with_plain(func, args, kwargs, lambda tensor: True)
+
+
+def _run_on_copies(
+    func: OpOverload, schema: OperatorSchema, remote: list[RemoteTensor], args: Args, kwargs: Kwargs
+) -> Any:
+    """Run an operator on copies of tensors that stay where they are; what it makes or writes is sent there.
+
+    Raises:
+        UnsupportedOperator: It would change what memory a tensor has.
+    """
+    copies = dict(zip(map(id, remote), read_together(remote), strict=True))
+    before = {key: _layout(copy) for key, copy in copies.items()}
+    says = way_of(func) is not Way.NEEDS_MEMORY  # else it may write into any
+    places = schema.writes if says else range(len(schema.names))
+    written = {id(leaf) for place in places for leaf in tree_leaves(schema.argument(place, args, kwargs))}
+    args, kwargs = tree_map_only(RemoteTensor, lambda tensor: copies[id(tensor)], (args, kwargs))
+    result = func(*args, **kwargs)
+    given = {}
+    for tensor in remote:
+        copy = copies[id(tensor)]
+        given[id(copy)] = tensor
+        if _layout(copy) != before[id(tensor)]:
+            raise UnsupportedOperator(f"{func} changes the memory of a tensor on {tensor.device}")
+        if id(tensor) in written:
+            tensor.copy_(copy)
+    return tree_map_only(torch.Tensor, lambda value: given.get(id(value)) or _sent_to(remote[0], value), result)
+
+
+def _sent_to(where: RemoteTensor, value: torch.Tensor) -> RemoteTensor:
+    """Return a plain tensor's values as a remote tensor where another one is, and of its class."""
+    session = where.named().session
+    dense = dense_form(value)
+    with session.lock:
+        session.check()
+        handle = session.put(dense, "input")
+    return type(where)(tuple(dense.shape), dense.stride(), dense.dtype, handle)
 
 
 def run_unsupported(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:

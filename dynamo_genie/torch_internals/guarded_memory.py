@@ -34,12 +34,14 @@ TensorT = TypeVar("TensorT", bound=torch.Tensor)
 _KEY = "FPGA"
 """A functionality that no build of torch has kernels for."""
 
-_CPU = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 @unseen
-def wrapper_tensor(cls: type[TensorT], shape: Any, stride: Any, offset: Any, dtype: torch.dtype) -> TensorT:
-    """Return a tensor of `cls` on the CPU that has a layout and no memory; sizes may be symbolic.
+def wrapper_tensor(
+    cls: type[TensorT], shape: Any, stride: Any, offset: Any, dtype: torch.dtype, device: torch.device = CPU
+) -> TensorT:
+    """Return a tensor of `cls` that has a layout and no memory; sizes may be symbolic.
 
     Relies on `torch.Tensor._make_wrapper_subclass`, which calls no `__init__`. Such a class turns `__torch_function__`
     off with `no_torch_function`, and answers in `__torch_dispatch__`. Where another tensor took over its storage
@@ -51,8 +53,8 @@ def wrapper_tensor(cls: type[TensorT], shape: Any, stride: Any, offset: Any, dty
         strides=stride,
         storage_offset=offset,
         dtype=dtype,
-        device=_CPU,
-        _extra_dispatch_keys=_guard().keys,
+        device=device,
+        _extra_dispatch_keys=_guard().keys if device is CPU else None,  # of another device there are no kernels
         storage_size=0,
     )
     _set_throw_on_mutable_data_ptr(wrapper)
@@ -131,7 +133,7 @@ def _check_wrapper() -> None:
     wrapper = wrapper_tensor(_Wrapper, (2, 3), (3, 1), 1, torch.float16)
     layout = (wrapper.shape, wrapper.stride(), wrapper.storage_offset())
     require(layout == ((2, 3), (3, 1), 1), "the layout is as asked")
-    require(wrapper.device == _CPU and not wrapper._is_view(), "the tensor is the CPU's, and no view")
+    require(wrapper.device == CPU and not wrapper._is_view(), "the tensor is the CPU's, and no view")
 
 
 def _check_torch_function() -> None:

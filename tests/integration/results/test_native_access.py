@@ -214,6 +214,20 @@ def test_gradients_through_elements(double: Callable[[Tensor], Tensor]) -> None:
     same(grads[1], grads[0])
 
 
+def test_a_view_in_inference_mode_of_what_was_made_outside_is_followed_as_that_is(
+    double: Callable[[Tensor], Tensor],
+) -> None:
+    y = double(_input())
+    with torch.inference_mode():
+        views = y.t(), y[0], y.detach(), y.view(4, 3)
+        made = y + 1
+    expected = _input() * 2
+    for view, wanted in zip(views, (expected.t(), expected[0], expected, expected.view(4, 3)), strict=True):
+        assert not view.is_inference()
+        same(view, wanted)
+    assert made.is_inference()
+
+
 # --- other processes --------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,76 @@
+"""What PyTorch composes of other operators in a way that depends on the device: on ours it does as it does on the CPU.
+
+So that a model gives the same bits here and there. PyTorch asks for the device where it chooses a kernel of attention
+(`aten/src/ATen/native/transformers/sdp_utils_cpp.h`), and in recurrent layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamo_genie.device.recurrent import RECURRENT
+from dynamo_genie.torch_internals.opaque import opaque
+
+aten = torch.ops.aten
+
+_FLASH_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute `scaled_dot_product_attention` with the kernel that the CPU would take."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -math.inf)
+    options: dict[str, Any] = {"attn_mask": attn_mask, "scale": scale}
+    if takes_flash(query, key, value, attn_mask, dropout_p):
+        out: Tensor = aten._scaled_dot_product_flash_attention_for_cpu.default(
+            query, key, value, dropout_p, is_causal, **options
+        )[0]
+        return out
+    whole: Tensor = aten._scaled_dot_product_attention_math.default(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return whole
+
+
+def takes_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float) -> bool:
+    """Say whether the CPU's flash kernel takes these, as `use_flash_attention_cpp` does."""
+    each = query, key, value
+    return (
+        torch.backends.cuda.flash_sdp_enabled()
+        and not dropout_p
+        and query.dtype in _FLASH_DTYPES
+        and all(tensor.dim() == 4 and tensor.dtype == query.dtype and tensor.stride(-1) == 1 for tensor in each)
+        and query.size(-1) == key.size(-1) == value.size(-1)
+        and query.size(0) == key.size(0) == value.size(0)
+        and query.size(1) == key.size(1) == value.size(1)
+        and query.size(2) != 0
+        and key.size(2) == value.size(2) != 0
+        and (mask is None or _fits(mask, query, key))
+    )
+
+
+def _fits(mask: Tensor, query: Tensor, key: Tensor) -> bool:
+    if mask.requires_grad or mask.dim() not in (2, 4):
+        return False
+    whole = query.size(0), query.size(1), query.size(2), key.size(2)
+    return all(size in (1, wanted) for size, wanted in zip(reversed(mask.shape), reversed(whole), strict=False))
+
+
+COMPOSITES: tuple[tuple[str, Any], ...] = tuple(
+    (name, opaque(function)) for name, function in (("scaled_dot_product_attention", attention), *RECURRENT)
+)
+"""Operators, and what runs them on the device."""

@@ -1,0 +1,115 @@
+"""`DeviceTensor`: a remote tensor that says where it is. It is never brought here; what is read is a copy."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+import torch
+
+from dynamo_genie.device.devices import DEVICES
+from dynamo_genie.device_name import NAME
+from dynamo_genie.runtime.session.session import Handle, Session
+from dynamo_genie.tensor.memory_here import read
+from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.torch_internals.capture import is_tracing
+from dynamo_genie.torch_internals.fake import is_described
+from dynamo_genie.torch_internals.opaque import opaque_class
+from dynamo_genie.torch_internals.private_device import rebuild_on_device
+from dynamo_genie.torch_internals.tensors import text_with_history
+
+_DATA = re.compile(r"(tensor\((?:.*\]|[^,)]*))(.*)\)", re.DOTALL)
+"""What `repr` prints of a tensor: its elements, then what else is to be said."""
+
+
+@opaque_class
+class DeviceTensor(RemoteTensor):
+    """A tensor on `remote_accelerator:N`."""
+
+    stays = True
+
+    @classmethod
+    def place_of(cls, handle: Handle | None) -> torch.device:
+        """Return the device on whose session the elements are."""
+        return DEVICES.place_of(handle.session) if handle is not None else torch.device(NAME, DEVICES.current)
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # torch: untyped
+        """Print as PyTorch prints what is on a device."""
+        if self.traced:
+            return f"DeviceTensor(shape={tuple(self.shape)}, dtype={self.dtype}, device='{self.device}')"
+        text = _DATA.sub(rf"\1, device='{self.device}'\2)", repr(read(self)), count=1)
+        if self.grad_fn is not None:
+            text = text_with_history(text, self.grad_fn)
+        elif self.requires_grad:
+            text = text[:-1] + ", requires_grad=True)"
+        return f"Parameter containing:\n{text}" if getattr(self, "_is_param", False) else text
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """Return a copy as an array, where that is asked for by force; memory elsewhere cannot be shared."""
+        if not force:
+            _refuse_numpy(self)
+        return read(self).resolve_conj().resolve_neg().numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Refuse, as every device does."""
+        _refuse_numpy(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle (and `torch.save`) the values and the device: `map_location` says where they are loaded."""
+        values = read(self), self.dtype, str(self.device), self.requires_grad and self.is_leaf
+        return rebuild_on_device, values
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
+        """Copy in the daemon; a parameter's copy is one."""
+        copy = super().__deepcopy__(memo)
+        if getattr(self, "_is_param", False):
+            copy._is_param = True
+        return copy
+
+    # --- memory ----------------------------------------------------------------------------------------
+
+    def data_ptr(self) -> int:
+        """Return a number that tensors in one memory share, elements apart; there is no address here."""
+        if self.traced:
+            return super().data_ptr()
+        return (id(self.memory) << 8) + int(self.storage_offset()) * self.itemsize
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Return no memory: a storage of no bytes."""
+        if self.traced or is_tracing() or is_described(None):
+            return super().untyped_storage()
+        return torch.Tensor.untyped_storage(self)
+
+    def new_tensor(self, data: Any, **wanted: Any) -> torch.Tensor:  # type: ignore[override]
+        """Return a new tensor of this dtype on this device, unless others are wanted."""
+        device = wanted.pop("device", None) or self.device
+        return torch.empty(0, dtype=self.dtype).new_tensor(data, **wanted).to(device)
+
+    def new(self, *args: Any, **wanted: Any) -> torch.Tensor:  # type: ignore[override]
+        """Return a new tensor of this dtype on this device, in the form that PyTorch deprecates."""
+        return torch.empty(0, dtype=self.dtype).new(*args, **wanted).to(self.device)
+
+    def share_memory_(self) -> Any:
+        """Do nothing: other processes do not see a daemon's memory."""
+        return self
+
+    def is_shared(self) -> bool:
+        """Say what PyTorch says of tensors on a device."""
+        return True
+
+
+def send(plain: torch.Tensor, session: Session) -> DeviceTensor:
+    """Return a plain tensor's values on a device; it is sent when next something is."""
+    with session.lock:
+        session.check()
+        handle = session.put(plain.detach(), "input")
+    return DeviceTensor(tuple(plain.shape), plain.stride(), plain.dtype, handle)
+
+
+def _refuse_numpy(tensor: torch.Tensor) -> NoReturn:
+    raise TypeError(
+        f"can't convert {tensor.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
+        "memory first."
+    )

@@ -1,0 +1,404 @@
+"""What tensors on `remote_accelerator` must do, one function for each; run in a process of their own.
+
+`python -m tests.integration.device.checks NAME ...` runs some, all on one embedded daemon, and names what failed.
+The device is one for the whole process, so other tests are kept from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import dynamo_genie
+from dynamo_genie.device.device_tensor import DeviceTensor
+from dynamo_genie.device.register import register_device
+
+NAME = "remote_accelerator"
+D = f"{NAME}:0"
+
+
+def x() -> Tensor:
+    return torch.arange(6.0).reshape(2, 3)
+
+
+def equal(there: Tensor, here: Tensor) -> bool:
+    return there.device == torch.device(D) and there.dtype == here.dtype and torch.equal(there.cpu(), here)
+
+
+# --- tensors ---------------------------------------------------------------------------------------------
+
+
+def factories_give_what_they_give_on_the_cpu() -> None:
+    for make in (
+        lambda **on: torch.zeros(2, 3, **on),
+        lambda **on: torch.full((2,), 7, **on),
+        lambda **on: torch.arange(0, 10, 3, **on),
+        lambda **on: torch.linspace(0, 1, 5, **on),
+        lambda **on: torch.eye(3, **on),
+        lambda **on: torch.tensor([[1, 2], [3, 4]], **on),
+        lambda **on: torch.tensor([], **on),
+        lambda **on: torch.ones_like(torch.empty(2, 3), **on),
+        lambda **on: torch.zeros(2, 3, dtype=torch.bfloat16, **on),
+        lambda **on: torch.tril_indices(3, 3, **on),
+        lambda **on: torch.empty(0, 4, **on),
+    ):
+        made, expected = make(device=D), make()
+        assert equal(made, expected), expected
+        assert made.stride() == expected.stride()
+    assert equal(torch.zeros(2, 3).to(D).new_ones(2), torch.ones(2))
+    assert torch.ones_like(torch.zeros(2, device=D), device="cpu").device.type == "cpu"
+
+
+def a_seed_gives_the_numbers_that_the_cpu_gives() -> None:
+    for draw in (torch.rand, torch.randn, lambda n, **on: torch.randint(0, 9, (n,), **on), torch.randperm):
+        torch.manual_seed(3)
+        expected = draw(5), draw(5)
+        torch.manual_seed(3)
+        assert equal(draw(5, device=D), expected[0])
+        assert torch.equal(draw(5), expected[1])  # the CPU goes on where the device stopped
+    state = torch.remote_accelerator.get_rng_state()
+    first = torch.rand(3, device=D)
+    torch.remote_accelerator.set_rng_state(state)
+    assert torch.equal(torch.rand(3, device=D), first)
+    assert equal(
+        torch.randn(3, device=D, generator=torch.Generator().manual_seed(1)),
+        torch.randn(3, generator=torch.Generator().manual_seed(1)),
+    )
+
+
+def views_share_memory() -> None:
+    here, there = x(), x().to(D)
+    for tensor in (here, there):
+        row = tensor[0]
+        row.add_(10)
+        tensor.t()[1] = 5
+        tensor.view(-1)[::2].mul_(2)
+        tensor[tensor > 20] = 0
+        tensor[torch.tensor([1])] += 1
+    assert equal(there, here)
+    there.unsqueeze_(0)
+    assert there.shape == (1, 2, 3)
+
+
+def copies_go_in_all_directions() -> None:
+    there = torch.zeros(2, 3, device=D)
+    there.copy_(x())
+    here = torch.zeros(2, 3)
+    here.copy_(there)
+    assert torch.equal(here, x())
+    strided = x().t().to(D)
+    assert strided.stride() == x().t().stride()
+    assert equal(strided, x().t())
+    assert equal(x()[:, ::2].to(D), x()[:, ::2])
+    assert equal(x().expand(4, 2, 3).to(D), x().expand(4, 2, 3))
+    assert equal(there.to(torch.float64), x().double())
+    assert equal(there.to("cpu", torch.float16).to(D), x().half())
+    assert there.to(D) is there
+    assert there.tolist() == x().tolist()
+
+
+def results_may_be_wanted_in_given_tensors() -> None:
+    out = torch.empty(2, 3, device=D)
+    assert torch.add(x().to(D), 1, out=out) is out
+    assert equal(out, x() + 1)
+    small = torch.empty(0, device=D)
+    torch.mul(x().to(D), 2, out=small)
+    assert equal(small, x() * 2)
+
+
+def tensors_on_two_devices_are_refused() -> None:
+    there = x().to(D)
+    with pytest.raises(RuntimeError, match="at least two devices, remote_accelerator:0 and cpu"):
+        there + x()
+    assert equal(there + torch.tensor(2.0), x() + 2)  # a number
+    assert equal(there[torch.tensor([1, 0])], x()[[1, 0]])  # indices
+    with pytest.raises(TypeError, match=r"Use Tensor\.cpu\(\)"):
+        there.numpy()
+    with pytest.raises(RuntimeError, match="there is no remote_accelerator:7"):
+        torch.zeros(1, device=f"{NAME}:7")
+
+
+def it_prints_as_pytorch_prints_what_is_on_a_device() -> None:
+    assert repr(torch.tensor([1.5, 2.0], device=D)) == f"tensor([1.5000, 2.0000], device='{D}')"
+    assert repr(torch.tensor([1], dtype=torch.int32, device=D)) == f"tensor([1], device='{D}', dtype=torch.int32)"
+    assert repr(torch.tensor(2.0, device=D)) == f"tensor(2., device='{D}')"
+    leaf = torch.zeros(1, device=D, requires_grad=True)
+    assert repr(leaf) == f"tensor([0.], device='{D}', requires_grad=True)"
+    assert repr(leaf * 2) == f"tensor([0.], device='{D}', grad_fn=<MulBackward0>)"
+    assert repr(torch.zeros(0, 3, device=D)) == f"tensor([], device='{D}', size=(0, 3))"
+
+
+def it_is_copied_saved_and_loaded() -> None:
+    there = x().to(D).requires_grad_()
+    twin = copy.deepcopy(there)
+    with torch.no_grad():
+        twin.add_(1)
+    assert equal(there.detach(), x())
+    assert twin.requires_grad
+    file = io.BytesIO()
+    torch.save({"there": there, "bf16": x().to(D, torch.bfloat16)}, file)
+    for where, device in ((None, D), ("cpu", "cpu")):
+        file.seek(0)
+        loaded = torch.load(file, map_location=where)
+        assert (loaded["there"].device, loaded["bf16"].dtype) == (torch.device(device), torch.bfloat16)
+        assert torch.equal(loaded["there"].cpu(), x())
+        assert loaded["there"].requires_grad
+    file.seek(0)
+    with pytest.raises(RuntimeError, match="load it with map_location='cpu'"):
+        torch.load(file, map_location=D)
+
+
+def pytorch_asks_its_module() -> None:
+    module = torch.get_device_module(D)
+    assert module is torch.remote_accelerator
+    assert module.device_count() == torch.accelerator.device_count() == 1
+    assert torch.accelerator.current_accelerator() == torch.device(NAME)
+    module.synchronize()
+    torch.accelerator.synchronize()
+    kept = torch.zeros(1 << 20, device=D)
+    module.synchronize()
+    assert torch.accelerator.memory_allocated() >= kept.nbytes
+    free, limit = module.mem_get_info()
+    assert 0 < free < limit
+    with module.device(0), torch.device(D):
+        assert torch.ones(1).device == torch.device(D)
+    data = torch.utils.data.TensorDataset(torch.arange(4.0))
+    [[batch], _] = torch.utils.data.DataLoader(data, batch_size=2, pin_memory=True)
+    assert equal(batch.to(D, non_blocking=True), torch.tensor([0.0, 1.0]))
+
+
+def operators_that_no_daemon_runs_write_where_the_tensor_is() -> None:
+    scale, found = torch.tensor(2.0, device=D), torch.zeros(1, device=D)
+    gradients = [torch.tensor([2.0, 4.0], device=D), torch.tensor([float("inf")], device=D)]
+    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, 1 / scale)
+    assert equal(gradients[0], torch.tensor([1.0, 2.0]))
+    assert found.item() == 1.0
+
+
+# --- modules and training --------------------------------------------------------------------------------
+
+
+def modules_move_there_and_back() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.other.weight = self.one.weight
+            self.register_buffer("count", torch.zeros(1))
+
+    model = Tied()
+    weight = model.one.weight
+    before = weight.detach().clone()
+    model.to(D)
+    assert model.one.weight is model.other.weight is weight
+    assert isinstance(weight, nn.Parameter)
+    assert isinstance(weight, DeviceTensor)
+    assert equal(weight.detach(), before)
+    assert model.count.device == torch.device(D)
+    state = model.state_dict()
+    fresh = Tied()
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.one.weight, before)
+    model.cpu()
+    assert model.one.weight is model.other.weight is weight
+    assert type(weight) is nn.Parameter
+    assert torch.equal(weight, before)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "lstm": (lambda: nn.LSTM(6, 8, num_layers=2, bidirectional=True, dropout=0.2), (5, 2, 6)),
+    "gru": (lambda: nn.GRU(6, 8, num_layers=2, batch_first=True), (5, 2, 6)),
+    "rnn": (lambda: nn.RNN(6, 8, bidirectional=True), (5, 2, 6)),
+    "encoder": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 5, 8)),
+    "cnn": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 4),
+        ),
+        (4, 3, 8, 8),
+    ),
+    "mlp": (lambda: nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.3), nn.LayerNorm(6), nn.GELU()), (4, 6)),
+}
+
+
+def _trained(
+    model: nn.Module, data: Tensor, make: Callable[..., Any], how: str = ""
+) -> tuple[list[float], list[Tensor]]:
+    """Train a little, with clipping and a scheduler; return losses and parameters."""
+    optimizer = make(model.parameters())
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    torch.manual_seed(5)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        cast = torch.autocast(data.device.type, dtype=torch.bfloat16) if how == "autocast" else nullcontext()
+        with cast:
+            out = checkpoint(model, data, use_reentrant=False) if how == "checkpoint" else model(data)
+        out = out[0] if isinstance(out, tuple) else out
+        loss = out.float().square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses, [parameter.detach().cpu() for parameter in model.parameters()]
+
+
+def _same_training(
+    make_model: Callable[[], nn.Module], shape: tuple[int, ...], make: Callable[..., Any], how: str = ""
+) -> None:
+    torch.manual_seed(0)
+    here, data = make_model(), torch.randn(shape)
+    there = copy.deepcopy(here).to(D)
+    expected, found = _trained(here, data, make, how), _trained(there, data.to(D), make, how)
+    assert found[0] == expected[0]
+    assert all(map(torch.equal, found[1], expected[1]))
+
+
+def models_train_to_the_same_bits() -> None:
+    for make_model, shape in MODELS.values():
+        _same_training(make_model, shape, lambda p: torch.optim.AdamW(p, lr=0.01))
+
+
+def every_optimizer_takes_the_same_steps() -> None:
+    make_model, shape = MODELS["mlp"]
+    for make in (
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+        lambda p: torch.optim.AdamW(p, lr=0.01, foreach=True),
+        lambda p: torch.optim.AdamW(p, lr=0.01, foreach=False),
+        torch.optim.Adafactor,
+        torch.optim.RMSprop,
+        torch.optim.Adagrad,
+        lambda p: torch.optim.NAdam(p, foreach=True),  # the default there, and it rounds otherwise than the other form
+    ):
+        _same_training(make_model, shape, make)
+
+
+def foreach_is_one_program_for_all_parameters() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(8))).to(D)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(1, 4, device=D)).sum().backward()
+    dynamo_genie.reset_stats()
+    optimizer.step()
+    assert dynamo_genie.stats()["total"]["eager_calls"] == 1
+
+
+def checkpointing_computes_the_same() -> None:
+    _same_training(*MODELS["mlp"], lambda p: torch.optim.SGD(p, lr=0.1), "checkpoint")
+
+
+def autocast_computes_in_what_the_cpu_computes_in() -> None:
+    make_model, shape = MODELS["cnn"]
+    torch.manual_seed(0)
+    here, data = make_model(), torch.randn(shape)
+    there = copy.deepcopy(here).to(D)
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = here(data), F.mse_loss(here(data), torch.zeros(4, 4)), torch.cat([data, data.bfloat16()])
+        with torch.autocast(NAME, dtype=torch.bfloat16):
+            data = data.to(D)
+            zeros = torch.zeros(4, 4, device=D)
+            found = there(data), F.mse_loss(there(data), zeros), torch.cat([data, data.bfloat16()])
+    assert all(map(equal, found, expected))
+
+
+def a_scaled_loss_is_unscaled() -> None:
+    model = nn.Linear(3, 3).to(D)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler(NAME)
+    before = model.weight.detach().cpu()
+    scaler.scale(model(torch.ones(1, 3, device=D)).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.allclose(model.weight.detach().cpu(), before - 0.1)
+
+
+# --- compiled --------------------------------------------------------------------------------------------
+
+
+def compiled_calls_take_and_give_what_is_there() -> None:
+    call = torch.compile(lambda a, b: ((a @ b).relu(), a.sum(), torch.zeros(2, device=a.device)), backend="genie")
+    here = torch.randn(3, 4), torch.randn(4, 5)
+    there = tuple(tensor.to(D) for tensor in here)
+    dynamo_genie.reset_stats()
+    found = call(*there)
+    sent = dynamo_genie.stats()["total"]["sent"]
+    assert {name: nbytes for name, nbytes in sent.items() if nbytes and name != "control"} == {}
+    assert all(map(equal, found, ((here[0] @ here[1]).relu(), here[0].sum(), torch.zeros(2))))
+
+
+def a_compiled_step_sends_and_fetches_neither_weights_nor_gradients() -> None:
+    torch.manual_seed(0)
+    here = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Dropout(0.1), nn.Linear(256, 64))
+    there = copy.deepcopy(here).to(D)
+    data = torch.randn(8, 64)
+
+    def step(model: Any, run: Any, data: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        optimizer.zero_grad()
+        loss = run(data).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    found = []
+    for model, run, batch in ((here, here, data), (there, torch.compile(there, backend="genie"), data.to(D))):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, foreach=True)
+        torch.manual_seed(1)
+        losses = [step(model, run, batch, optimizer) for _ in range(2)]
+        dynamo_genie.reset_stats()
+        found.append([*losses, step(model, run, batch, optimizer)])
+    assert found[0] == found[1]
+    total = dynamo_genie.stats()["total"]
+    assert total["calls"] == 2
+    moved = sum(total["sent"].values()) + sum(total["received"].values())
+    assert moved < 20_000, total  # of them twice 5 kB are the state of the generator
+    assert all(parameter.grad.device == torch.device(D) for parameter in there.parameters())
+    assert all(
+        torch.equal(a.detach().cpu(), b.detach()) for a, b in zip(there.parameters(), here.parameters(), strict=True)
+    )
+
+
+CHECKS = {
+    name: check
+    for name, check in globals().items()
+    if callable(check)
+    and getattr(check, "__module__", "") == __name__
+    and not name.startswith("_")
+    and name not in ("x", "equal")
+}
+"""All of them, by name."""
+
+
+def main(names: list[str]) -> int:
+    """Run some; return how many failed."""
+    register_device()
+    torch.set_num_threads(1)
+    failed = 0
+    for name in names:
+        torch.manual_seed(0)
+        try:
+            CHECKS[name]()
+        except Exception:  # noqa: BLE001  # the others are to be run, too
+            failed += 1
+            print(f"{name} failed:\n{traceback.format_exc()}", flush=True)
+    dynamo_genie.shutdown()
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or list(CHECKS)))
