@@ -12,9 +12,9 @@ SUBPACKAGES = (
     "bench.trust", "calls", "cli", "connections", "device", "explain", "lowering", "passes", "passes.cutting",
     "passes.graphs", "passes.placement", "passes.rewrites", "passes.understanding", "remote_daemon",
     "remote_daemon.channel", "remote_daemon.engines", "remote_daemon.memory", "remote_daemon.operators",
-    "remote_daemon.sandbox", "remote_daemon.supervisor", "remote_daemon.transfer", "remote_daemon.worker", "runtime",
-    "runtime.attachment", "runtime.connect", "runtime.recovery", "runtime.session", "runtime.weights", "runtime.wire",
-    "runtime.writes", "tensor", "torch_internals",
+    "remote_daemon.sandbox", "remote_daemon.supervisor", "remote_daemon.transfer", "remote_daemon.weight_files",
+    "remote_daemon.worker", "runtime", "runtime.attachment", "runtime.connect", "runtime.recovery", "runtime.session",
+    "runtime.weights", "runtime.wire", "runtime.writes", "tensor", "torch_internals",
 )  # fmt: skip
 AT_THE_ROOT = {"bench": "benchmarks", "passes": "passes", "runtime": "runtime", "remote_daemon": "remote_daemon"}
 """Subpackages whose folder stands at the root of the repository, and that folder's name."""

@@ -19,6 +19,7 @@ from dynamo_genie.remote_daemon.sandbox.privileges import find_worker_user
 from dynamo_genie.remote_daemon.supervisor.config import SupervisorConfig
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
 from dynamo_genie.remote_daemon.supervisor.serve import serve, serve_kept
+from dynamo_genie.remote_daemon.supervisor.weight_folders import open_weight_cache
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES
 
 _DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
@@ -52,6 +53,12 @@ def daemon(
     standby: Annotated[
         bool, typer.Option("--standby", help="Keep PyTorch loaded beside the workers: new ones start in a moment")
     ] = False,
+    weight_cache: Annotated[
+        Path | None, typer.Option(help="Keep weights in this directory: after a restart nobody sends them again")
+    ] = None,
+    weight_cache_limit: Annotated[
+        str, typer.Option(help="Most bytes of them for one client key; 0: half of what is free there")
+    ] = "0",
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     worker_user: Annotated[str, typer.Option(help="Run workers as this user, where the daemon is root")] = "",
     no_sandbox: Annotated[
@@ -67,10 +74,11 @@ def daemon(
         raise OptionError("--owns-directory is for ipc endpoints")
     if standby and not sys.platform.startswith("linux"):
         raise OptionError("--standby needs Linux: a worker that is forked must get another parent")
+    cache = open_weight_cache(weight_cache) if weight_cache is not None else None
     sandbox = SandboxPolicy(
         confined=not no_sandbox,
         user=find_worker_user(worker_user) if worker_user else None,
-        hidden=(str(keys.expanduser()),) if keys is not None else (),
+        hidden=tuple(str(place.expanduser()) for place in (keys, cache) if place is not None),
         whole_errors=debug,
     )
     config = SupervisorConfig(
@@ -88,6 +96,8 @@ def daemon(
         max_sessions=max_sessions,
         operator_timeout_s=check_seconds("--operator-timeout", operator_timeout, least=0),
         standby=standby,
+        weight_cache=cache,
+        weight_cache_limit=parse_nbytes(weight_cache_limit),
     )
     embedded = parent_pid is not None or owns_directory  # it ends with its client, who starts another one if need be
     raise typer.Exit(serve(config, owns_directory=owns_directory) if embedded else serve_kept(config))

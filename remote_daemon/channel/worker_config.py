@@ -15,6 +15,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     worker choose. `listen` is `tcp://HOST:*`, on `ports` from a first to a last one, or on any where that is None; or
     a directory for ipc endpoints. `note_fd` is where to note what runs (`ProgramNote`); programs whose digests are
     `quarantined` are refused. `session_share` is the part of the memory that one session may have.
+    `weight_cache` is the directory for weights that outlive the worker, empty for none, `weight_cache_limit` its size.
     """
 
     tenant: str
@@ -30,6 +31,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     note_fd: int = -1
     quarantined: tuple[bytes, ...] = ()
     session_share: float = 1.0
+    weight_cache: str = ""
+    weight_cache_limit: int = 0
 
     def bind_arguments(self, name: str) -> tuple[str, tuple[int, int] | None]:
         """Return `endpoint` and `ports` of `bind_router` for the socket called `name`: `c` control, `b` bulk."""

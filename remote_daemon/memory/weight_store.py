@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from dynamo_genie.errors import ProtocolError, QuotaExceeded
 from dynamo_genie.remote_daemon.memory.buffers import BufferStore
+from dynamo_genie.remote_daemon.memory.host_memory import Allocate, allocate_host
 from dynamo_genie.remote_daemon.memory.host_pool import HostPool, TensorLayout
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.upload import Upload
 from dynamo_genie.runtime.wire.content import content_digest
 from dynamo_genie.runtime.wire.tensor import TensorSpec
+from dynamo_genie.tensors import spec_nbytes
 
 WEIGHT_NBYTES = 1_500
 """What a weight costs beside its bytes."""
@@ -38,11 +42,32 @@ class ResidentWeight:
     host: torch.Tensor | None = None
 
 
+class _NotKept(Exception):
+    """What was described is not there any more, or is damaged."""
+
+
+class Kept(Protocol):
+    """Weights by content that outlive the worker."""
+
+    def describe(self, digest: bytes) -> TensorSpec | None:
+        """Return how a weight is described, None where there is none."""
+        ...
+
+    def read(self, digest: bytes, allocate: Allocate) -> torch.Tensor | None:
+        """Return its bytes (host, flat, uint8), proved to be what the digest names, None where there are none."""
+        ...
+
+    def keep(self, digest: bytes, spec: TensorSpec, memory: torch.Tensor) -> None:
+        """Keep a weight from now on; `memory` is its bytes, which nobody changes."""
+        ...
+
+
 class WeightStore:
     """Maps content digests to resident tensors.
 
     A weight that no session uses stays, so that the next process with the same model uploads nothing; the
-    least recently used ones make room when memory is wanted.
+    least recently used ones make room when memory is wanted. What is kept beyond the worker comes back when it is
+    asked for.
     """
 
     def __init__(
@@ -51,12 +76,19 @@ class WeightStore:
         budget: MemoryBudget,
         host: HostPool | None = None,
         host_budget: MemoryBudget | None = None,
+        *,
+        kept: Kept | None = None,
+        allocate: Allocate = allocate_host,
     ) -> None:
         """Hold nothing yet; weights whose users are idle may be offloaded to `host`.
 
         Args:
             host_budget: Where the table counts, of whatever memory its tensors are; `budget` by default.
+            kept: What is kept beyond the worker; None for nothing.
+            allocate: Returns host memory for what is read from there.
         """
+        self._kept = kept
+        self._allocate = allocate
         self._host_budget = host_budget or budget
         self._buffers = buffers
         self._budget = budget
@@ -87,25 +119,68 @@ class WeightStore:
             raise ProtocolError("an uploaded weight does not match its digest; it was changed while it was sent")
         if digest in self._by_digest:
             return
-        self._budget.reserve(upload.nbytes, "a weight")
+        with self._room(upload.nbytes):
+            self._add(digest, spec, upload.memory)
+        if self._kept is not None:
+            self._kept.keep(digest, spec, upload.memory)
+
+    @contextmanager
+    def _room(self, nbytes: int) -> Iterator[None]:
+        """Reserve room for a weight of so many bytes, and give it back where there will be none."""
+        self._budget.reserve(nbytes, "a weight")
         try:
             self._host_budget.reserve_overhead(WEIGHT_NBYTES, "a weight")
         except QuotaExceeded:
-            self._budget.release(upload.nbytes)
+            self._budget.release(nbytes)
             raise
         try:
-            tensor = self._buffers.adopt(spec, upload.memory)
+            yield
         except BaseException:
-            self._budget.release(upload.nbytes)
+            self._budget.release(nbytes)
             self._host_budget.release_overhead(WEIGHT_NBYTES)
             raise
+
+    def _add(self, digest: bytes, spec: TensorSpec, memory: torch.Tensor) -> None:
+        nbytes = memory.numel()
+        tensor = self._buffers.adopt(spec, memory)
         with self._lock:
-            self._by_digest[digest] = ResidentWeight(digest, spec, tensor, upload.nbytes)
+            self._by_digest[digest] = ResidentWeight(digest, spec, tensor, nbytes)
             self._storages.add(tensor.untyped_storage()._cdata)
-            self.nbytes += upload.nbytes
+            self.nbytes += nbytes
 
     def hold(self, digest: bytes) -> ResidentWeight | None:
         """Return the weight with this content and count one more user, or None."""
+        return self._hold(digest) or (self._hold(digest) if self._bring_back(digest) else None)
+
+    def _bring_back(self, digest: bytes) -> bool:
+        """Make a weight resident that is kept beyond the worker; say whether it is."""
+        spec = self._kept.describe(digest) if self._kept is not None else None
+        if spec is None or self._kept is None:
+            return False
+        nbytes = spec_nbytes(spec)
+        try:
+            with self._room(nbytes), self._passing(nbytes):
+                memory = self._kept.read(digest, self._allocate)
+                if memory is None:
+                    raise _NotKept
+                self._add(digest, spec, memory)
+        except (QuotaExceeded, _NotKept):  # whoever wants it may send it, and hears what is wrong
+            return False
+        return True
+
+    @contextmanager
+    def _passing(self, nbytes: int) -> Iterator[None]:
+        """Count host memory that bytes pass on their way to a device's."""
+        if self._host_budget is self._budget:
+            yield
+            return
+        self._host_budget.reserve(nbytes, "a weight on its way to the device")
+        try:
+            yield
+        finally:
+            self._host_budget.release(nbytes)
+
+    def _hold(self, digest: bytes) -> ResidentWeight | None:
         with self._lock:
             weight = self._by_digest.get(digest)
             if weight is not None:

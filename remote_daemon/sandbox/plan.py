@@ -30,6 +30,7 @@ class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         confined: Whether its files and system calls are restricted; false with `--no-sandbox`.
         cuda: Whether it may use NVIDIA's devices.
         whole_errors: Whether its errors may name paths of this machine.
+        shares: Directories that it has with other workers of its tenant.
     """
 
     scratch: str
@@ -38,6 +39,7 @@ class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confined: bool = True
     cuda: bool = False
     whole_errors: bool = False
+    shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def plan_files(restrictions: Restrictions, around: Surroundings, entries: Callab
         lists += names_only
     devices = DEVICES + (around.devices if restrictions.cuda else ())
     shared = (SHARED_MEMORY,) if restrictions.cuda or around.shared_memory else ()
-    return FilePlan(tuple(reads), tuple(lists), devices, (restrictions.scratch, *shared))
+    return FilePlan(tuple(reads), tuple(lists), devices, (restrictions.scratch, *restrictions.shares, *shared))
 
 
 def outermost(places: Iterable[str]) -> list[str]:

@@ -40,8 +40,8 @@ class SandboxPolicy:
         """Whether workers are kept from other processes of their user by Landlock."""
         return self.confined and kernel().landlock > 0
 
-    def restrictions(self, scratch: Scratch, device: str) -> Restrictions:
-        """Return what a worker may do that has this directory."""
+    def restrictions(self, scratch: Scratch, device: str, shares: tuple[str, ...] = ()) -> Restrictions:
+        """Return what a worker may do that has this directory, and some with other workers of its tenant."""
         home = Path.home()
         hidden = [*self.hidden, *(str(home / name) for name in PRIVATE_FOLDERS)]
         hidden += [os.environ[KEY_FILE]] if os.environ.get(KEY_FILE) else []
@@ -52,6 +52,7 @@ class SandboxPolicy:
             confined=self.confined,
             cuda=device != "cpu" and bool(nvidia_devices()),
             whole_errors=self.whole_errors,
+            shares=shares,
         )
 
     def announce_gaps(self) -> None:

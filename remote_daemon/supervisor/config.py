@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
 from dynamo_genie.remote_daemon.supervisor.keys import ServerKeys
@@ -27,5 +28,7 @@ class SupervisorConfig:
     max_sessions: int = 1024
     operator_timeout_s: float = 0.0
     standby: bool = False
+    weight_cache: Path | None = None
+    weight_cache_limit: int = 0
     worker_command: tuple[str, ...] = WORKER_COMMAND
     sandbox: SandboxPolicy = field(default_factory=SandboxPolicy)

@@ -29,6 +29,7 @@ from dynamo_genie.remote_daemon.supervisor.keys import fresh_pair
 from dynamo_genie.remote_daemon.supervisor.memory_groups import MemoryGroup, MemoryGroups
 from dynamo_genie.remote_daemon.supervisor.oom import OutOfMemoryKills
 from dynamo_genie.remote_daemon.supervisor.standby import Standby, bury_strangers
+from dynamo_genie.remote_daemon.supervisor.weight_folders import folder_of
 from dynamo_genie.remote_daemon.supervisor.worker_process import WorkerProcess
 from dynamo_genie.runtime.wire import messages as m
 
@@ -152,6 +153,7 @@ class Workers:
         pair = fresh_pair() if self._config.keys else None
         sandbox = self._config.sandbox
         scratch = Scratch(*self._scratch_place(), sandbox.user)
+        folder = self._weight_folder(start.tenant)
         address = parse_endpoint(self._config.listen)
         config = WorkerConfig(
             tenant=tenant,
@@ -166,8 +168,10 @@ class Workers:
             supervisor_pid=os.getpid(),
             quarantined=start.quarantined,
             session_share=self._config.session_share,
+            weight_cache=folder,
+            weight_cache_limit=self._config.weight_cache_limit,
         )
-        restrictions = sandbox.restrictions(scratch, config.device)
+        restrictions = sandbox.restrictions(scratch, config.device, (folder,) if folder else ())
         group = self._new_group()
         try:
             process = WorkerProcess(self._config.worker_command, config, restrictions, scratch, self._standby, group)
@@ -187,6 +191,16 @@ class Workers:
             path = Path(address.path)
             return str(path.parent), f"{path.name}.worker-"
         return tempfile.gettempdir(), "genie-worker-"
+
+    def _weight_folder(self, public_key: str) -> str:
+        """Return where a tenant's workers keep weights; empty where they do not."""
+        if self._config.weight_cache is None:
+            return ""
+        try:
+            return folder_of(self._config.weight_cache, public_key, self._config.sandbox.user)
+        except OSError as error:
+            logger.warning("a worker keeps no weights: %s: %s", error.filename, error.strerror)
+            return ""
 
     def _new_group(self) -> MemoryGroup | None:
         if self._groups is None:

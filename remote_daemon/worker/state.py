@@ -16,7 +16,7 @@ from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
 from dynamo_genie.remote_daemon.memory.recycled_memory import KEEP_NBYTES, RecycledMemory
-from dynamo_genie.remote_daemon.memory.weight_store import WeightStore
+from dynamo_genie.remote_daemon.memory.weight_store import Kept, WeightStore
 from dynamo_genie.remote_daemon.worker.programs import Build, ProgramCache
 
 HOST_SHARE = 0.5
@@ -72,6 +72,7 @@ def open_state(
     quarantined: Collection[bytes] = (),
     process_limit: ProcessLimit | None = None,
     session_share: float = 1.0,
+    kept: Kept | None = None,
 ) -> WorkerState:
     """Make a worker's state, each part from those before it.
 
@@ -83,6 +84,7 @@ def open_state(
         quarantined: Digests of programs to refuse.
         process_limit: What programs must keep to.
         session_share: The part of the memory that one session may have.
+        kept: Weights that outlive the worker.
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
@@ -96,7 +98,7 @@ def open_state(
         allocate = RecycledMemory(keep_nbytes).allocate  # an upload's memory is free again when the device has its copy
     build = build or Engines(buffers, arenas, limit).build
     programs = ProgramCache(buffers.device, build, host_budget, limit.check, note, quarantined)
-    weights = WeightStore(buffers, budget, host, host_budget)
+    weights = WeightStore(buffers, budget, host, host_budget, kept=kept, allocate=allocate)
     offloader.add_weights(weights)
     return WorkerState(
         buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host, note, session_share

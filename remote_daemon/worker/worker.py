@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit, reserv
 from dynamo_genie.remote_daemon.transfer.bulk_thread import BulkThread
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
+from dynamo_genie.remote_daemon.weight_files.background import KeptWeights
+from dynamo_genie.remote_daemon.weight_files.cache import WeightCache
 from dynamo_genie.remote_daemon.worker.attached_sessions import AttachedSessions
 from dynamo_genie.remote_daemon.worker.device import choose_device, device_info, open_buffers
 from dynamo_genie.remote_daemon.worker.device_loss import DeviceLost
@@ -76,6 +79,7 @@ class Worker:
             quarantined=config.quarantined,
             process_limit=self._process_limit,
             session_share=config.session_share,
+            kept=_open_kept(config),
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
@@ -217,6 +221,17 @@ class Worker:
             peer_received=self._mailboxes.traffic.received,
             engines=engine_statuses(state.programs.running()),
         )
+
+
+def _open_kept(config: WorkerConfig) -> KeptWeights | None:
+    """Return the weights that outlive the worker; None where there are none, or the directory is no good."""
+    if not config.weight_cache:
+        return None
+    try:
+        return KeptWeights(WeightCache(Path(config.weight_cache), config.weight_cache_limit))
+    except OSError as error:
+        log.warning("weights cannot be kept in %s: %s", config.weight_cache, error.strerror)
+        return None
 
 
 def main() -> None:

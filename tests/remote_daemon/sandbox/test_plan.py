@@ -86,6 +86,13 @@ def test_a_gpu_brings_its_devices_the_kernels_own_files_and_shared_memory() -> N
     assert plan.owns == ("/tmp/scratch", "/dev/shm")
 
 
+def test_a_folder_that_is_the_tenants_is_written_and_its_neighbours_are_not_entered() -> None:
+    ordered = msgspec.structs.replace(ORDERED, shares=("/var/weights/mine",), hidden=("/var/weights",))
+    plan = plan_files(ordered, AROUND, TREE.__getitem__)
+    assert plan.owns == ("/tmp/scratch", "/var/weights/mine")
+    assert not any(is_beneath("/var/weights/theirs", place) for place in (*plan.reads, *plan.owns, *plan.lists))
+
+
 def test_only_the_outermost_of_nested_places_is_named() -> None:
     assert outermost(["/a/b", "/a", "/ab", "/a", "relative", "/c/d/e", "/c/d"]) == ["/a", "/ab", "/c/d"]
     assert outermost(["/x", "/"]) == ["/"]

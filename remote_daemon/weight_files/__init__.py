@@ -1,0 +1,1 @@
+"""Weights that a daemon has in files."""
