@@ -70,7 +70,29 @@ def _fits(mask: Tensor, query: Tensor, key: Tensor) -> bool:
     return all(size in (1, wanted) for size, wanted in zip(reversed(mask.shape), reversed(whole), strict=False))
 
 
+def singular_values(matrices: Tensor, *, driver: str | None = None) -> Tensor:
+    """Compute singular values without vectors, unless a gradient wants these; of other classes PyTorch wants them."""
+    values: Tensor = aten._linalg_svd.default(matrices, False, _follows(matrices), driver=driver)[1]
+    return values
+
+
+def eigenvalues(matrices: Tensor, UPLO: str = "L") -> Tensor:  # noqa: N803  # the schema's name
+    """Compute eigenvalues of symmetric matrices, without vectors in the same way."""
+    values: Tensor = aten._linalg_eigh.default(matrices, UPLO, _follows(matrices))[0]
+    return values
+
+
+def _follows(tensor: Tensor) -> bool:
+    return torch.is_grad_enabled() and tensor.requires_grad
+
+
 COMPOSITES: tuple[tuple[str, Any], ...] = tuple(
-    (name, opaque(function)) for name, function in (("scaled_dot_product_attention", attention), *RECURRENT)
+    (name, opaque(function))
+    for name, function in (
+        ("scaled_dot_product_attention", attention),
+        ("linalg_svdvals", singular_values),
+        ("linalg_eigvalsh", eigenvalues),
+        *RECURRENT,
+    )
 )
 """Operators, and what runs them on the device."""

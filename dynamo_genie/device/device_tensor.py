@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any, NoReturn
 
 import torch
@@ -77,9 +78,11 @@ class DeviceTensor(RemoteTensor):
         return (id(self.memory) << 8) + int(self.storage_offset()) * self.itemsize
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """Return no memory: a storage of no bytes."""
-        if self.traced or is_tracing() or is_described(None):
-            return super().untyped_storage()
+        """Return a storage of no bytes; to who describes the tensor for a graph, one that has its size."""
+        if self.traced:
+            return torch.UntypedStorage(0)
+        if is_tracing() or is_described(sys._getframe(1)):
+            return torch.UntypedStorage(self.memory_nbytes, device="meta")
         return torch.Tensor.untyped_storage(self)
 
     def new_tensor(self, data: Any, **wanted: Any) -> torch.Tensor:  # type: ignore[override]

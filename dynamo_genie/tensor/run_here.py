@@ -120,7 +120,16 @@ def _run_on_copies(
 
 
 def _sent_to(where: RemoteTensor, value: torch.Tensor) -> RemoteTensor:
-    """Return a plain tensor's values as a remote tensor where another one is, and of its class."""
+    """Return a plain tensor's values as a remote tensor where another one is, and of its class.
+
+    Raises:
+        UnsupportedOperator: It is sparse, or nested.
+    """
+    if value.layout != torch.strided:
+        raise UnsupportedOperator(
+            f"there are no tensors of layout {value.layout} on {where.device}; bring what it is made of here with "
+            ".cpu()"
+        )
     session = where.named().session
     dense = dense_form(value)
     with session.lock:

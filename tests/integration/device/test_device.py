@@ -17,8 +17,31 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.timeout(240)
 def test_all_checks_hold_in_a_process_with_the_device() -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.integration.device.checks"]
+    run("tests.integration.device.checks", limit_s=LIMIT_S)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        "int64",
+        *(
+            pytest.param(name, marks=pytest.mark.sweep)
+            for name in ("bfloat16", "complex64", "bool", "float64", "int32")
+        ),
+    ],
+)
+def test_operators_give_the_bits_of_the_cpu(dtype: str) -> None:
+    run("tests.integration.device.operators", dtype, limit_s=580)
+
+
+def run(module: str, *arguments: str, limit_s: float) -> None:
+    """Run a module in a process of its own; it must end well and in time."""
+    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=LIMIT_S, env=environment(), cwd=REPOSITORY, check=False
+        command, capture_output=True, text=True, timeout=limit_s, env=environment(), cwd=REPOSITORY, check=False
     )
+    print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -114,7 +114,7 @@ def _differentiate(result: Any) -> None:
     """Give every input its gradient, with a tangent that tells elements apart."""
     outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad]
     torch.manual_seed(4321)
-    tangents = [torch.randn(output.shape, dtype=output.dtype) for output in outputs]
+    tangents = [torch.randn(output.shape, dtype=output.dtype).to(output.device) for output in outputs]
     torch.autograd.backward(outputs, tangents)
 
 
