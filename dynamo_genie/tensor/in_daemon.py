@@ -10,6 +10,7 @@ import torch
 from dynamo_genie.runtime.session.session import Handle, Memory
 from dynamo_genie.tensors import span_numel
 from dynamo_genie.torch_internals.guarded_memory import CPU, no_torch_function, take_over, wrapper_tensor
+from dynamo_genie.torch_internals.opaque import unseen
 
 Dispatch = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -55,6 +56,7 @@ class InDaemon(torch.Tensor):
     __torch_function__ = no_torch_function  # type: ignore[assignment]
 
     @classmethod
+    @unseen
     def place_of(cls, handle: Handle | None) -> torch.device:
         """Return the device that a tensor of this class claims, wherever its elements are."""
         return CPU

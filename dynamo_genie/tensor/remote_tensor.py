@@ -62,6 +62,10 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     return carrier
 
 
+Flat = tuple[list[str], torch.device | None]
+"""The names of the tensors inside one, and its device, if not the CPU: a carrier is on the first one of its kind."""
+
+
 class _Flatten:
     """`RemoteTensor.__tensor_flatten__`, which shows Dynamo and AOTAutograd the carrier, and is not always there.
 
@@ -69,15 +73,15 @@ class _Flatten:
     """
 
     @unseen
-    def __get__(self, tensor: RemoteTensor | None, owner: type[RemoteTensor]) -> Callable[..., tuple[list[str], None]]:
+    def __get__(self, tensor: RemoteTensor | None, owner: type[RemoteTensor]) -> Callable[..., Flat]:
         if tensor is not None and (tensor.wraps_nothing or is_described_as_gradient(sys._getframe(1))):
             raise AttributeError("__tensor_flatten__")
         return _flatten if tensor is None else MethodType(_flatten, tensor)
 
 
 @opaque
-def _flatten(tensor: RemoteTensor) -> tuple[list[str], None]:
-    return ["carrier"], None
+def _flatten(tensor: RemoteTensor) -> Flat:
+    return ["carrier"], None if tensor.device == CPU else tensor.device
 
 
 @indexed_by(subscript)
@@ -119,12 +123,12 @@ class RemoteTensor(Reading, NativeAccess):
 
     @classmethod
     def __tensor_unflatten__(
-        cls, inner: dict[str, torch.Tensor], context: None, size: Any, stride: Any
+        cls, inner: dict[str, torch.Tensor], context: torch.device | None, size: Any, stride: Any
     ) -> torch.Tensor:
         """Make the tensor that tracing sees: a plain one where Dynamo captures for a backend that takes both kinds."""
         carrier = inner["carrier"]
         if is_fake(carrier) and is_captured_as_plain():
-            return fake_like(carrier, size, stride)
+            return fake_like(carrier, size, stride, context)
         handle = getattr(carrier, "genie_handle", None)
         return cls(size, stride, carrier.dtype, handle, carrier, carrier.storage_offset())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -11,26 +13,30 @@ import torch
 from torch._C import (
     DispatchKey,
     DispatchKeySet,
-    _dispatch_get_registrations_for_dispatch_key,
     _dispatch_key_parse,
     _ExcludeDispatchKeyGuard,
     _get_privateuse1_backend_name,
 )
+from torch._C import _dispatch_get_registrations_for_dispatch_key as _registered
 from torch._subclasses import fake_tensor
 from torch._utils import _rebuild_device_tensor_from_cpu_tensor as rebuild_on_device
+from torch.nn import Module
 
+from dynamo_genie.torch_internals.opaque import unseen
 from dynamo_genie.torch_internals.operators import OpOverload
 from dynamo_genie.torch_internals.probe import Probe, require, takes
 
 Kernels = Iterable[tuple[str, Callable[..., Any]]]
 
 __all__ = [
-    "KEY", "PROBES", "cast_on_the_cpu", "let_foreach_take", "make_without_memory", "rebuild_on_device", "register",
-    "register_autocast", "register_kernels", "rename", "without_autocast",
+    "KEY", "PROBES", "answer_for_accelerator", "cast_on_the_cpu", "let_foreach_take", "make_without_memory",
+    "rebuild_on_device", "register", "register_autocast", "register_kernels", "rename", "swap_parameters_of",
+    "without_autocast",
 ]  # fmt: skip
 
 KEY = "PrivateUse1"
 _AUTOCAST = f"Autocast{KEY}"
+_APPLY = Module._apply.__code__
 
 
 def rename(name: str) -> None:
@@ -84,6 +90,8 @@ def register_kernels(
         library.impl(operator, kernel, KEY)
     for operator, kernel in composites:
         library.impl(operator, kernel, f"Autograd{KEY}")
+    for operator in set(_registered("CompositeImplicitAutograd")) & set(_registered("CPU")):
+        library.impl(operator, torch.library.fallthrough_kernel, f"Autograd{KEY}")  # whole, as on the CPU
     if not torch.cuda.is_available():  # pinned memory is the accelerator's, and ours has none: a copy will do
         library.impl("_pin_memory", lambda tensor, device=None: tensor.clone(), "CPU")
     everything = torch.library.Library("_", "IMPL")
@@ -102,7 +110,7 @@ def register_autocast(kernels: Kernels) -> tuple[torch.library.Library, ...]:
 
 def cast_on_the_cpu() -> Iterator[OpOverload]:
     """Give the aten operators that autocast has kernels for on the CPU."""
-    for full in _dispatch_get_registrations_for_dispatch_key("AutocastCPU"):
+    for full in _registered("AutocastCPU"):
         space, _, name = full.partition("::")
         if space == "aten":
             packet, _, overload = name.partition(".")
@@ -132,6 +140,63 @@ def let_foreach_take(kind: type[torch.Tensor]) -> None:
 
     if kind not in optimizer._foreach_supported_types:
         optimizer._foreach_supported_types.append(kind)
+
+
+# --- what cannot be told of ours otherwise: replaced, for our device alone ---
+
+
+def answer_for_accelerator(name: str, module: ModuleType, functions: Mapping[str, str]) -> None:
+    """Let functions of `torch.accelerator` call those of the device's module while the device is the accelerator.
+
+    Args:
+        name: The device.
+        module: Its module.
+        functions: Names in `torch.accelerator`, with those in the module.
+    """
+    for theirs, ours in functions.items():
+        if hasattr(torch.accelerator, theirs):
+            setattr(
+                torch.accelerator, theirs, _answering(name, getattr(torch.accelerator, theirs), getattr(module, ours))
+            )
+
+
+def _answering(name: str, theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(theirs)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        accelerator = torch.accelerator.current_accelerator()
+        return (ours if accelerator is not None and accelerator.type == name else theirs)(*args, **kwargs)
+
+    return answer
+
+
+def swap_parameters_of(kind: type[torch.Tensor]) -> None:
+    """Let modules whose parameters are of a class keep the objects when these move, so that tied weights stay tied.
+
+    A module that moves its parameters to a class of another kind makes new objects, unless it is told to swap what is
+    in them; it asks `torch.__future__.get_swap_module_params_on_conversion` for that.
+    """
+    asked = torch.__future__.get_swap_module_params_on_conversion
+
+    @unseen
+    def get_swap_module_params_on_conversion() -> bool:
+        frame = sys._getframe(1)
+        if asked() or frame.f_code is not _APPLY:
+            return asked()
+        return any(isinstance(parameter, kind) for parameter in frame.f_locals["self"]._parameters.values())
+
+    torch.__future__.get_swap_module_params_on_conversion = get_swap_module_params_on_conversion
+
+
+def _check_swap() -> None:
+    asked: list[object] = []
+
+    class _Asked(torch.nn.Linear):
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:
+            asked.append(Module._apply.__code__.co_names)
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    _Asked(1, 1).double()
+    require("get_swap_module_params_on_conversion" in asked[0], "a module that moves asks whether to swap")  # type: ignore[operator]
 
 
 def _check_acc() -> None:
@@ -191,4 +256,8 @@ PROBES = (
         lambda: takes(fake_tensor._is_privateuse1_backend_available),
     ),
     Probe("torch.optim.optimizer._foreach_supported_types", "lets optimizers go in groups", _check_foreach),
+    Probe("torch.__future__.get_swap_module_params_on_conversion", "keeps tied weights tied", _check_swap),
+    Probe(
+        "torch.accelerator.synchronize", "waits for the device", lambda: takes(torch.accelerator.synchronize, "device")
+    ),
 )

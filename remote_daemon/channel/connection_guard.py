@@ -8,6 +8,7 @@ queues of sockets that are open to others are unbounded, and this thread watches
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket as sockets
 import struct
@@ -62,7 +63,7 @@ class ConnectionGuard:
         self._curve = socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
         self._delivered: dict[int, int] = {}  # by descriptor, over all connections that had it
         self._connections: dict[int, PeerConnection] = {}
-        self._proven: dict[int, str] = {}  # by descriptor
+        self._proven: dict[int, tuple[int, str]] = {}  # by descriptor: of which socket, and what
         self._crowd = Crowd(limits) if limits is not None else None
         self._active: set[PeerConnection] = set()
         self._was_cut: set[int] = set()
@@ -86,8 +87,9 @@ class ConnectionGuard:
 
     def prove(self, frame: zmq.Frame, key: str) -> None:
         """Say that the connection of a frame that was read has proven `key`; it is empty where there are no keys."""
-        with contextlib.suppress(zmq.ZMQError):
-            self._proven[frame.get(zmq.SRCFD)] = key
+        with contextlib.suppress(zmq.ZMQError, OSError):  # the connection has gone
+            descriptor = frame.get(zmq.SRCFD)
+            self._proven[descriptor] = os.fstat(descriptor).st_ino, key  # the guard may not know of it yet
 
     def close(self) -> None:
         """Stop watching; for the thread that owns the socket, before it closes it."""
@@ -135,7 +137,6 @@ class ConnectionGuard:
 
     def _accepted(self, descriptor: int) -> None:
         self._forget(descriptor)
-        self._proven.pop(descriptor, None)
         with self._borrowed.connection(descriptor) as peer:
             delivered = self._delivered.get(descriptor, 0)
             received = bytes_received(peer) if peer is not None else None
@@ -152,7 +153,7 @@ class ConnectionGuard:
     def _cut_surplus(self, descriptor: int, why: str) -> None:
         connection = self._connections[descriptor]
         with self._borrowed.connection(descriptor, connection.inode) as peer:
-            if descriptor in self._proven:
+            if self._proof(connection) is not None:
                 why = self._proved(connection)  # since it was looked at last
             if peer is None:
                 self._forget(descriptor)
@@ -214,9 +215,14 @@ class ConnectionGuard:
         self._arm(connection)
         return False
 
+    def _proof(self, connection: PeerConnection) -> str | None:
+        """Return what a connection has proven; an earlier one may have had its descriptor, and another socket."""
+        inode, key = self._proven.get(connection.descriptor, (0, ""))
+        return key if inode == connection.inode else None
+
     def _proved(self, connection: PeerConnection) -> str:
         """Note whose a connection is if that is known by now; return why it must go, if it must."""
-        key = self._proven.get(connection.descriptor)
+        key = self._proof(connection)
         if self._crowd is None or key is None:
             return ""
         connection.client = key or connection.host

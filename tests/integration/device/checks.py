@@ -328,6 +328,30 @@ def a_scaled_loss_is_unscaled() -> None:
     assert torch.allclose(model.weight.detach().cpu(), before - 0.1)
 
 
+def errors_in_a_backward_pass_are_raised() -> None:
+    leaf = torch.ones(3, device=D, requires_grad=True)
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            return value * 2
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            raise ValueError("of a function")
+
+    hooked = leaf * 2
+    hooked.register_hook(lambda gradient: 1 / 0)
+    for value, error in ((Fails.apply(leaf), ValueError), (hooked, ZeroDivisionError)):
+        with pytest.raises(error):
+            value.sum().backward()
+    with pytest.raises(RuntimeError, match=r"at least two devices|invalid gradient"):
+        (leaf * leaf).backward(torch.ones(3))
+    leaf.grad = None
+    (leaf * leaf).sum().backward()
+    assert equal(leaf.grad, torch.full((3,), 2.0))
+
+
 # --- compiled --------------------------------------------------------------------------------------------
 
 

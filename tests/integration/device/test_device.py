@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
-from tests.integration.real_daemon import LIMIT_S, REPOSITORY, environment
+from tests.integration.real_daemon import LIMIT_S, REPOSITORY, RealDaemon, environment
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("GENIE_TEST_BACKEND", "genie") != "genie", reason="about tensors in daemons"
@@ -18,6 +19,13 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.timeout(240)
 def test_all_checks_hold_in_a_process_with_the_device() -> None:
     run("tests.integration.device.checks", limit_s=LIMIT_S)
+
+
+@pytest.mark.timeout(240)
+def test_modules_on_two_devices_train_together() -> None:
+    with RealDaemon() as first, RealDaemon() as second:
+        daemons = {"GENIE_DAEMONS": f"{first.endpoint},{second.endpoint}"}
+        run("tests.integration.device.several", limit_s=LIMIT_S, environ=daemons)
 
 
 @pytest.mark.slow
@@ -37,11 +45,17 @@ def test_operators_give_the_bits_of_the_cpu(dtype: str) -> None:
     run("tests.integration.device.operators", dtype, limit_s=580)
 
 
-def run(module: str, *arguments: str, limit_s: float) -> None:
+def run(module: str, *arguments: str, limit_s: float, environ: Mapping[str, str] | None = None) -> None:
     """Run a module in a process of its own; it must end well and in time."""
     command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=limit_s, env=environment(), cwd=REPOSITORY, check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        env=environment(environ),
+        cwd=REPOSITORY,
+        check=False,
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import zmq
 
 from dynamo_genie.remote_daemon.channel.connection_guard import ConnectionGuard
@@ -48,6 +50,35 @@ def test_when_all_are_too_many_the_most_crowded_address_loses_one() -> None:
     surplus = crowd.surplus("c")
     assert surplus is not None
     assert surplus[0] == 0
+
+
+def test_a_connection_may_prove_itself_before_the_guard_knows_of_it() -> None:
+    known = threading.Event()
+
+    class Late(ConnectionGuard):
+        def _accepted(self, descriptor: int) -> None:
+            assert known.wait(10)
+            super()._accepted(descriptor)
+
+    with zmq.Context() as context:
+        socket, endpoint = bind_router(context, "tcp://127.0.0.1:*", max_frame_nbytes=1 << 20, curve=None)
+        socket.rcvtimeo = 10_000
+        guard = Late(socket, "test", 64 << 10, ConnectionLimits(unproven_per_address=3, per_client=4, total=100))
+        reader = MessageReader(socket, guard)
+        try:
+            first = RawPeer(endpoint)
+            first.send(b"hello")
+            guard.prove(reader.receive().frame, "")
+            known.set()
+            surplus = [RawPeer.connect(endpoint) for _ in range(10)]
+            assert all(peer.is_cut for peer in surplus[:-3])
+            first.send(b"still here")
+            assert bytes(reader.receive().frame) == b"still here"
+            for peer in (first, *surplus):
+                peer.close()
+        finally:
+            guard.close()
+            socket.close(linger=0)
 
 
 def test_connections_over_the_limit_are_cut_and_those_before_them_serve_on() -> None:
