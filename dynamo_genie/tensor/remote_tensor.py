@@ -26,7 +26,6 @@ from dynamo_genie.torch_internals.capture import capturing_backend, wants_elemen
 from dynamo_genie.torch_internals.fake import fake_like, is_described_as_gradient, is_fake, unset_fake_temporarily
 from dynamo_genie.torch_internals.guarded_memory import CPU
 from dynamo_genie.torch_internals.opaque import opaque, opaque_class, unseen
-from dynamo_genie.torch_internals.private_device import make_without_memory
 from dynamo_genie.torch_internals.subscript import indexed_by
 
 BackendT = TypeVar("BackendT", bound=Callable[..., Any])
@@ -53,6 +52,8 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     """Return a plain tensor like `tensor`, on the device that it claims, that owns no memory."""
     offset = tensor.storage_offset()
     if tensor.device != CPU:
+        from dynamo_genie.torch_internals.private_device import make_without_memory  # not in every torch
+
         return make_without_memory(tensor.shape, tensor.stride(), offset, tensor.dtype)
     carrier = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     if offset:
