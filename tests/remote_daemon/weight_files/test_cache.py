@@ -55,7 +55,7 @@ def names(directory: Path) -> list[str]:
         torch.empty(0, 4),
         torch.randn(700_000),
     ],
-    ids=str,
+    ids=["matrix", "transposed", "int64", "bfloat16", "number", "empty", "several chunks"],
 )
 def test_a_weight_is_read_as_it_was_written(tmp_path: Path, tensor: Tensor) -> None:
     digest = kept(WeightCache(tmp_path, LARGE), tensor)
