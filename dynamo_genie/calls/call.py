@@ -221,16 +221,20 @@ def wrap_result(output: OutputMetadata, value: Any) -> Any:
     if output.dtype is None:
         return output.value if value is None else value
     if isinstance(value, Handle):
-        kind = RemoteTensor if output.device is CPU or output.device == CPU else DeviceTensor
-        return kind(output.shape, output.stride, output.dtype, value, None, output.offset)
+        return _kind_on(output.device)(output.shape, output.stride, output.dtype, value, None, output.offset)
     return value if handle_of(value) is None or isinstance(value, RemoteTensor) else _remote(value)
 
 
 def _remote(argument: torch.Tensor) -> RemoteTensor:
     """Return the remote tensor that an argument of a compiled call stands for."""
     handle = handle_of(argument)
-    kind = RemoteTensor if argument.device == CPU else DeviceTensor
+    kind = _kind_on(argument.device)
     return kind(argument.shape, argument.stride(), argument.dtype, handle, None, argument.storage_offset())
+
+
+def _kind_on(device: torch.device) -> type[RemoteTensor]:
+    """Return the class of remote tensors that claim to be on a device."""
+    return RemoteTensor if device is CPU or device == CPU else DeviceTensor
 
 
 def _deliver(fetched: dict[int, Any], position: int, output: OutputMetadata, value: torch.Tensor) -> None:

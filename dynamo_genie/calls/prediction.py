@@ -208,11 +208,8 @@ def _on_twin(arg: Any, twins: Mapping[Session, Session]) -> Any:
     if handle is None:
         return arg
     there = Handle(handle.id, twins[handle.session], deque())
-    return (
-        type(arg)(arg.shape, arg.stride(), arg.dtype, there, None, arg.storage_offset())
-        if isinstance(arg, RemoteTensor)
-        else RemoteTensor(arg.shape, arg.stride(), arg.dtype, there, None, arg.storage_offset())
-    )
+    kind = type(arg) if isinstance(arg, RemoteTensor) else RemoteTensor
+    return kind(arg.shape, arg.stride(), arg.dtype, there, None, arg.storage_offset())
 
 
 def _change(twin: Session, handle: int, nbytes: int) -> None:

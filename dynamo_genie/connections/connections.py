@@ -43,7 +43,6 @@ class Connections:
         self._embedded: EmbeddedDaemon | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._tracker: WriteTracker | None = None
-        self.default: Options | None = None
         self.mesh = PeerMesh()
         self.client_work = ClientWork()
 

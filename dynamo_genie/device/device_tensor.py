@@ -10,7 +10,7 @@ import torch
 
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device_name import NAME
-from dynamo_genie.runtime.session.session import Handle, Session
+from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensor.memory_here import read
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.torch_internals.capture import is_tracing
@@ -101,14 +101,6 @@ class DeviceTensor(RemoteTensor):
     def is_shared(self) -> bool:
         """Say what PyTorch says of tensors on a device."""
         return True
-
-
-def send(plain: torch.Tensor, session: Session) -> DeviceTensor:
-    """Return a plain tensor's values on a device; it is sent when next something is."""
-    with session.lock:
-        session.check()
-        handle = session.put(plain.detach(), "input")
-    return DeviceTensor(tuple(plain.shape), plain.stride(), plain.dtype, handle)
 
 
 def _refuse_numpy(tensor: torch.Tensor) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Which daemon is `remote_accelerator:N`: the N-th of the fleet that the environment, or `connect()`, names."""
+"""Which daemon is `remote_accelerator:N`: the N-th of the fleet that the environment names."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Devices:
         index = self.current if device is None else int(device)
         if index not in self._connections and not 0 <= index < self.count:
             raise RuntimeError(
-                f"there is no {NAME}:{index}: this process has {self.count}. Name more daemons in GENIE_DAEMONS or "
-                "dynamo_genie.connect(daemons=[...]) before the device is first used"
+                f"there is no {NAME}:{index}: this process has {self.count}. Name more daemons in GENIE_DAEMONS "
+                "before the device is first used"
             )
         return index
 
@@ -86,7 +86,7 @@ class Devices:
         return CONNECTIONS.get(self.options(index, own))
 
     def _options(self) -> Options:
-        return CONNECTIONS.default or resolve_options(None, os.environ)
+        return resolve_options(None, os.environ)
 
 
 DEVICES = Devices()

@@ -16,14 +16,14 @@ import torch
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.connections.fleet import locked
 from dynamo_genie.device.composites import COMPOSITES
-from dynamo_genie.device.device_tensor import DeviceTensor, send
+from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device_name import NAME
 from dynamo_genie.tensor.eager import create, run_operator
 from dynamo_genie.tensor.memory_here import read
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
-from dynamo_genie.tensor.run_here import Args, Kwargs, Way, way_of
-from dynamo_genie.tensors import dense_form, is_dense
+from dynamo_genie.tensor.run_here import Args, Kwargs, Way, send_values, way_of
+from dynamo_genie.tensors import is_dense
 from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
@@ -112,7 +112,7 @@ def _to_copy(args: Args, kwargs: Kwargs) -> torch.Tensor:
 
 def upload(plain: torch.Tensor, target: torch.device) -> DeviceTensor:
     """Send a plain tensor's values to a device; elements without holes keep their strides."""
-    return send(dense_form(plain), DEVICES.session(DEVICES.index(target)))
+    return send_values(plain, DEVICES.session(DEVICES.index(target)), DeviceTensor)
 
 
 def move(tensor: RemoteTensor, target: torch.device) -> DeviceTensor:
@@ -176,10 +176,9 @@ def _overload(name: str) -> OpOverload:
 def _resize_(args: Args, kwargs: Kwargs) -> torch.Tensor:
     """Give a tensor another shape: what fits its memory is a view of that, anything else begins anew."""
     tensor, size = args[0], tuple(args[1])
-    wanted = torch.empty(size, device="meta").numel()
-    if wanted * tensor.itemsize <= tensor.memory_nbytes - tensor.storage_offset() * tensor.itemsize:
-        stride = torch.empty(size, device="meta").stride()
-        tensor.become(run_operator(aten.as_strided.default, (tensor, size, stride, tensor.storage_offset()), {}))
+    like = torch.empty(size, device="meta")
+    if like.numel() * tensor.itemsize <= tensor.memory_nbytes - tensor.storage_offset() * tensor.itemsize:
+        tensor.become(run_operator(aten.as_strided.default, (tensor, size, like.stride(), tensor.storage_offset()), {}))
         return tensor  # type: ignore[no-any-return]
     grown = create(
         aten.zeros.default, (list(size),), {"dtype": tensor.dtype}, DEVICES.session(tensor.device.index), DeviceTensor

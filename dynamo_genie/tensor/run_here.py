@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from enum import Enum, auto
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from dynamo_genie.errors import UnsupportedOperator
 from dynamo_genie.lowering.arguments import is_in_table
+from dynamo_genie.runtime.session.session import Session
 from dynamo_genie.schemas import OperatorSchema
 from dynamo_genie.tensor.client_operators import announce_eager
 from dynamo_genie.tensor.memory_here import bring_here, read_together
@@ -26,6 +27,8 @@ aten = torch.ops.aten
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+
+RemoteT = TypeVar("RemoteT", bound=RemoteTensor)
 
 
 class Way(Enum):
@@ -130,12 +133,16 @@ def _sent_to(where: RemoteTensor, value: torch.Tensor) -> RemoteTensor:
             f"there are no tensors of layout {value.layout} on {where.device}; bring what it is made of here with "
             ".cpu()"
         )
-    session = where.named().session
-    dense = dense_form(value)
+    return send_values(value, where.named().session, type(where))
+
+
+def send_values(plain: torch.Tensor, session: Session, kind: type[RemoteT]) -> RemoteT:
+    """Return a plain tensor's values as a remote tensor of a class; elements without holes keep their strides."""
+    dense = dense_form(plain)
     with session.lock:
         session.check()
         handle = session.put(dense, "input")
-    return type(where)(tuple(dense.shape), dense.stride(), dense.dtype, handle)
+    return kind(tuple(dense.shape), dense.stride(), dense.dtype, handle)
 
 
 def run_unsupported(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwargs) -> Any:

@@ -6,7 +6,6 @@ msgpack), zeros up to `HEADER_NBYTES`, and the elements in memory order.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import TypeAlias
@@ -14,9 +13,10 @@ from typing import TypeAlias
 import msgspec
 import torch
 
+from dynamo_genie.errors import ProtocolError
 from dynamo_genie.runtime.wire.content import chunk_digest, chunks_of, content_digest
 from dynamo_genie.runtime.wire.tensor import TensorSpec
-from dynamo_genie.tensors import TORCH_DTYPES, is_dense
+from dynamo_genie.tensors import require_dense
 
 MARK = b"GENIEW1\n"
 HEADER_NBYTES = 4096
@@ -54,11 +54,10 @@ def read_spec(descriptor: int) -> TensorSpec:
         spec = msgspec.msgpack.decode(header[start : start + length], type=TensorSpec)
     except msgspec.DecodeError as error:
         raise BadEntry(f"its description cannot be read: {error}") from None
-    nbytes = math.prod(spec.shape) * TORCH_DTYPES[spec.dtype].itemsize
-    if len(spec.shape) != len(spec.stride) or not is_dense(spec.shape, spec.stride):
-        raise BadEntry("its elements would not fill its bytes")
-    if os.fstat(descriptor).st_size != HEADER_NBYTES + nbytes:
-        raise BadEntry("it has not the size that it says")
+    try:
+        require_dense(spec, os.fstat(descriptor).st_size - HEADER_NBYTES)
+    except ProtocolError as error:
+        raise BadEntry(str(error)) from None
     return spec
 
 

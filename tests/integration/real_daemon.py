@@ -142,16 +142,21 @@ class SimulatedDaemon(RealDaemon):
 
 def run_python(code: str, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
     """Run a program in a fresh interpreter and return what it printed; it must end well and in time."""
+    return run_interpreter("-c", code, *arguments, environ=environ)
+
+
+def run_interpreter(*arguments: str, environ: Mapping[str, str] | None = None, limit_s: float = LIMIT_S) -> str:
+    """Run a fresh interpreter and return what it printed; it must end well and in time."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=limit_s,
         env=environment(environ),
         cwd=REPOSITORY,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -163,5 +168,6 @@ __all__ = [
     "children_of",
     "environment",
     "eventually",
+    "run_interpreter",
     "run_python",
 ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 
 import pytest
 
-from tests.integration.real_daemon import LIMIT_S, REPOSITORY, RealDaemon, environment
+from tests.integration.real_daemon import LIMIT_S, RealDaemon, run_interpreter
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("GENIE_TEST_BACKEND", "genie") != "genie", reason="about tensors in daemons"
@@ -47,15 +45,4 @@ def test_operators_give_the_bits_of_the_cpu(dtype: str) -> None:
 
 def run(module: str, *arguments: str, limit_s: float, environ: Mapping[str, str] | None = None) -> None:
     """Run a module in a process of its own; it must end well and in time."""
-    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=limit_s,
-        env=environment(environ),
-        cwd=REPOSITORY,
-        check=False,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    print(run_interpreter("-W", "ignore", "-m", module, *arguments, environ=environ, limit_s=limit_s))
