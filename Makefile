@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# Each test starts processes; they need not compile this package's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The first interpreter that is new enough; override with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && exit; done; echo python3)

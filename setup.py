@@ -14,7 +14,7 @@ SUBPACKAGES = (
     "remote_daemon.channel", "remote_daemon.engines", "remote_daemon.memory", "remote_daemon.operators",
     "remote_daemon.sandbox", "remote_daemon.supervisor", "remote_daemon.transfer", "remote_daemon.weight_files",
     "remote_daemon.worker", "runtime", "runtime.attachment", "runtime.connect", "runtime.recovery", "runtime.session",
-    "runtime.weights", "runtime.wire", "runtime.writes", "tensor", "torch_internals",
+    "runtime.weights", "runtime.wire", "runtime.writes", "tensor", "torch_internals", "torch_internals.device",
 )  # fmt: skip
 AT_THE_ROOT = {"bench": "benchmarks", "passes": "passes", "runtime": "runtime", "remote_daemon": "remote_daemon"}
 """Subpackages whose folder stands at the root of the repository, and that folder's name."""

@@ -13,6 +13,7 @@ import torch
 
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
+from dynamo_genie.device import register
 from dynamo_genie.errors import OptionError
 from dynamo_genie.options import resolve_options
 from dynamo_genie.runtime.session.counters import Counters
@@ -31,6 +32,8 @@ def connect(daemons: str | list[str] | None = None, **options: object) -> dict[s
     Optional: the first call of a compiled function does it too. Use it to fail early, or to start the embedded
     daemon before it is needed.
 
+    Daemons that are named here are those of the device `remote_accelerator` too, unless it is in use already.
+
     Args:
         daemons: Endpoint(s); None means `GENIE_DAEMONS`, else an embedded daemon.
         **options: The other fields of `dynamo_genie.options.Options`.
@@ -44,6 +47,8 @@ def connect(daemons: str | list[str] | None = None, **options: object) -> dict[s
     """
     given = options if daemons is None else {"daemons": daemons, **options}
     resolved = resolve_options(given, os.environ)
+    if "daemons" in given:
+        register.use(resolved)
     if not resolved.several:
         return _describe(CONNECTIONS.get(resolved))
     fleet = CONNECTIONS.fleet(resolved)
@@ -133,6 +138,18 @@ def synchronize() -> None:
         log.warning("a call failed in a daemon, after the one whose error is raised: %s", later)
     if found:
         raise found[0][1]
+
+
+def register_device() -> None:
+    """Give PyTorch the device `remote_accelerator`, where `import torch` did not.
+
+    It does, unless torch finds an accelerator of its own on this machine, or is told not to look for other packages'
+    devices (`TORCH_DEVICE_BACKEND_AUTOLOAD=0`). Ours then counts as the process's accelerator.
+
+    Raises:
+        RuntimeError: The process has another device that PyTorch does not know; there can be one.
+    """
+    register.register_device()
 
 
 def shutdown() -> None:

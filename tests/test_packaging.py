@@ -121,8 +121,11 @@ def test_the_installed_package_registers_its_backend_and_its_command() -> None:
         pytest.skip("dynamo_genie is not installed here")
     assert points == {
         ("torch_dynamo_backends", "genie"): "dynamo_genie.backend:genie",
+        ("torch.backends", "genie"): "dynamo_genie.autoload:autoload",
         ("console_scripts", "genie"): "dynamo_genie.cli.__main__:main",
     }
 
 
-PUBLIC_NAMES = ("connect", "refresh", "reset_stats", "shutdown", "stats", "synchronize", "to_local")
+PUBLIC_NAMES = (
+    "connect", "refresh", "register_device", "reset_stats", "shutdown", "stats", "synchronize", "to_local",
+)  # fmt: skip

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from dynamo_genie.device_name import NAME
+from dynamo_genie.torch_internals.device.kernels import cast_on_the_cpu, without_autocast
 from dynamo_genie.torch_internals.opaque import opaque
 from dynamo_genie.torch_internals.operators import OpOverload
-from dynamo_genie.torch_internals.private_device import cast_on_the_cpu, without_autocast
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
 LOWER = frozenset(

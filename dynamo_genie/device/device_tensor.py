@@ -14,9 +14,9 @@ from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensor.memory_here import read
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.torch_internals.capture import is_tracing
+from dynamo_genie.torch_internals.device.kernels import rebuild_on_device
 from dynamo_genie.torch_internals.fake import is_described
 from dynamo_genie.torch_internals.opaque import opaque_class
-from dynamo_genie.torch_internals.private_device import rebuild_on_device
 from dynamo_genie.torch_internals.tensors import text_with_history
 
 _DATA = re.compile(r"(tensor\((?:.*\]|[^,)]*))(.*)\)", re.DOTALL)

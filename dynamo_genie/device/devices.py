@@ -1,9 +1,10 @@
-"""Which daemon is `remote_accelerator:N`: the N-th of the fleet that the environment names."""
+"""Which daemon is `remote_accelerator:N`: the N-th of the fleet that `connect` or the environment names."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,17 @@ class Devices:
         self._lock = threading.RLock()
         self._connections: dict[int, Connection] = {}
         self._places: WeakKeyDictionary[Session, torch.device] = WeakKeyDictionary()
+        self._fleet: Options | None = None
+        self.on_change: Callable[[], None] = lambda: None
         self.current = 0
+
+    def use(self, options: Options) -> None:
+        """Let the devices be the daemons of these options, unless some are in use already; those stay."""
+        with self._lock:
+            if not any(connection.alive for connection in self._connections.values()):
+                self._connections.clear()
+                self._fleet = options
+        self.on_change()
 
     @property
     def count(self) -> int:
@@ -49,8 +60,8 @@ class Devices:
         index = self.current if device is None else int(device)
         if index not in self._connections and not 0 <= index < self.count:
             raise RuntimeError(
-                f"there is no {NAME}:{index}: this process has {self.count}. Name more daemons in GENIE_DAEMONS "
-                "before the device is first used"
+                f"there is no {NAME}:{index}: this process has {self.count}. Name more daemons in GENIE_DAEMONS or "
+                "with dynamo_genie.connect(daemons=[...]), before the device is first used"
             )
         return index
 
@@ -64,10 +75,20 @@ class Devices:
         if known is not None and known.alive:
             return known.session
         with self._lock:
+            self._fleet = self._options()  # whatever the environment says later
             connection = self._open(index)
             self._connections[index] = connection
             self._places[connection.session] = torch.device(NAME, index)
             return connection.session
+
+    def synchronize(self, index: int) -> None:
+        """Wait until a device has run everything so far, and raise the first error that nobody was told of."""
+        session = self.session(index)
+        with session.lock:
+            session.flush()
+        found = session.settle()
+        if found is not None:
+            raise found[1]
 
     def place_of(self, session: Session) -> torch.device:
         """Return the device whose session it is."""
@@ -86,7 +107,7 @@ class Devices:
         return CONNECTIONS.get(self.options(index, own))
 
     def _options(self) -> Options:
-        return resolve_options(None, os.environ)
+        return self._fleet or resolve_options(None, os.environ)
 
 
 DEVICES = Devices()

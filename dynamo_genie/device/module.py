@@ -1,31 +1,28 @@
-"""`torch.remote_accelerator`: what PyTorch asks the module of a device, and what programs do."""
+"""`torch.remote_accelerator`, once it is used: what programs ask the module of a device (the rest is the door's)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device.devices import DEVICES
+from dynamo_genie.device.loading import restore_storage
+from dynamo_genie.device.streams import Event, Stream, current_stream, default_stream, set_stream, stream
 from dynamo_genie.device_name import NAME
 
 Place = torch.device | str | int | None
 
 __all__ = [
-    "current_device", "device", "device_count", "device_of", "empty_cache", "get_amp_supported_dtype",
-    "get_device_capability", "get_device_name", "get_rng_state", "get_rng_state_all", "init", "initial_seed",
-    "is_available", "is_bf16_supported", "is_initialized", "manual_seed", "manual_seed_all", "mem_get_info",
-    "memory_allocated", "memory_reserved", "memory_stats", "seed", "seed_all", "set_device", "set_rng_state",
-    "set_rng_state_all", "synchronize",
+    "Event", "Stream", "current_device", "current_stream", "default_stream", "device", "device_count",
+    "device_of", "empty_cache", "get_amp_supported_dtype", "get_device_capability", "get_device_name",
+    "get_rng_state", "get_rng_state_all", "init", "initial_seed", "is_bf16_supported", "is_initialized",
+    "manual_seed", "mem_get_info", "memory_allocated", "memory_reserved", "memory_stats", "restore_storage", "seed",
+    "seed_all", "set_device", "set_rng_state", "set_rng_state_all", "set_stream", "stream", "synchronize",
 ]  # fmt: skip
-
-
-def is_available() -> bool:
-    """Whether tensors can be made on the device: always, for an embedded daemon is started where none is named."""
-    return True
 
 
 def is_initialized() -> bool:
@@ -38,11 +35,8 @@ def init() -> None:
     DEVICES.session(DEVICES.current)
 
 
-_lazy_init = init
-
-
-def _is_in_bad_fork() -> bool:
-    return False  # a forked child opens sessions of its own
+def _lazy_init() -> None:
+    """Do nothing: what PyTorch calls before it makes a tensor on the device; that it could has registered all."""
 
 
 def device_count() -> int:
@@ -83,12 +77,7 @@ class device_of(device):  # noqa: N801  # as in torch.cuda
 
 def synchronize(device: Place = None) -> None:
     """Wait until a device has run everything so far, and raise the first error that nobody was told of."""
-    session = DEVICES.session(DEVICES.index(device))
-    with session.lock:
-        session.flush()
-    found = session.settle()
-    if found is not None:
-        raise found[1]
+    DEVICES.synchronize(DEVICES.index(device))
 
 
 def get_device_name(device: Place = None) -> str:
@@ -119,10 +108,6 @@ def is_bf16_supported() -> bool:
 def manual_seed(seed: int) -> None:
     """Seed what the device draws from: the generator of the CPU."""
     torch.default_generator.manual_seed(int(seed))
-
-
-def manual_seed_all(seed: int) -> None:
-    """Do nothing more than `torch.manual_seed`, which calls it, has done."""
 
 
 def seed() -> None:
@@ -204,6 +189,8 @@ def empty_cache() -> None:
 ACCELERATOR = MappingProxyType(
     {
         "synchronize": "synchronize",
+        "current_stream": "current_stream",
+        "set_stream": "set_stream",
         "set_device_index": "set_device",
         "current_device_index": "current_device",
         "memory_allocated": "memory_allocated",
@@ -215,10 +202,3 @@ ACCELERATOR = MappingProxyType(
     }
 )
 """Functions of `torch.accelerator`, and what they are here."""
-
-
-def as_module() -> ModuleType:
-    """Return this module as PyTorch is to know it."""
-    import sys
-
-    return sys.modules[__name__]

@@ -201,6 +201,24 @@ def _set_(args: Args, kwargs: Kwargs) -> torch.Tensor:
     return tensor  # type: ignore[no-any-return]
 
 
+def _set_to_storage(args: Args, kwargs: Kwargs) -> torch.Tensor:
+    """Let a tensor be a view of a storage that `loading` made, which has no bytes and carries who has them.
+
+    Raises:
+        RuntimeError: The storage is another.
+    """
+    tensor, storage, *layout = args
+    contents = getattr(storage, "genie_contents", None)
+    if contents is None:
+        raise RuntimeError(f"the storage of a tensor on {NAME} has no bytes here; use set_ with a tensor")
+    whole = contents.view(tensor.dtype)
+    if layout:
+        offset, size, stride = (*layout, ())[:3]
+        whole = whole.as_strided(size, stride, offset)
+    tensor.become(whole)
+    return tensor  # type: ignore[no-any-return]
+
+
 _TRANSFERS: MappingProxyType[Any, Callable[[Args, Kwargs], Any]] = MappingProxyType(
     {
         aten._to_copy.default: _to_copy,
@@ -209,6 +227,8 @@ _TRANSFERS: MappingProxyType[Any, Callable[[Args, Kwargs], Any]] = MappingProxyT
         aten.resize_.default: _resize_,
         aten.resize_as_.default: _resize_as_,
         aten.set_.source_Tensor: _set_,
+        aten.set_.source_Storage: _set_to_storage,
+        aten.set_.source_Storage_storage_offset: _set_to_storage,
         aten.record_stream.default: lambda args, kwargs: None,
         aten.is_pinned.default: lambda args, kwargs: False,
     }

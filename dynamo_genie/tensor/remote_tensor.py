@@ -52,7 +52,7 @@ def make_carrier(tensor: torch.Tensor) -> torch.Tensor:
     """Return a plain tensor like `tensor`, on the device that it claims, that owns no memory."""
     offset = tensor.storage_offset()
     if tensor.device != CPU:
-        from dynamo_genie.torch_internals.private_device import make_without_memory  # not in every torch
+        from dynamo_genie.torch_internals.device.kernels import make_without_memory  # not in every torch
 
         return make_without_memory(tensor.shape, tensor.stride(), offset, tensor.dtype)
     carrier = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)

@@ -8,9 +8,9 @@ from pkgutil import resolve_name
 from dynamo_genie.torch_internals.probe import SEEN, MissingHook, Probe
 
 FILES = (
-    "capture", "compile_context", "descriptors", "device_guard", "effect_tokens", "fake",
+    "capture", "compile_context", "descriptors", "device.probes", "effect_tokens", "fake",
     "graph_capture", "guarded_memory", "guards", "higher_order", "inductor", "input_guards", "opaque", "operators",
-    "private_device", "pytree", "subscript", "tensors",
+    "pytree", "subscript", "tensors",
 )  # fmt: skip
 """The modules of this room that hold hooks."""
 

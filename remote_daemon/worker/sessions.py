@@ -7,6 +7,7 @@ with the same first error; nothing else does. What failed without an answer is t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,7 +77,7 @@ class WorkerSession:
             m.PatchWeight: self._patch_weight,
             m.Describe: self._describe,
             m.Save: self._fetches.save,
-            m.Sync: lambda command: m.Done(command.request_id),
+            m.Sync: self._sync,
             m.Inspect: self._inspect,
         }
         if state.host is not None:  # else there is nowhere to offload to, and uploads make room from another thread
@@ -199,6 +200,12 @@ class WorkerSession:
         upload = self.staging.claim(command.upload)
         self.handles.before_write((command.handle,))
         self._state.buffers.patch(self.handles.writable(command.handle), command.offset, upload.memory)
+
+    def _sync(self, command: m.Sync) -> m.Done:
+        if not command.timed:
+            return m.Done(command.request_id)
+        self._state.buffers.synchronize()
+        return m.Done(command.request_id, time.monotonic_ns())
 
     def _describe(self, command: m.Describe) -> m.Described:
         return m.Described(

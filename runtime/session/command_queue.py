@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, RequestTimeout, SessionLost
+from dynamo_genie.errors import DaemonUnavailable, NotRecoverable, ProtocolError, RequestTimeout, SessionLost
 from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.attachment.trust import Trust
 from dynamo_genie.runtime.recovery.recovery import Recovery
@@ -247,6 +247,15 @@ class CommandQueue:
         request_id = self._ids.request()
         self.post(m.Sync(request_id))
         self.wait(request_id)
+
+    def clock(self) -> int:
+        """Wait until everything so far has run on the device, and return the worker's clock then, in nanoseconds."""
+        request_id = self._ids.request()
+        self.post(m.Sync(request_id, timed=True))
+        reply = self.wait(request_id)
+        if not isinstance(reply, m.Done):
+            raise ProtocolError(f"expected Done, got {type(reply).__name__}")
+        return reply.at_ns
 
     def settle(self) -> m.ErrorInfo | None:
         """Wait until everything so far has run; return the first error that nobody was told of, and log the others."""

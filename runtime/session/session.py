@@ -220,6 +220,11 @@ class Session:
         with self.lock:
             self._commands.sync()
 
+    def clock(self) -> int:
+        """Wait until everything so far has run on the device, and return the worker's clock then, in nanoseconds."""
+        with self.lock:
+            return self._commands.clock()
+
     def settle(self) -> tuple[float, Exception] | None:
         """Wait until everything so far has run; return the first error that nobody was told of, and when it was called.
 

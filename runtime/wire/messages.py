@@ -351,9 +351,14 @@ class Describe(Message, frozen=True, tag="D"):
 
 
 class Sync(Message, frozen=True, tag="S"):
-    """Answered by `Done` when everything before it has run."""
+    """Answered by `Done` when everything before it has run.
+
+    Attributes:
+        timed: Whether to wait for what was launched on the device as well, and to say when that was.
+    """
 
     request_id: Id
+    timed: bool = False
 
 
 class Save(Message, frozen=True, tag="H"):
@@ -441,7 +446,14 @@ class Acknowledged(Message, frozen=True, tag="k"):
 
 
 class Done(Message, frozen=True, tag="d"):
+    """Answers `Sync`.
+
+    Attributes:
+        at_ns: What the worker's clock said, if that was asked, in nanoseconds since some moment.
+    """
+
     request_id: Id
+    at_ns: Id = 0
 
 
 class RngAdvanced(Message, frozen=True, tag="r"):

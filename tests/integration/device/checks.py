@@ -154,9 +154,66 @@ def it_is_copied_saved_and_loaded() -> None:
         assert (loaded["there"].device, loaded["bf16"].dtype) == (torch.device(device), torch.bfloat16)
         assert torch.equal(loaded["there"].cpu(), x())
         assert loaded["there"].requires_grad
+
+
+def what_was_saved_elsewhere_is_loaded_onto_it() -> None:
+    shared = torch.arange(6.0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    saved = {
+        "model": model.state_dict(),
+        "views": [shared[1:3], shared[1:5], torch.tensor(True), torch.empty(0), torch.randn(2, 3).t().bfloat16()],
+    }
+    file = io.BytesIO()
+    torch.save(saved, file)
     file.seek(0)
-    with pytest.raises(RuntimeError, match="load it with map_location='cpu'"):
-        torch.load(file, map_location=D)
+    loaded = torch.load(file, map_location=D)
+    for there, here in zip(loaded["views"], saved["views"], strict=True):
+        assert equal(there, here)
+        assert there.stride() == here.stride()
+    loaded["views"][0].zero_()
+    assert loaded["views"][1].tolist() == [0.0, 0.0, 3.0, 4.0]  # one storage, sent once
+    twin = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).to(D)
+    twin.load_state_dict(loaded["model"])
+    assert all(equal(twin.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+def generators_say_where_they_are_and_draw_what_the_cpu_draws() -> None:
+    there = torch.Generator(device=D)
+    assert there.device == torch.device(D)
+    here = torch.Generator()
+    assert there.initial_seed() == here.initial_seed()
+    there.manual_seed(5), here.manual_seed(5)
+    for _ in range(2):
+        assert equal(torch.randn(3, device=D, generator=there), torch.randn(3, generator=here))
+    state = there.get_state()
+    first = torch.rand(2, device=D, generator=there)
+    there.set_state(state)
+    assert torch.equal(torch.rand(2, device=D, generator=there).cpu(), first.cpu())
+    twin = torch.Generator(device=D)
+    twin.set_state(here.get_state())
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    assert equal(weights.to(D).multinomial(4, True, generator=twin), weights.multinomial(4, True, generator=here))
+
+
+def streams_and_events_keep_the_order_and_the_time() -> None:
+    module = torch.remote_accelerator
+    start, middle, end = (module.Event(enable_timing=True) for _ in range(3))
+    data = torch.ones(64, 64, device=D)
+    start.record()
+    for _ in range(20):
+        data = data @ data / 64
+    middle.record()
+    with module.stream(module.Stream()) as stream:
+        later = data + 1
+        end.record(stream)
+    later.record_stream(stream)
+    module.current_stream().wait_stream(stream)
+    assert 0 < start.elapsed_time(middle) < start.elapsed_time(end)
+    with pytest.raises(ValueError, match="enable_timing=True"):
+        start.elapsed_time(stream.record_event())
+    assert end.query()
+    assert stream == module.default_stream() == torch.accelerator.current_stream()
+    stream.synchronize()
 
 
 def pytorch_asks_its_module() -> None:

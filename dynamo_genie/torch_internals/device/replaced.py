@@ -1,0 +1,72 @@
+"""What PyTorch cannot be told of the device otherwise: replaced, for our device alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch._subclasses import fake_tensor
+from torch.nn import Module
+
+from dynamo_genie.torch_internals.opaque import unseen
+
+_APPLY = Module._apply.__code__
+
+
+def capture_without_device() -> None:
+    """Keep `fake_tensor` from computing on the device while a graph is captured."""
+    fake_tensor._is_privateuse1_backend_available = lambda: False
+
+
+def let_foreach_take(kind: type[torch.Tensor]) -> None:
+    """Let optimizers choose their foreach form for parameters of a class; relies on the list that they look into."""
+    from torch.optim import optimizer
+
+    if kind not in optimizer._foreach_supported_types:
+        optimizer._foreach_supported_types.append(kind)
+
+
+def answer_for_accelerator(name: str, module: ModuleType, functions: Mapping[str, str]) -> None:
+    """Let functions of `torch.accelerator` call those of the device's module while the device is the accelerator.
+
+    Args:
+        name: The device.
+        module: Its module.
+        functions: Names in `torch.accelerator`, with those in the module.
+    """
+    for theirs, ours in functions.items():
+        if hasattr(torch.accelerator, theirs):
+            setattr(
+                torch.accelerator, theirs, _answering(name, getattr(torch.accelerator, theirs), getattr(module, ours))
+            )
+
+
+def _answering(name: str, theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(theirs)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        accelerator = torch.accelerator.current_accelerator()
+        return (ours if accelerator is not None and accelerator.type == name else theirs)(*args, **kwargs)
+
+    return answer
+
+
+def swap_parameters_of(kind: type[torch.Tensor]) -> None:
+    """Let modules whose parameters are of a class keep the objects when these move, so that tied weights stay tied.
+
+    A module that moves its parameters to a class of another kind makes new objects, unless it is told to swap what is
+    in them; it asks `torch.__future__.get_swap_module_params_on_conversion` for that.
+    """
+    asked = torch.__future__.get_swap_module_params_on_conversion
+
+    @unseen
+    def get_swap_module_params_on_conversion() -> bool:
+        frame = sys._getframe(1)
+        if asked() or frame.f_code is not _APPLY:
+            return asked()
+        return any(isinstance(parameter, kind) for parameter in frame.f_locals["self"]._parameters.values())
+
+    torch.__future__.get_swap_module_params_on_conversion = get_swap_module_params_on_conversion
