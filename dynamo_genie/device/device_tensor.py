@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import OrderedDict
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NoReturn
 
 import torch
 
+from dynamo_genie.device.device_storage import DeviceStorage
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device_name import NAME
 from dynamo_genie.runtime.session.session import Handle
 from dynamo_genie.tensor.memory_here import read
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
+from dynamo_genie.tensors import tensor_bytes
 from dynamo_genie.torch_internals.capture import is_tracing
-from dynamo_genie.torch_internals.device.kernels import rebuild_on_device
+from dynamo_genie.torch_internals.device.kernels import rebuild_parameter, rebuild_tensor
 from dynamo_genie.torch_internals.fake import is_described
 from dynamo_genie.torch_internals.opaque import opaque_class
 from dynamo_genie.torch_internals.tensors import text_with_history
@@ -58,9 +62,12 @@ class DeviceTensor(RemoteTensor):
         _refuse_numpy(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle (and `torch.save`) the values and the device: `map_location` says where they are loaded."""
-        values = read(self), self.dtype, str(self.device), self.requires_grad and self.is_leaf
-        return rebuild_on_device, values
+        """Pickle (and `torch.save`) as PyTorch does: the storage with the device's name, and how this views it."""
+        if getattr(self, "_is_param", False):
+            return rebuild_parameter, (self.detach(), self.requires_grad, OrderedDict())
+        plain = self.resolve_conj().resolve_neg()
+        layout = plain.storage_offset(), tuple(plain.shape), plain.stride()
+        return rebuild_tensor, (plain._typed_storage(), *layout, self.requires_grad, OrderedDict())
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
         """Copy in the daemon; a parameter's copy is one."""
@@ -78,12 +85,19 @@ class DeviceTensor(RemoteTensor):
         return (id(self.memory) << 8) + int(self.storage_offset()) * self.itemsize
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """Return a storage of no bytes; to who describes the tensor for a graph, one that has its size."""
+        """Return a storage that says where the memory is; to who describes the tensor for a graph, one of its size."""
         if self.traced:
             return torch.UntypedStorage(0)
         if is_tracing() or is_described(sys._getframe(1)):
             return torch.UntypedStorage(self.memory_nbytes, device="meta")
-        return torch.Tensor.untyped_storage(self)
+        return DeviceStorage.of(self)
+
+    def _typed_storage(self) -> Any:
+        return torch.TypedStorage(wrap_storage=self.untyped_storage(), dtype=self.dtype, _internal=True)
+
+    def storage(self) -> Any:
+        """Return the same as elements, in the form that PyTorch deprecates."""
+        return self._typed_storage()
 
     def new_tensor(self, data: Any, **wanted: Any) -> torch.Tensor:  # type: ignore[override]
         """Return a new tensor of this dtype on this device, unless others are wanted."""
@@ -108,3 +122,18 @@ def _refuse_numpy(tensor: torch.Tensor) -> NoReturn:
         f"can't convert {tensor.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
         "memory first."
     )
+
+
+def _reduce_for_process(tensor: DeviceTensor) -> Any:
+    """Send another process the values, which it puts on its own device of the same name."""
+    values = read(tensor.resolve_conj().resolve_neg()).contiguous()
+    layout = values.dtype, tuple(values.shape), str(tensor.device), tensor.requires_grad and tensor.is_leaf
+    return _put_on_device, (bytes(tensor_bytes(values)), *layout)
+
+
+def _put_on_device(data: bytes, dtype: torch.dtype, shape: tuple[int, ...], device: str, grad: bool) -> torch.Tensor:
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    return flat.view(dtype).reshape(shape).to(device).requires_grad_(grad)
+
+
+ForkingPickler.register(DeviceTensor, _reduce_for_process)

@@ -16,6 +16,7 @@ import torch
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.connections.fleet import locked
 from dynamo_genie.device.composites import COMPOSITES
+from dynamo_genie.device.device_storage import DeviceStorage
 from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device_name import NAME
@@ -202,16 +203,15 @@ def _set_(args: Args, kwargs: Kwargs) -> torch.Tensor:
 
 
 def _set_to_storage(args: Args, kwargs: Kwargs) -> torch.Tensor:
-    """Let a tensor be a view of a storage that `loading` made, which has no bytes and carries who has them.
+    """Let a tensor be a view of the memory that a storage stands for.
 
     Raises:
-        RuntimeError: The storage is another.
+        RuntimeError: That memory is not on the device.
     """
     tensor, storage, *layout = args
-    contents = getattr(storage, "genie_contents", None)
-    if contents is None:
-        raise RuntimeError(f"the storage of a tensor on {NAME} has no bytes here; use set_ with a tensor")
-    whole = contents.view(tensor.dtype)
+    if not isinstance(storage, DeviceStorage):
+        raise RuntimeError(f"a tensor on {tensor.device} cannot be set to a storage on {storage.device}")
+    whole = storage.whole(tensor.dtype)
     if layout:
         offset, size, stride = (*layout, ())[:3]
         whole = whole.as_strided(size, stride, offset)

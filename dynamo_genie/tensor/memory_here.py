@@ -72,8 +72,9 @@ def bring_here(tensor: InDaemon) -> torch.Tensor:
     what is in it, as they do with any plain tensor.
 
     Raises:
-        NoMemoryHere: Some view of the memory reads its bytes as conjugates or negatives.
+        NoMemoryHere: The tensor never comes here, or a view of its memory reads bytes as conjugates or negatives.
     """
+    _refuse_to_move(tensor)
     memory = tensor.memory
     if memory.local is None:
         session = tensor.named().session
@@ -87,7 +88,12 @@ def bring_here(tensor: InDaemon) -> torch.Tensor:
 
 
 def live_on(tensor: InDaemon, plain: torch.Tensor) -> None:
-    """Let a remote tensor be a plain one from now on: on its memory, with its layout."""
+    """Let a remote tensor be a plain one from now on: on its memory, with its layout.
+
+    Raises:
+        NoMemoryHere: It never comes here.
+    """
+    _refuse_to_move(tensor)
     handle, storage = tensor.handle or tensor.base, plain.untyped_storage()
     assert handle is not None
     local = handle.memory.local
@@ -96,6 +102,14 @@ def live_on(tensor: InDaemon, plain: torch.Tensor) -> None:
         handle.memory.local = _bytes_of(storage)
     layout = tuple(plain.shape), plain.stride(), plain.dtype
     tensor.become(type(tensor)(*layout, handle, None, plain.storage_offset()))
+
+
+def _refuse_to_move(tensor: InDaemon) -> None:
+    if tensor.stays:
+        raise NoMemoryHere(
+            f"a tensor on {tensor.device} has no memory here to be shared or replaced; use .cpu() for a copy of its "
+            "values, copy_() to write some into it, and .to() to move it"
+        )
 
 
 def view_of(memory: torch.Tensor, tensor: InDaemon) -> torch.Tensor:

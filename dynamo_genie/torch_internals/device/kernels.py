@@ -14,7 +14,8 @@ from torch._C import (
     _ExcludeDispatchKeyGuard,
 )
 from torch._C import _dispatch_get_registrations_for_dispatch_key as _registered
-from torch._utils import _rebuild_device_tensor_from_cpu_tensor as rebuild_on_device
+from torch._utils import _rebuild_parameter as rebuild_parameter
+from torch._utils import _rebuild_tensor_v2 as rebuild_tensor
 
 from dynamo_genie.torch_internals.device.presence import KEY
 from dynamo_genie.torch_internals.operators import OpOverload
@@ -22,8 +23,8 @@ from dynamo_genie.torch_internals.operators import OpOverload
 Kernels = Iterable[tuple[str, Callable[..., Any]]]
 
 __all__ = [
-    "cast_on_the_cpu", "make_without_memory", "rebuild_on_device", "register_autocast", "register_kernels",
-    "without_autocast",
+    "cast_on_the_cpu", "make_without_memory", "rebuild_parameter", "rebuild_tensor",
+    "register_autocast", "register_kernels", "without_autocast",
 ]  # fmt: skip
 
 _AUTOCAST = f"Autocast{KEY}"

@@ -16,7 +16,11 @@ from torch.nn import Module
 
 from dynamo_genie.torch_internals.device.generators import hook_methods, offset_of_device
 from dynamo_genie.torch_internals.device.guard import META, NUMBER, guard_methods, guard_of
-from dynamo_genie.torch_internals.device.kernels import cast_on_the_cpu, rebuild_on_device
+from dynamo_genie.torch_internals.device.kernels import (
+    cast_on_the_cpu,
+    rebuild_parameter,
+    rebuild_tensor,
+)
 from dynamo_genie.torch_internals.device.method_tables import library, method
 from dynamo_genie.torch_internals.device.presence import KEY, name_of_device, unseen
 from dynamo_genie.torch_internals.probe import Probe, require, takes
@@ -135,9 +139,14 @@ PROBES = (
         lambda: require(torch.ops.aten.mm.default in set(cast_on_the_cpu()), "it lists the operators"),
     ),
     Probe(
-        "torch._utils._rebuild_device_tensor_from_cpu_tensor",
-        "loads what was saved on the device",
-        lambda: takes(rebuild_on_device, "data", "dtype", "device", "requires_grad"),
+        "torch._utils._rebuild_parameter",
+        "saves what is on the device",
+        lambda: takes(rebuild_parameter, "data", "requires_grad", "backward_hooks"),
+    ),
+    Probe(
+        "torch._utils._rebuild_tensor_v2",
+        "saves what is on the device",
+        lambda: takes(rebuild_tensor, "storage", "storage_offset", "size", "stride", "requires_grad"),
     ),
     Probe(
         "torch._subclasses.fake_tensor",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 import dynamo_genie
 from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.register import register_device
+from dynamo_genie.errors import NoMemoryHere
 
 NAME = "remote_accelerator"
 D = f"{NAME}:0"
@@ -154,6 +157,54 @@ def it_is_copied_saved_and_loaded() -> None:
         assert (loaded["there"].device, loaded["bf16"].dtype) == (torch.device(device), torch.bfloat16)
         assert torch.equal(loaded["there"].cpu(), x())
         assert loaded["there"].requires_grad
+
+
+def files_and_pickles_are_those_of_pytorch() -> None:
+    data = torch.arange(6.0, device=D)
+    saved = data, data[2:], nn.Linear(3, 1).to(D), torch.randn(3, dtype=torch.complex64, device=D).conj()
+    for where, device in ((None, D), ("cpu", "cpu"), (lambda storage, _: storage, "cpu"), ({D: "cpu"}, "cpu")):
+        for zipped in (True, False):
+            file = io.BytesIO()
+            torch.save(saved, file, _use_new_zipfile_serialization=zipped)
+            file.seek(0)
+            whole, part, layer, conjugate = torch.load(file, map_location=where, weights_only=False)
+            whole[2] = 9
+            assert part.device == torch.device(device)
+            assert part.tolist() == [9.0, 3.0, 4.0, 5.0]  # one storage still
+            assert isinstance(layer.weight, nn.Parameter)
+            assert len(list(layer.parameters())) == 2
+            assert torch.equal(layer.weight.cpu(), saved[2].weight.cpu())
+            assert torch.equal(conjugate.cpu(), saved[3].cpu())
+    assert equal(pickle.loads(pickle.dumps(data)), torch.arange(6.0))
+    assert equal(ForkingPickler.loads(ForkingPickler.dumps(data)), torch.arange(6.0))
+
+
+def storages_say_which_memory_is_shared() -> None:
+    data = torch.arange(6.0, device=D)
+    storage = data.untyped_storage()
+    assert (storage.device, storage.nbytes(), len(storage)) == (torch.device(D), 24, 24)
+    assert (
+        storage.data_ptr() == data[2:].untyped_storage().data_ptr() != torch.ones(6).to(D).untyped_storage().data_ptr()
+    )
+    assert data.storage().data_ptr() == storage.data_ptr()
+    assert storage.cpu().tolist() == storage.tolist() == torch.arange(6.0).untyped_storage().tolist()
+    twin = torch.empty(0, device=D).set_(storage, 1, (2,), (2,))
+    twin.fill_(7)
+    assert data.tolist() == [0.0, 7.0, 2.0, 7.0, 4.0, 5.0]
+
+
+def memory_is_never_here() -> None:
+    data = torch.arange(6.0, device=D)
+    for touch in (
+        data.__dlpack__,
+        lambda: data.apply_(abs),
+        lambda: setattr(data, "data", torch.ones(6)),
+        lambda: data.untyped_storage().resize_(3),
+        lambda: data.untyped_storage()[0],
+    ):
+        with pytest.raises(NoMemoryHere):
+            touch()
+    assert equal(data + 1, torch.arange(6.0) + 1)
 
 
 def what_was_saved_elsewhere_is_loaded_onto_it() -> None:
