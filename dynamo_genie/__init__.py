@@ -8,9 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamo_genie.api import connect, refresh, register_device, reset_stats, shutdown, stats, synchronize, to_local
+    from dynamo_genie.api import (
+        connect,
+        load_weights,
+        refresh,
+        register_device,
+        reset_stats,
+        shutdown,
+        stats,
+        synchronize,
+        to_local,
+    )
 
-__all__ = ["connect", "refresh", "register_device", "reset_stats", "shutdown", "stats", "synchronize", "to_local"]
+__all__ = [
+    "connect", "load_weights", "refresh", "register_device", "reset_stats", "shutdown", "stats", "synchronize", "to_local",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,7 @@ from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device import register
 from dynamo_genie.errors import OptionError
+from dynamo_genie.loading.slots import LoadedWeights
 from dynamo_genie.options import resolve_options
 from dynamo_genie.runtime.session.counters import Counters
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
@@ -103,6 +104,40 @@ def refresh(model: torch.nn.Module) -> None:
     for connection in CONNECTIONS.all():
         with connection.session.lock:
             connection.weights.refresh(tensors)
+
+
+@opaque
+def load_weights(
+    model: torch.nn.Module,
+    name: str,
+    *,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    strict: bool = True,
+    progress: bool = True,
+) -> LoadedWeights:
+    """Fill a model, on `meta` or anywhere, with weights that the daemon has in safetensors files; none of them crosses.
+
+    Its parameters and buffers become tensors on `device`, tied ones tied as before. What the file lacks and the model
+    has real is moved there; buffers on `meta` that no file has are made by the model's `_init_weights`.
+
+    Args:
+        name: A model below the daemon's `--model-dir`: a folder, or one file. `genie models` lists them.
+        device: Where it shall live, `remote_accelerator:N`; the current device by default.
+        dtype: In what floating point numbers are held; as in the file by default.
+        strict: Whether names that are missing in the file, or that the model does not have, are an error.
+        progress: Whether to show a bar, on a terminal and where it takes long.
+
+    Returns:
+        The names that are missing in the file, and those that the model does not have.
+
+    Raises:
+        ModelFileError: There is no such model, its files are no good, or it does not fit.
+        QuotaExceeded: There is no room for it in the daemon.
+    """
+    from dynamo_genie.loading.load_weights import load_weights as load  # the device is not in every torch
+
+    return load(model, name, device=device, dtype=dtype, strict=strict, progress=progress)
 
 
 @opaque

@@ -44,6 +44,10 @@ class QuotaExceeded(GenieError):
     """A limit of the session or the daemon was reached; free something or raise the limit."""
 
 
+class ModelFileError(GenieError, RuntimeError):
+    """A model that a daemon should read is not there, or its files are no good; the message says how."""
+
+
 class ProgramQuarantined(GenieError):
     """A program ended several workers, so the daemon does not run it any more until it is restarted."""
 

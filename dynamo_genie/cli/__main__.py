@@ -19,6 +19,7 @@ from dynamo_genie.errors import GenieError
 
 LAZY = MappingProxyType(
     {
+        "models": "List the models that a daemon has in files.",
         "demo": "Generate text with a small model through a daemon.",
         "explain": "Run a script and print the plan of each graph it compiles.",
         "bench": "Measure this machine and this network.",

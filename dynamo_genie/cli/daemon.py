@@ -17,6 +17,7 @@ from dynamo_genie.remote_daemon.channel.policy import IpcAddress, parse_endpoint
 from dynamo_genie.remote_daemon.sandbox.policy import SandboxPolicy
 from dynamo_genie.remote_daemon.sandbox.privileges import find_worker_user
 from dynamo_genie.remote_daemon.supervisor.config import SupervisorConfig
+from dynamo_genie.remote_daemon.supervisor.indexing import check_model_dirs
 from dynamo_genie.remote_daemon.supervisor.keys import load_server_keys
 from dynamo_genie.remote_daemon.supervisor.serve import serve, serve_kept
 from dynamo_genie.remote_daemon.supervisor.weight_folders import open_weight_cache
@@ -59,6 +60,10 @@ def daemon(
     weight_cache_limit: Annotated[
         str, typer.Option(help="Most bytes of them for one client key; 0: half of what is free there")
     ] = "0",
+    model_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Offer the safetensors files below this directory to all clients; may be given again"),
+    ] = None,
     parent_pid: Annotated[int | None, typer.Option(help="Exit when this process ends")] = None,
     worker_user: Annotated[str, typer.Option(help="Run workers as this user, where the daemon is root")] = "",
     no_sandbox: Annotated[
@@ -98,6 +103,7 @@ def daemon(
         standby=standby,
         weight_cache=cache,
         weight_cache_limit=parse_nbytes(weight_cache_limit),
+        model_dirs=check_model_dirs(model_dir or ()),
     )
     embedded = parent_pid is not None or owns_directory  # it ends with its client, who starts another one if need be
     raise typer.Exit(serve(config, owns_directory=owns_directory) if embedded else serve_kept(config))

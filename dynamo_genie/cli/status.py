@@ -80,7 +80,7 @@ def render(report: m.DaemonStatus) -> Group:
     return Group(head, *parts)
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     """Return a table whose words are broken where the terminal is narrow, and never cut off."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for column in columns:
@@ -89,7 +89,7 @@ def _table(*columns: str) -> Table:
 
 
 def _workers(report: m.DaemonStatus) -> Table:
-    table = _table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls")
+    table = plain_table("tenant", "pid", "state", "device", "resident", "weights", "limit", "programs", "calls")
     for w in report.workers:
         sizes = (nbytes_text(n) for n in (w.resident_nbytes, w.weight_nbytes, w.memory_limit))
         table.add_row(w.tenant, str(w.pid), w.state, w.device, *sizes, str(w.programs), str(w.calls))
@@ -97,7 +97,7 @@ def _workers(report: m.DaemonStatus) -> Table:
 
 
 def _sessions(report: m.DaemonStatus) -> Table:
-    table = _table("tenant", "session", "client", "age", "calls", "handles", "resident", "on host")
+    table = plain_table("tenant", "session", "client", "age", "calls", "handles", "resident", "on host")
     for w in report.workers:
         for s in w.sessions:
             sizes = (nbytes_text(n) for n in (s.resident_nbytes, s.spilled_nbytes))
@@ -108,7 +108,7 @@ def _sessions(report: m.DaemonStatus) -> Table:
 
 def _engines(report: m.DaemonStatus) -> Table:
     """What runs the programs, and why."""
-    table = _table("tenant", "engine", "programs", "calls", "why")
+    table = plain_table("tenant", "engine", "programs", "calls", "why")
     for w in report.workers:
         for e in w.engines:
             table.add_row(w.tenant, e.engine, str(e.programs), str(e.calls), Text(e.reason))
@@ -117,7 +117,7 @@ def _engines(report: m.DaemonStatus) -> Table:
 
 def _peers(report: m.DaemonStatus) -> Table:
     """What went to and came from other daemons, by class of tensor."""
-    table = _table("tenant", "tensors", "sent to daemons", "got from daemons")
+    table = plain_table("tenant", "tensors", "sent to daemons", "got from daemons")
     for w in report.workers:
         sent, received = dict(w.peer_sent), dict(w.peer_received)
         for name in sorted({*sent, *received}):

@@ -16,6 +16,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     a directory for ipc endpoints. `note_fd` is where to note what runs (`ProgramNote`); programs whose digests are
     `quarantined` are refused. `session_share` is the part of the memory that one session may have.
     `weight_cache` is the directory for weights that outlive the worker, empty for none, `weight_cache_limit` its size.
+    `models` are the directories with models, and `model_indexes` the folders with an index of each.
     """
 
     tenant: str
@@ -33,6 +34,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     session_share: float = 1.0
     weight_cache: str = ""
     weight_cache_limit: int = 0
+    models: tuple[str, ...] = ()
+    model_indexes: tuple[str, ...] = ()
 
     def bind_arguments(self, name: str) -> tuple[str, tuple[int, int] | None]:
         """Return `endpoint` and `ports` of `bind_router` for the socket called `name`: `c` control, `b` bulk."""

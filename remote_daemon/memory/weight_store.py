@@ -46,6 +46,14 @@ class _NotKept(Exception):
     """What was described is not there any more, or is damaged."""
 
 
+class _Resident(Exception):
+    """What was read is resident already: this weight, of which one user more is counted."""
+
+    def __init__(self, weight: ResidentWeight) -> None:
+        super().__init__()
+        self.weight = weight
+
+
 class Kept(Protocol):
     """Weights by content that outlive the worker."""
 
@@ -140,13 +148,31 @@ class WeightStore:
             self._host_budget.release_overhead(WEIGHT_NBYTES)
             raise
 
-    def _add(self, digest: bytes, spec: TensorSpec, memory: torch.Tensor) -> None:
+    def _add(self, digest: bytes, spec: TensorSpec, memory: torch.Tensor, users: int = 0) -> ResidentWeight:
         nbytes = memory.numel()
         tensor = self._buffers.adopt(spec, memory)
         with self._lock:
-            self._by_digest[digest] = ResidentWeight(digest, spec, tensor, nbytes)
+            weight = self._by_digest[digest] = ResidentWeight(digest, spec, tensor, nbytes, users)
             self._storages.add(tensor.untyped_storage()._cdata)
             self.nbytes += nbytes
+        return weight
+
+    def load(self, spec: TensorSpec, read: Callable[[Allocate], tuple[bytes, torch.Tensor]]) -> ResidentWeight:
+        """Make resident what is read, and count one user; `read` returns its digest and its bytes (host, flat, uint8).
+
+        Raises:
+            QuotaExceeded: The memory limit is reached even without the unused weights.
+        """
+        nbytes = spec_nbytes(spec)
+        try:
+            with self._room(nbytes), self._passing(nbytes):
+                digest, memory = read(self._allocate)
+                known = self._hold(digest)
+                if known is not None:
+                    raise _Resident(known)
+                return self._add(digest, spec, memory, users=1)
+        except _Resident as found:
+            return found.weight
 
     def hold(self, digest: bytes) -> ResidentWeight | None:
         """Return the weight with this content and count one more user, or None."""
@@ -247,11 +273,11 @@ class WeightStore:
             self.nbytes += weight.nbytes
         return weight.tensor
 
-    def private_copy(self, weight: ResidentWeight) -> torch.Tensor:
+    def private_copy(self, weight: ResidentWeight, uses: int = 1) -> torch.Tensor:
         """Return what one session may change instead; the caller accounts for it and drops the original.
 
         A copy where one fits, so that the content stays for the next session; else the tensor itself, if nobody
-        else uses it.
+        else uses it: there are no more users than the caller's `uses`.
 
         Raises:
             QuotaExceeded: The copy does not fit.
@@ -260,7 +286,7 @@ class WeightStore:
         if self._budget.has_room(weight.nbytes):
             return tensor.clone(memory_format=torch.preserve_format)
         with self._lock:
-            if weight.users > 1:
+            if weight.users > uses:
                 raise QuotaExceeded(
                     f"no room to copy a weight of {weight.nbytes:,} bytes before changing it, and others use it too; "
                     "free tensors or start the daemon with a larger --memory-limit"

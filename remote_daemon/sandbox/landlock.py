@@ -28,6 +28,7 @@ SCOPES_ABI = 6
 
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 READS = EXECUTE | READ_FILE | READ_DIR
+DATA = READ_FILE | READ_DIR
 DEVICE = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | IOCTL_DEV
 OWNS = (
     READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK
@@ -54,8 +55,15 @@ def restrict(plan: FilePlan) -> None:
     attributes = struct.pack("=QQQ", rights, 0, scopes)
     ruleset = _check(_libc().syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0), "create_ruleset")
     try:
-        for places, granted in ((plan.reads, READS), (plan.lists, READ_DIR), (plan.devices, DEVICE), (plan.owns, OWNS)):
-            _grant(ruleset, places, granted & rights)
+        granted = (
+            (plan.reads, READS),
+            (plan.lists, READ_DIR),
+            (plan.data, DATA),
+            (plan.devices, DEVICE),
+            (plan.owns, OWNS),
+        )
+        for places, these in granted:
+            _grant(ruleset, places, these & rights)
         _check(_libc().syscall(RESTRICT_SELF, ruleset, 0), "restrict_self")
     finally:
         os.close(ruleset)

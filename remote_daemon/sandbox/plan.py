@@ -31,6 +31,7 @@ class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cuda: Whether it may use NVIDIA's devices.
         whole_errors: Whether its errors may name paths of this machine.
         shares: Directories that it has with other workers of its tenant.
+        models: Directories that all workers may read.
     """
 
     scratch: str
@@ -40,6 +41,7 @@ class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cuda: bool = False
     whole_errors: bool = False
     shares: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class FilePlan:
 
     Attributes:
         lists: Directories whose entries' names may be read.
+        data: What may be read, and not run.
         devices: What may be read, written and controlled, where it stands.
         owns: Directories where files may be made, written and removed; nothing in them may be run.
     """
 
     reads: tuple[str, ...]
     lists: tuple[str, ...]
+    data: tuple[str, ...]
     devices: tuple[str, ...]
     owns: tuple[str, ...]
 
@@ -102,15 +106,24 @@ def plan_files(restrictions: Restrictions, around: Surroundings, entries: Callab
     """
     wanted = [*SYSTEM, *SETTINGS, *around.python, *around.libraries]
     wanted += KERNEL_WITH_CUDA if restrictions.cuda else KERNEL
-    reads: list[str] = []
-    lists: list[str] = []
-    for place in outermost(wanted):
-        some, names_only = without(place, restrictions.hidden, entries)
-        reads += some
-        lists += names_only
+    reads, lists = _without(outermost(wanted), restrictions.hidden, entries)
+    data, more_lists = _without(outermost(restrictions.models), restrictions.hidden, entries)
     devices = DEVICES + (around.devices if restrictions.cuda else ())
     shared = (SHARED_MEMORY,) if restrictions.cuda or around.shared_memory else ()
-    return FilePlan(tuple(reads), tuple(lists), devices, (restrictions.scratch, *restrictions.shares, *shared))
+    owns = restrictions.scratch, *restrictions.shares, *shared
+    return FilePlan(tuple(reads), (*lists, *more_lists), tuple(data), devices, owns)
+
+
+def _without(
+    places: Iterable[str], hidden: Collection[str], entries: Callable[[str], Collection[str]]
+) -> tuple[list[str], list[str]]:
+    reads: list[str] = []
+    lists: list[str] = []
+    for place in places:
+        some, names_only = without(place, hidden, entries)
+        reads += some
+        lists += names_only
+    return reads, lists
 
 
 def outermost(places: Iterable[str]) -> list[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.remote_daemon.sandbox.plan import Restrictions, WorkerUser, gaps
-from dynamo_genie.remote_daemon.sandbox.scratch import Scratch
 from dynamo_genie.remote_daemon.sandbox.surroundings import kernel, nvidia_devices
 
 logger = logging.getLogger(__name__)
@@ -40,19 +39,22 @@ class SandboxPolicy:
         """Whether workers are kept from other processes of their user by Landlock."""
         return self.confined and kernel().landlock > 0
 
-    def restrictions(self, scratch: Scratch, device: str, shares: tuple[str, ...] = ()) -> Restrictions:
-        """Return what a worker may do that has this directory, and some with other workers of its tenant."""
+    def restrictions(
+        self, scratch: str, device: str, shares: tuple[str, ...] = (), models: tuple[str, ...] = ()
+    ) -> Restrictions:
+        """Return what a worker may do that has this directory, some with others of its tenant, and reads some."""
         home = Path.home()
         hidden = [*self.hidden, *(str(home / name) for name in PRIVATE_FOLDERS)]
         hidden += [os.environ[KEY_FILE]] if os.environ.get(KEY_FILE) else []
         return Restrictions(
-            scratch=scratch.path,
+            scratch=scratch,
             hidden=tuple(os.path.realpath(place) for place in hidden),
             user=self.user,
             confined=self.confined,
             cuda=device != "cpu" and bool(nvidia_devices()),
             whole_errors=self.whole_errors,
             shares=shares,
+            models=models,
         )
 
     def announce_gaps(self) -> None:

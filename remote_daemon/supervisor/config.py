@@ -30,5 +30,6 @@ class SupervisorConfig:
     standby: bool = False
     weight_cache: Path | None = None
     weight_cache_limit: int = 0
+    model_dirs: tuple[Path, ...] = ()
     worker_command: tuple[str, ...] = WORKER_COMMAND
     sandbox: SandboxPolicy = field(default_factory=SandboxPolicy)

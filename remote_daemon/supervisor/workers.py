@@ -25,6 +25,7 @@ from dynamo_genie.remote_daemon.supervisor.events import (
     WorkerSaid,
     WorkerStarted,
 )
+from dynamo_genie.remote_daemon.supervisor.indexing import ModelIndexes
 from dynamo_genie.remote_daemon.supervisor.keys import fresh_pair
 from dynamo_genie.remote_daemon.supervisor.memory_groups import MemoryGroup, MemoryGroups
 from dynamo_genie.remote_daemon.supervisor.oom import OutOfMemoryKills
@@ -50,6 +51,7 @@ class Workers:
         self._oom_kills = OutOfMemoryKills()
         self._standby: Standby | None = None
         self._groups: MemoryGroups | None = None
+        self._indexes: ModelIndexes | None = None
 
     def prepare(self) -> None:
         """Do what must be done once, before the first one starts."""
@@ -58,6 +60,7 @@ class Workers:
         sweep(*self._scratch_place(), sandbox.user)
         sandbox.prepare(module)
         self._groups = self._find_groups()
+        self._indexes = ModelIndexes(self._config.model_dirs, sandbox)
         if self._config.standby:
             self._standby = Standby(module, hide=not sandbox.walls)
 
@@ -126,8 +129,11 @@ class Workers:
         self._oom_kills.look()
         if self._groups is not None:
             self._groups.look()
+        if self._indexes is not None:
+            self._indexes.look()
         if self._standby is not None:
-            bury_strangers({self._standby.pid, *(process.pid for process in self._processes.values())})
+            indexing = self._indexes.pids if self._indexes is not None else set()
+            bury_strangers({self._standby.pid, *indexing, *(process.pid for process in self._processes.values())})
 
     # --- doing -----------------------------------------------------------------------------------------------
 
@@ -154,6 +160,8 @@ class Workers:
         sandbox = self._config.sandbox
         scratch = Scratch(*self._scratch_place(), sandbox.user)
         folder = self._weight_folder(start.tenant)
+        models = tuple(map(str, self._config.model_dirs))
+        indexes = tuple(map(str, self._indexes.folders)) if self._indexes is not None else ()
         address = parse_endpoint(self._config.listen)
         config = WorkerConfig(
             tenant=tenant,
@@ -170,8 +178,11 @@ class Workers:
             session_share=self._config.session_share,
             weight_cache=folder,
             weight_cache_limit=self._config.weight_cache_limit,
+            models=models,
+            model_indexes=indexes,
         )
-        restrictions = sandbox.restrictions(scratch, config.device, (folder,) if folder else ())
+        shares = (folder,) if folder else ()
+        restrictions = sandbox.restrictions(scratch.path, config.device, shares, models + indexes)
         group = self._new_group()
         try:
             process = WorkerProcess(self._config.worker_command, config, restrictions, scratch, self._standby, group)
@@ -225,3 +236,5 @@ class Workers:
             self._close(self._processes.popitem()[1])
         if self._standby is not None:
             self._standby.close()
+        if self._indexes is not None:
+            self._indexes.close()

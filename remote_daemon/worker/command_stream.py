@@ -58,7 +58,7 @@ class CommandRunner(Protocol):
 S = TypeVar("S", bound=CommandRunner)
 
 
-_LONG = (m.Call, m.RegisterProgram)
+_LONG = (m.Call, m.RegisterProgram, m.LoadWeights, m.ListModels, m.DescribeModel)
 """What a session's turn ends before. A fetch still follows the call in its batch: nothing else would come of it."""
 
 

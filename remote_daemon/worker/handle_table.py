@@ -14,6 +14,7 @@ from dynamo_genie.remote_daemon.memory.layout_overlap import layouts_overlap
 from dynamo_genie.remote_daemon.memory.memory_budget import MemoryBudget
 from dynamo_genie.remote_daemon.memory.session_share import SessionShare
 from dynamo_genie.remote_daemon.memory.snapshot import SharedSnapshot
+from dynamo_genie.remote_daemon.memory.weight_alias import WeightAliases
 from dynamo_genie.remote_daemon.memory.weight_store import ResidentWeight, WeightStore
 from dynamo_genie.remote_daemon.worker.session_memory import OffloadedStorage, Poison, SessionMemory
 from dynamo_genie.runtime.wire.record import ErrorInfo, brief
@@ -41,6 +42,7 @@ class HandleTable(SessionMemory):
 
     Attributes:
         arena_views: Handles whose tensor is a window of an arena: it shares memory with older and newer caches.
+        aliases: Tensors that lie in the memory of shared weights, with their views.
         bound: Handles that bindings name.
         lent: Snapshots that lie in memory of this table, by the handles that hold it for them: negative numbers.
     """
@@ -67,6 +69,7 @@ class HandleTable(SessionMemory):
         self._weights = weights
         self._shared: dict[int, ResidentWeight] = {}
         self._uses: Counter[bytes] = Counter()
+        self.aliases = WeightAliases()
         self.arena_views: set[int] = set()
         self.bound: set[int] = set()
         self.lent: dict[int, SharedSnapshot] = {}
@@ -92,11 +95,15 @@ class HandleTable(SessionMemory):
             self._reload(value)
             return self.tensor(handle)
         if isinstance(value, ResidentWeight):
-            tensor = self._values[handle] = self._weights.reload(value)
-            return tensor
+            return self._reload_weight(handle, value)
         if value is None:
             raise ProtocolError(f"handle {handle} names nothing in this session")
         return value
+
+    def _reload_weight(self, handle: int, weight: ResidentWeight) -> torch.Tensor:
+        tensor, alias = self._weights.reload(weight), self.aliases.of(handle)
+        self._values.update({handle: tensor} if alias is None else self.aliases.place(alias, tensor))
+        return self.tensor(handle)
 
     def add(self, handle: int, tensor: torch.Tensor, *, made: bool = False) -> None:
         """Name a tensor; its storage counts once, however many handles share it. `made`: by a program.
@@ -105,6 +112,11 @@ class HandleTable(SessionMemory):
             QuotaExceeded: The memory limit is reached; the handle is not made.
         """
         self._require_fresh(handle)
+        if self.aliases and (weight := self.aliases.join(handle, tensor)) is not None:
+            self._weights.hold(weight.digest)
+            self._uses[weight.digest] += 1
+            self._values[handle], self._shared[handle] = tensor, weight
+            return
         if self._weights.owns(tensor.untyped_storage()._cdata):  # a view of a weight would let one session change all
             tensor = tensor.clone(memory_format=torch.preserve_format)
         self._hold(handle, tensor, made=made)
@@ -118,8 +130,10 @@ class HandleTable(SessionMemory):
         self._poisoned += 1
         self._values[handle] = Poison(error if self._poisoned <= MAX_WHOLE_ERRORS else brief(error))
 
-    def adopt(self, handle: int, weight: ResidentWeight) -> None:
+    def adopt(self, handle: int, weight: ResidentWeight, *, viewed: bool = False) -> None:
         """Name a shared weight that has been acquired for this handle; it counts whole in this session's share.
+
+        Where it may be `viewed`, what a program returns of its memory stays there, and is written with it.
 
         Raises:
             QuotaExceeded: It is more than that.
@@ -129,20 +143,39 @@ class HandleTable(SessionMemory):
             self._share.require(weight.nbytes, "a weight")
             self._share.resident += weight.nbytes
         self._uses[weight.digest] += 1
-        self._values[handle] = weight if weight.tensor is None else weight.tensor
+        self._values[handle] = weight if weight.tensor is None or viewed else weight.tensor
         self._shared[handle] = weight
+        if viewed:
+            self.aliases.begin(handle, weight)
 
     def writable(self, handle: int) -> torch.Tensor:
         """Return the tensor for writing, replacing a shared weight or a window of an arena by a private copy first."""
         weight = self._shared.get(handle)
         if weight is None:
             return self.detach_from_arena(handle)
+        if self.aliases.of(handle) is not None:
+            return self._separate(handle)
         copy = self._weights.private_copy(weight)
         self.epoch += 1
         del self._values[handle], self._shared[handle]
         self._drop_weight(weight)
         self.add(handle, copy)
         return copy
+
+    def _separate(self, handle: int) -> torch.Tensor:
+        """Move what lies in the memory of a weight, with this handle's tensor, to a private copy of it."""
+        alias = self.aliases.of(handle)
+        assert alias is not None
+        layouts = dict(alias.layouts)
+        storage = self._weights.private_copy(alias.weight, len(layouts)).untyped_storage()
+        self.epoch += 1
+        for each in layouts:
+            self.aliases.leave(each)
+            del self._values[each], self._shared[each]
+            self._drop_weight(alias.weight)
+        for each, layout in layouts.items():
+            self._hold(each, layout.on(storage), made=False)
+        return self.tensor(handle)
 
     def detach_from_arena(self, handle: int) -> torch.Tensor:
         """Return a tensor as eager PyTorch would hold it, taking it out of its arena if it is in one.
@@ -215,6 +248,10 @@ class HandleTable(SessionMemory):
         value = self._values.get(handle)
         if isinstance(value, Poison) or value is None:
             return
+        if self.aliases.of(handle) is not None:
+            for other in self.aliases.overlapping(handle):
+                self.spoil(other, error)
+            return
         if isinstance(value, ResidentWeight) or handle in self._shared or handle in self.arena_views:
             self.spoil(handle, error)
             return
@@ -232,6 +269,7 @@ class HandleTable(SessionMemory):
         value = self._values.pop(handle, None)
         weight = self._shared.pop(handle, None)
         if weight is not None:
+            self.aliases.leave(handle)
             self._drop_weight(weight)
         elif isinstance(value, torch.Tensor):
             self.arena_views.discard(handle)
@@ -256,6 +294,8 @@ class HandleTable(SessionMemory):
     def drop_tensor(self, weight: ResidentWeight) -> None:
         """Drop the tensor of a weight that was offloaded."""
         for handle in [handle for handle, shared in self._shared.items() if shared is weight]:
+            if (alias := self.aliases.of(handle)) is not None:
+                self.aliases.unplace(alias)
             self._values[handle] = weight
             self.epoch += 1
 

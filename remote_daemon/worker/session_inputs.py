@@ -95,6 +95,9 @@ class SessionInputs:
             self._handles.before_write(self.named(call, program.mutated))
         if program.caches and self._handles.in_temporaries:  # first: a tensor looked up now would be left behind
             self._move_caches_to_pool(program, call)
+        if program.mutated and self._handles.aliases:  # first: what shares memory with what is written moves along
+            for handle in self.named(call, program.mutated):
+                writable(handle)
         values: list[Any] = self._bound(call.binding) if call.binding else [None] * len(kinds)
         holes = self._holes(call, len(kinds))
         if len(holes) != len(call.inputs):

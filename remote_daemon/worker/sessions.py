@@ -53,7 +53,7 @@ class WorkerSession:
         self.handles = HandleTable(state.budget, state.weights, state.arenas, state.host, state.host_budget, share)
         self.arena_counts = ArenaCounts()
         self._inputs = SessionInputs(self.handles, state.buffers, state.host_budget)
-        self._weights = SessionWeights(state.weights, staging, self.handles)
+        self._weights = SessionWeights(state.weights, staging, self.handles, state.models)
         self._peers = SessionPeers(port, self.handles, state.buffers, state.host_budget)
         self._calls = SessionCalls(state, staging, self.handles, self._inputs)
         self._fetches = SessionFetches(self.handles, state, send_bulk)
@@ -75,6 +75,9 @@ class WorkerSession:
             m.StoreWeight: self._weights.store,
             m.AdoptWeight: self._weights.adopt,
             m.PatchWeight: self._patch_weight,
+            m.LoadWeights: self._weights.load,
+            m.ListModels: self._weights.list_models,
+            m.DescribeModel: self._weights.describe_model,
             m.Describe: self._describe,
             m.Save: self._fetches.save,
             m.Sync: self._sync,
@@ -168,6 +171,9 @@ class WorkerSession:
                 self._calls.poison(command, error)
             case m.Put() | m.PutUploaded() | m.AdoptWeight() | m.ReceiveTensor():
                 self.handles.poison(command.handle, error)
+            case m.LoadWeights():
+                for handle in command.handles:
+                    self.handles.poison(handle, error)
             case m.PatchWeight():
                 self.handles.spoil(command.handle, error)
             case m.RegisterProgram():

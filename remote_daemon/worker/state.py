@@ -17,6 +17,8 @@ from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit
 from dynamo_genie.remote_daemon.memory.recycled_memory import KEEP_NBYTES, RecycledMemory
 from dynamo_genie.remote_daemon.memory.weight_store import Kept, WeightStore
+from dynamo_genie.remote_daemon.model_files.catalogue import Catalogue
+from dynamo_genie.remote_daemon.model_files.models import Models
 from dynamo_genie.remote_daemon.worker.programs import Build, ProgramCache
 
 HOST_SHARE = 0.5
@@ -46,6 +48,7 @@ class WorkerState:
         host: Where idle sessions' tensors are offloaded to when memory is short, None where there is no such place.
         served: Counts what was done.
         note: Where to say which program runs.
+        models: The models in the daemon's files.
     """
 
     buffers: BufferStore
@@ -59,6 +62,7 @@ class WorkerState:
     host: HostPool | None
     note: ProgramNote
     session_share: float
+    models: Models
     served: Served = field(default_factory=Served)
 
 
@@ -73,6 +77,7 @@ def open_state(
     process_limit: ProcessLimit | None = None,
     session_share: float = 1.0,
     kept: Kept | None = None,
+    models: Models | None = None,
 ) -> WorkerState:
     """Make a worker's state, each part from those before it.
 
@@ -85,6 +90,7 @@ def open_state(
         process_limit: What programs must keep to.
         session_share: The part of the memory that one session may have.
         kept: Weights that outlive the worker.
+        models: The models in the daemon's files; none by default.
     """
     budget = offloader.budget
     arenas = KVArenas(budget, buffers.empty)
@@ -101,8 +107,9 @@ def open_state(
     weights = WeightStore(buffers, budget, host, host_budget, kept=kept, allocate=allocate)
     offloader.add_weights(weights)
     return WorkerState(
-        buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host, note, session_share
-    )
+        buffers, weights, programs, budget, arenas, host_budget, offloader, allocate, host, note, session_share,
+        models or Models(Catalogue(())),
+    )  # fmt: skip
 
 
 def default_host_limit(devices: int) -> int:

@@ -33,6 +33,11 @@ from dynamo_genie.remote_daemon.channel.worker_config import WorkerConfig
 from dynamo_genie.remote_daemon.engines.report import engine_statuses
 from dynamo_genie.remote_daemon.memory.offloader import Offloader
 from dynamo_genie.remote_daemon.memory.process_limit import ProcessLimit, reserve_for_threads
+from dynamo_genie.remote_daemon.memory.weight_store import Kept
+from dynamo_genie.remote_daemon.model_files.catalogue import Catalogue
+from dynamo_genie.remote_daemon.model_files.digest_index import KnownContents
+from dynamo_genie.remote_daemon.model_files.filed_weights import FiledWeights, KeptTogether
+from dynamo_genie.remote_daemon.model_files.models import Models
 from dynamo_genie.remote_daemon.transfer.bulk_thread import BulkThread
 from dynamo_genie.remote_daemon.transfer.inbound_links import InboundLinks
 from dynamo_genie.remote_daemon.transfer.mailboxes import SessionMailbox, SessionMailboxes
@@ -71,6 +76,7 @@ class Worker:
         buffers = open_buffers(device, offloader)
         host_limit = config.host_memory_limit or default_host_limit(config.devices)
         self._process_limit = ProcessLimit()
+        catalogue = Catalogue(tuple(map(Path, config.models)))
         self._state = open_state(
             buffers,
             offloader,
@@ -79,7 +85,8 @@ class Worker:
             quarantined=config.quarantined,
             process_limit=self._process_limit,
             session_share=config.session_share,
-            kept=_open_kept(config),
+            kept=_open_kept(config, catalogue),
+            models=Models(catalogue),
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=2)
         links = InboundLinks()
@@ -223,8 +230,17 @@ class Worker:
         )
 
 
-def _open_kept(config: WorkerConfig) -> KeptWeights | None:
-    """Return the weights that outlive the worker; None where there are none, or the directory is no good."""
+def _open_kept(config: WorkerConfig, catalogue: Catalogue) -> Kept | None:
+    """Return the weights that outlive the worker, in the daemon's models and in its cache; None where none do."""
+    cache = _open_cache(config)
+    if not config.models:
+        return cache
+    filed = FiledWeights(catalogue, KnownContents(tuple(map(Path, config.model_indexes))))
+    return filed if cache is None else KeptTogether(filed, cache)
+
+
+def _open_cache(config: WorkerConfig) -> KeptWeights | None:
+    """Return the weights that are kept in a directory; None where there are none, or the directory is no good."""
     if not config.weight_cache:
         return None
     try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from dynamo_genie.runtime.wire.content import chunk_digests
-from dynamo_genie.runtime.wire.tensor import InlineTensor, TensorSpec
+from dynamo_genie.runtime.wire.tensor import Dtype, InlineTensor, TensorSpec
 from dynamo_genie.tensors import spec_of, tensor_bytes
 
 JOURNAL_NBYTES = 256 << 20
@@ -89,5 +90,15 @@ class Contents:
         return self.digests is None or chunk_digests(self.view) == self.digests
 
 
-Held = InlineTensor | Contents
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """A tensor of a model that the daemon has in files, and the digest of what it was when it was loaded."""
+
+    model: str
+    tensor: str
+    dtype: Dtype | Literal[""]
+    digest: bytes
+
+
+Held = InlineTensor | Contents | FromFile
 """What a tensor can be made from again."""

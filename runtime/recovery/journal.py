@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dynamo_genie.errors import NotRecoverable
-from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents
+from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents, FromFile
 from dynamo_genie.runtime.recovery.records import (
     Bound,
     Need,
@@ -81,6 +81,9 @@ class Journal:
                 m.Sync: self._ask,
                 m.Inspect: self._ask,
                 m.QueryWeights: self._ask,
+                m.ListModels: self._ask,
+                m.DescribeModel: self._ask,
+                m.LoadWeights: self._ask,
             }
         )
 
@@ -124,6 +127,10 @@ class Journal:
         record = self.made[handle] = Record(self._next(), held=contents)
         if contents is None:
             record.lost = TOO_MUCH
+
+    def loaded(self, handle: int, found: FromFile) -> None:
+        """Note a handle that was made from a file of the daemon's, from which it can be made again."""
+        self.made[handle] = Record(self._next(), held=found)
 
     # --- weights -------------------------------------------------------------------------------------------
 
@@ -335,7 +342,7 @@ class Journal:
 
     # --- questions -----------------------------------------------------------------------------------------
 
-    def _ask(self, command: m.Sync | m.Inspect | m.QueryWeights) -> None:
+    def _ask(self, command: m.Sync | m.Inspect | m.QueryWeights | m.ModelCommand) -> None:
         self.pending = command
 
     def _read(self, command: m.Fetch | m.Describe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynamo_genie.runtime.recovery.held import FromFile
 from dynamo_genie.runtime.recovery.notes import Notes
 from dynamo_genie.runtime.recovery.replay import Make, Replay
 from dynamo_genie.runtime.session.command_queue import CommandQueue
@@ -58,6 +59,10 @@ class Retelling:
             self._commands.repeat(step)
         elif isinstance(step.held, InlineTensor):
             self._commands.repeat(m.Put(step.handle, step.held), len(step.held.data))
+        elif isinstance(step.held, FromFile):
+            held = step.held
+            again = m.LoadWeights(0, (step.handle,), held.model, (held.tensor,), held.dtype, (held.digest,))
+            self._commands.repeat(again, len(held.model) + len(held.tensor) + 64)
         else:
             upload = self._uploads.send(step.held.view, "input")
             self._commands.repeat(m.PutUploaded(step.handle, step.held.spec, upload))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.runtime.attachment.attachment import Attachment
+from dynamo_genie.runtime.recovery.held import FromFile
 from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.uploads import Uploads
 from dynamo_genie.runtime.wire import messages as m
-from dynamo_genie.runtime.wire.tensor import TensorSpec
+from dynamo_genie.runtime.wire.tensor import Dtype, TensorSpec
 
 T = TypeVar("T")
+A = TypeVar("A", m.ModelsListed, m.ModelDescribed, m.WeightsLoaded)
 
 
 class WeightCommands:
@@ -108,3 +110,55 @@ class WeightCommands:
         """Overwrite part of a weight."""
         self._commands.save_recent()
         self._commands.post(m.PatchWeight(handle, offset, upload))
+
+    # --- models in the daemon's files ----------------------------------------------------------------------
+
+    def models(self) -> list[m.ModelSummary]:
+        """Return which models the daemon has."""
+        found: list[m.ModelSummary] = []
+        while True:
+            reply = self._ask(m.ListModels(self._ids.request(), len(found)), m.ModelsListed)
+            found += reply.models
+            if len(found) >= reply.total or not reply.models:
+                return found
+
+    def model_tensors(self, model: str) -> list[m.ModelTensor]:
+        """Return the tensors of a model.
+
+        Raises:
+            ModelFileError: There is no such model, or its files are no good.
+        """
+        found: list[m.ModelTensor] = []
+        while True:
+            reply = self._ask(m.DescribeModel(self._ids.request(), model, len(found)), m.ModelDescribed)
+            found += reply.tensors
+            if len(found) >= reply.total or not reply.tensors:
+                return found
+
+    def load(
+        self, handles: Sequence[int], model: str, tensors: Sequence[str], dtype: Dtype | Literal[""]
+    ) -> tuple[TensorSpec, ...]:
+        """Let handles name tensors of a model, floating point ones in `dtype` where that is given.
+
+        Returns what they are. They can be had again from another worker, if the files stay what they are.
+
+        Raises:
+            ModelFileError: There is no such model, or it has no such tensor.
+            QuotaExceeded: There is no room for them.
+        """
+        command = m.LoadWeights(self._ids.request(), tuple(handles), model, tuple(tensors), dtype)
+        reply = self._ask(command, m.WeightsLoaded, sum(map(len, tensors)))
+        if not len(reply.specs) == len(reply.digests) == len(handles):
+            raise ProtocolError(f"{len(reply.specs)} tensors were loaded where {len(handles)} were asked for")
+        if self._notes is not None:
+            for handle, tensor, digest in zip(handles, tensors, reply.digests, strict=True):
+                self._notes.journal.loaded(handle, FromFile(model, tensor, dtype, digest))
+        return reply.specs
+
+    def _ask(self, command: m.ModelCommand, answer: type[A], nbytes: int = 64) -> A:
+        """Ask, and return the answer, which must be of this class."""
+        self._commands.post(command, nbytes)
+        reply = self._commands.wait(command.request_id)
+        if not isinstance(reply, answer):
+            raise ProtocolError(f"expected {answer.__name__}, got {type(reply).__name__}")
+        return reply

@@ -1,4 +1,4 @@
-"""A progress bar for long uploads of weights; the rest of the runtime does not know how it looks."""
+"""A progress bar for weights that take long; the rest of the runtime does not know how it looks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ STEP_NBYTES = 16 << 20
 
 
 @contextmanager
-def upload_bar(nbytes: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr for an upload of `nbytes`; call what this gives with the bytes sent since the last call."""
+def weights_bar(nbytes: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr for `nbytes` of weights; call what this gives with the bytes done since the last call."""
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     pending = 0
 
@@ -29,6 +29,6 @@ def upload_bar(nbytes: int) -> Iterator[Callable[[int], None]]:
             pending = 0
 
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("uploading weights", total=nbytes)
+        task = bar.add_task(what, total=nbytes)
         yield advance
         bar.advance(task, pending)

@@ -14,7 +14,7 @@ import torch
 from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.runtime.weights.chunk_diff import Recheck
 from dynamo_genie.runtime.weights.digests import TensorDigest, TensorHasher
-from dynamo_genie.runtime.weights.progress import LONG_NBYTES, upload_bar
+from dynamo_genie.runtime.weights.progress import LONG_NBYTES, weights_bar
 from dynamo_genie.runtime.weights.tensor_identity import Layout, layout_of
 from dynamo_genie.runtime.weights.weight_channel import WeightChannel
 from dynamo_genie.runtime.wire.tensor import TensorSpec
@@ -263,7 +263,7 @@ class ResidentStore:
         nbytes = sum(view.nbytes for view in views)
         with ExitStack() as stack:
             shown = self._progress and nbytes > LONG_NBYTES
-            progress = stack.enter_context(upload_bar(nbytes)) if shown else None
+            progress = stack.enter_context(weights_bar(nbytes, "uploading weights")) if shown else None
             if views:
                 self._channel.upload_many(views, arrived, progress=progress)
 

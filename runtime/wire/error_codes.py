@@ -15,7 +15,7 @@ _OURS = (
     errors.GenieError, errors.OptionError, errors.DaemonUnavailable, errors.SessionLost, errors.RequestTimeout,
     errors.ProtocolError, errors.VersionMismatch, errors.AuthenticationError, errors.QuotaExceeded,
     errors.ProgramQuarantined, errors.ProgramCancelled, errors.UnsupportedOperator, errors.StaleHandleError,
-    errors.NotRecoverable,
+    errors.NotRecoverable, errors.ModelFileError,
     errors.NoMemoryHere, errors.RemoteError,
 )  # fmt: skip
 

@@ -4,7 +4,8 @@ Three conversations share these types:
 
 * client <-> supervisor, on the public endpoint: `ClientToSupervisor`, `SupervisorToClient`;
 * client <-> worker, control socket: one `Attach`, then `Batch`es of commands; answered by `WorkerToClient`;
-* client <-> worker and worker <-> worker, bulk socket: `bulk_messages`, which this module passes on.
+* client <-> worker and worker <-> worker, bulk socket: `bulk_messages`, which this module passes on, as it does
+  `model_messages`.
 
 The supervisor and its workers talk over an inherited socket with `SupervisorToWorker`, `WorkerToSupervisor`.
 Handles, programs and bindings are integers minted by the client, unique in their session.
@@ -21,6 +22,16 @@ from dynamo_genie.runtime.wire.bulk_messages import Attach as Attach
 from dynamo_genie.runtime.wire.bulk_messages import Attached as Attached
 from dynamo_genie.runtime.wire.bulk_messages import Detached as Detached
 from dynamo_genie.runtime.wire.limits import MAX_DEVICES, MAX_ITEMS, MAX_LATE, MAX_SPANS, MAX_WAIT_S
+from dynamo_genie.runtime.wire.model_messages import DescribeModel as DescribeModel
+from dynamo_genie.runtime.wire.model_messages import ListModels as ListModels
+from dynamo_genie.runtime.wire.model_messages import LoadWeights as LoadWeights
+from dynamo_genie.runtime.wire.model_messages import ModelAnswer as ModelAnswer
+from dynamo_genie.runtime.wire.model_messages import ModelCommand as ModelCommand
+from dynamo_genie.runtime.wire.model_messages import ModelDescribed as ModelDescribed
+from dynamo_genie.runtime.wire.model_messages import ModelsListed as ModelsListed
+from dynamo_genie.runtime.wire.model_messages import ModelSummary as ModelSummary
+from dynamo_genie.runtime.wire.model_messages import ModelTensor as ModelTensor
+from dynamo_genie.runtime.wire.model_messages import WeightsLoaded as WeightsLoaded
 from dynamo_genie.runtime.wire.record import Blob, Digest, Id, Ids, Kind, Message, Tally, Text, Token
 from dynamo_genie.runtime.wire.record import ErrorInfo as ErrorInfo
 from dynamo_genie.runtime.wire.tensor import Extent, InlineTensor, TensorSpec
@@ -418,6 +429,7 @@ Command: TypeAlias = (
     | SendTensor
     | ReceiveTensor
     | Inspect
+    | ModelCommand
 )
 
 
@@ -565,4 +577,5 @@ WorkerToClient: TypeAlias = (
     | EngineFellBack
     | Failed
     | LateFailures
+    | ModelAnswer
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dynamo_genie.child_process import child_environment
+from dynamo_genie.remote_daemon.model_files import indexer
 from dynamo_genie.remote_daemon.sandbox import fork_server
 from dynamo_genie.runtime.connect.admission import request_status
 from dynamo_genie.runtime.connect.keys import load_client_keys
@@ -95,7 +96,8 @@ class RealDaemon:
         os.kill(self.worker(), signal.SIGKILL)
 
     def _workers(self) -> list[int]:
-        return [pid for pid in children_of(self.pid) if process_name(pid) != fork_server.PROCESS_NAME]
+        others = fork_server.PROCESS_NAME, indexer.PROCESS_NAME
+        return [pid for pid in children_of(self.pid) if process_name(pid) not in others]
 
     def status(self, key_file: Path | None = None) -> m.WorkerStatus:
         """Return what the worker of this key holds."""

@@ -93,6 +93,16 @@ def test_a_folder_that_is_the_tenants_is_written_and_its_neighbours_are_not_ente
     assert not any(is_beneath("/var/weights/theirs", place) for place in (*plan.reads, *plan.owns, *plan.lists))
 
 
+def test_models_are_read_by_all_and_neither_run_nor_written_nor_what_is_hidden_among_them() -> None:
+    ordered = msgspec.structs.replace(
+        ORDERED, models=("/home/me/project", "/models"), hidden=("/home/me/project/keys",)
+    )
+    plan = plan_files(ordered, Surroundings(python=()), TREE.__getitem__)
+    assert plan.data == ("/models", "/home/me/project/code", "/home/me/project/more", "/home/me/project/notes")
+    assert plan.lists == ("/home/me/project",)
+    assert not any(is_beneath(place, "/home") or is_beneath(place, "/models") for place in (*plan.reads, *plan.owns))
+
+
 def test_only_the_outermost_of_nested_places_is_named() -> None:
     assert outermost(["/a/b", "/a", "/ab", "/a", "relative", "/c/d/e", "/c/d"]) == ["/a", "/ab", "/c/d"]
     assert outermost(["/x", "/"]) == ["/"]

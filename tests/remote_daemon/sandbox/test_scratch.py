@@ -66,7 +66,7 @@ def test_keys_and_the_secrets_of_a_home_are_hidden_by_their_real_names(
     (tmp_path / "keys").symlink_to(tmp_path / "real")
     monkeypatch.setenv("GENIE_KEY_FILE", str(tmp_path / "alice.key"))
     scratch = Scratch(str(tmp_path), "d.", None)
-    restrictions = SandboxPolicy(hidden=(str(tmp_path / "keys"),)).restrictions(scratch, "cpu")
+    restrictions = SandboxPolicy(hidden=(str(tmp_path / "keys"),)).restrictions(scratch.path, "cpu")
     scratch.remove()
     assert {str(tmp_path / "real"), str(tmp_path / ".ssh"), str(tmp_path / "alice.key")} <= set(restrictions.hidden)
     assert not restrictions.cuda

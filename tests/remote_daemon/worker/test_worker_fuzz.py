@@ -195,6 +195,10 @@ def valid_commands(random_: random.Random) -> list[m.Command]:
         m.ReceiveTensor(number + 350, 3, random_.randrange(1, 9), 0.0),
         m.Free((number, number + 50)),
         m.Inspect(6),
+        m.ListModels(7, random_.choice([0, 5, 1 << 61])),
+        m.DescribeModel(8, random_.choice(["", ".", "..", "x\0", "model"]), random_.choice([0, 1 << 61])),
+        m.LoadWeights(random_.choice([0, 9]), (number + 400,), "model", ("a",), random_.choice(["", "float16"])),
+        m.LoadWeights(9, (number + 401, number + 402), "model", ("a",), "", (b"\1" * 16,)),
         m.Sync(5),
     ]
 
@@ -242,9 +246,8 @@ def huge_lengths(random_: random.Random) -> bytes:
 
 
 def wrong_types(random_: random.Random) -> bytes:
-    tags = (
-        "b C P B A K S G N R V T F I Attach AttachPeer AdmitPeer OpenPeer MeasurePeer Hello Heartbeat Goodbye ?".split()
-    )
+    tags = "b C P B A K S G N R V T F I L M J Attach AttachPeer AdmitPeer OpenPeer MeasurePeer".split()
+    tags += ["Hello", "Heartbeat", "Goodbye", "?"]
     junk: list[Any] = [None, True, -1, 2**64 - 1, 1e308, "x" * 5000, b"", [], {}, [[]] * 40, {"a": 1}, ["b"], -(2**63)]
     body = [random_.choice(tags), *(random_.choice(junk) for _ in range(random_.randrange(0, 7)))]
     nested: Any = body

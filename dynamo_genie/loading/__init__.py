@@ -1,0 +1,1 @@
+"""Models filled with weights that the daemon has in files: `load_weights`."""

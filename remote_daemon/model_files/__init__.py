@@ -1,0 +1,1 @@
+"""Models that a daemon has in safetensors files."""
