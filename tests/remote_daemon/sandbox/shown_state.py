@@ -19,12 +19,18 @@ def main() -> None:
         reads = True
     except PermissionError:
         reads = False
+    try:
+        Path(sys.argv[1]).with_name("made").write_text("")
+        writes = True
+    except PermissionError:
+        writes = False
     state = {
         "new privileges": status["NoNewPrivs"] == "0",
         "filter": status["Seccomp"] == "2",
         "capabilities": int(status["CapEff"], 16),
         "dumpable": ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0),
         "reads": reads,
+        "writes": writes,
         "TMPDIR": os.environ.get("TMPDIR"),
         "arguments": sys.argv[1:],
     }

@@ -44,9 +44,17 @@ def test_a_confined_module_has_lost_what_it_does_not_need(tmp_path: Path) -> Non
         "filter": True,
         "dumpable": 1,
         "reads": False,
+        "writes": False,
         "TMPDIR": str(tmp_path / "scratch"),
         "arguments": [str(secret), "--pipe-fd", "3"],
     }
+
+
+def test_a_model_is_read_and_nothing_is_written_beside_it(tmp_path: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"m")
+    state = state_in(Restrictions(str(tmp_path / "scratch"), models=(str(tmp_path),)), str(model))
+    assert (state["reads"], state["writes"]) == (True, False)
 
 
 def test_without_a_sandbox_it_keeps_files_and_calls_and_hides_its_memory(tmp_path: Path) -> None:
