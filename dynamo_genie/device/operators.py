@@ -19,6 +19,7 @@ from dynamo_genie.device.composites import COMPOSITES
 from dynamo_genie.device.device_storage import DeviceStorage
 from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.devices import DEVICES
+from dynamo_genie.device.offered import take_from_daemon
 from dynamo_genie.device_name import NAME
 from dynamo_genie.tensor.eager import create, run_operator
 from dynamo_genie.tensor.memory_here import read
@@ -135,6 +136,8 @@ def copy_into(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Write the values of one tensor into another, whatever devices they are on."""
     if not isinstance(target, DeviceTensor):
         return target.copy_(read(source) if isinstance(source, RemoteTensor) else source)
+    if take_from_daemon(target, source):
+        return target
     if isinstance(source, RemoteTensor) and source.named().session is not target.named().session:
         source = move(source, target.device)
     elif not isinstance(source, RemoteTensor) and source.device.type != "cpu":

@@ -174,6 +174,10 @@ class WeightStore:
         except _Resident as found:
             return found.weight
 
+    def has(self, digest: bytes) -> bool:
+        """Whether there is a weight with this content; it is made resident where it is kept beyond the worker."""
+        return digest in self._by_digest or self._bring_back(digest)
+
     def hold(self, digest: bytes) -> ResidentWeight | None:
         """Return the weight with this content and count one more user, or None."""
         return self._hold(digest) or (self._hold(digest) if self._bring_back(digest) else None)

@@ -44,7 +44,12 @@ class SessionWeights:
 
     def adopt(self, command: m.AdoptWeight) -> None:
         """Let a handle name a weight."""
-        self._name(command.handle, self._weights.acquire(command.digest, command.spec), viewed=False)
+        if command.viewed and not self._weights.has(command.digest):
+            raise NotRecoverable(
+                "a weight was not sent, because the daemon had it, and it is not there any more; move it to the device "
+                "again"
+            )
+        self._name(command.handle, self._weights.acquire(command.digest, command.spec), viewed=command.viewed)
 
     def _name(self, handle: int, weight: ResidentWeight, *, viewed: bool) -> None:
         """Let a handle name a weight of which it is counted as a user."""

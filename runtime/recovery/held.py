@@ -100,5 +100,14 @@ class FromFile:
     digest: bytes
 
 
-Held = InlineTensor | Contents | FromFile
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A weight that the daemon had, and that was not sent; the program's own memory, if there was room to note it."""
+
+    digest: bytes
+    spec: TensorSpec
+    contents: Contents | None
+
+
+Held = InlineTensor | Contents | FromFile | Offered
 """What a tensor can be made from again."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dynamo_genie.errors import NotRecoverable
-from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents, FromFile
+from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents, FromFile, Offered
 from dynamo_genie.runtime.recovery.records import (
     Bound,
     Need,
@@ -128,8 +128,8 @@ class Journal:
         if contents is None:
             record.lost = TOO_MUCH
 
-    def loaded(self, handle: int, found: FromFile) -> None:
-        """Note a handle that was made from a file of the daemon's, from which it can be made again."""
+    def loaded(self, handle: int, found: FromFile | Offered) -> None:
+        """Note a handle that was made of what the daemon had, from which it can be made again."""
         self.made[handle] = Record(self._next(), held=found)
 
     # --- weights -------------------------------------------------------------------------------------------
@@ -174,7 +174,8 @@ class Journal:
             weight.lost = OTHER_WEIGHTS
 
     def _adopt(self, command: m.AdoptWeight) -> None:
-        self._adopted(command.handle)
+        if not command.viewed:
+            self._adopted(command.handle)
 
     def _patch(self, command: m.PatchWeight) -> None:
         memory = self.memories.get(command.handle)

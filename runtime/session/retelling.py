@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo_genie.runtime.recovery.held import FromFile
+from dynamo_genie.runtime.recovery.held import Contents, FromFile, Offered
 from dynamo_genie.runtime.recovery.notes import Notes
 from dynamo_genie.runtime.recovery.replay import Make, Replay
 from dynamo_genie.runtime.session.command_queue import CommandQueue
@@ -63,9 +63,30 @@ class Retelling:
             held = step.held
             again = m.LoadWeights(0, (step.handle,), held.model, (held.tensor,), held.dtype, (held.digest,))
             self._commands.repeat(again, len(held.model) + len(held.tensor) + 64)
+        elif isinstance(step.held, Offered):
+            self._repeat_offered(step.handle, step.held)
         else:
-            upload = self._uploads.send(step.held.view, "input")
-            self._commands.repeat(m.PutUploaded(step.handle, step.held.spec, upload))
+            self._repeat_upload(step.handle, step.held)
+
+    def _repeat_offered(self, handle: int, held: Offered) -> None:
+        """Name what the worker has, or send it, if that may be done; else what names it hears that it is gone."""
+        contents = held.contents
+        if contents is not None and contents.unchanged and self._lacks(held.digest):
+            self._repeat_upload(handle, contents)
+        else:
+            self._commands.repeat(m.AdoptWeight(handle, held.digest, held.spec, viewed=True))
+
+    def _lacks(self, digest: bytes) -> bool:
+        journal = self._notes.journal
+        waited_for = journal.pending, journal.asked
+        try:
+            return bool(self._weights.missing((digest,)))
+        finally:
+            journal.pending, journal.asked = waited_for
+
+    def _repeat_upload(self, handle: int, contents: Contents) -> None:
+        upload = self._uploads.send(contents.view, "input")
+        self._commands.repeat(m.PutUploaded(handle, contents.spec, upload))
 
     def finish(self, replay: Replay) -> None:
         """Tell the rest, once all steps were done; what is waited for is then on its way."""

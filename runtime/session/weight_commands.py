@@ -9,13 +9,15 @@ import torch
 
 from dynamo_genie.errors import ProtocolError
 from dynamo_genie.runtime.attachment.attachment import Attachment
-from dynamo_genie.runtime.recovery.held import FromFile
+from dynamo_genie.runtime.recovery.held import Contents, FromFile, Offered
 from dynamo_genie.runtime.recovery.recovery import Recovery
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.session.identity import SessionIdentity
 from dynamo_genie.runtime.session.uploads import Uploads
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.content import chunk_digests, content_digest
 from dynamo_genie.runtime.wire.tensor import Dtype, TensorSpec
+from dynamo_genie.tensors import spec_of, tensor_bytes
 
 T = TypeVar("T")
 A = TypeVar("A", m.ModelsListed, m.ModelDescribed, m.WeightsLoaded)
@@ -110,6 +112,26 @@ class WeightCommands:
         """Overwrite part of a weight."""
         self._commands.save_recent()
         self._commands.post(m.PatchWeight(handle, offset, upload))
+
+    def offer(self, handle: int, tensor: torch.Tensor) -> bool:
+        """Let a handle name what the worker has of a dense CPU tensor's content; say whether it has it.
+
+        The handle's tensor is one of its own: it may be written, whatever becomes of this one.
+        """
+        spec = spec_of(tensor)
+        digest = content_digest(spec, chunk_digests(tensor_bytes(tensor)))
+
+        def ask() -> bool:
+            if self.missing((digest,)):
+                return False
+            self._commands.post(m.AdoptWeight(handle, digest, spec, viewed=True))
+            return True
+
+        found = self.whole(ask)
+        if found and self._notes is not None:
+            journal = self._notes.journal
+            journal.loaded(handle, Offered(digest, spec, Contents.of(tensor, journal.budget, private=False)))
+        return found
 
     # --- models in the daemon's files ----------------------------------------------------------------------
 

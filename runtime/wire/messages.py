@@ -332,11 +332,15 @@ class StoreWeight(Message, frozen=True, tag="W"):
 
 
 class AdoptWeight(Message, frozen=True, tag="A"):
-    """Makes `handle` name the resident weight with this content."""
+    """Makes `handle` name the resident weight with this content; `viewed` where the session has it nowhere else.
+
+    What is viewed is a tensor like any other: it may be written, and what shows its memory is written with it.
+    """
 
     handle: Id
     digest: Digest
     spec: TensorSpec
+    viewed: bool = False
 
 
 class PatchWeight(Message, frozen=True, tag="X"):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import tempfile
@@ -22,8 +23,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import dynamo_genie
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device.device_tensor import DeviceTensor
+from dynamo_genie.device.register import register_device
 from dynamo_genie.errors import ModelFileError, NotRecoverable, OptionError, QuotaExceeded
-from tests.integration.real_daemon import RealDaemon, SimulatedDaemon
+from dynamo_genie.remote_daemon.model_files.digest_index import FOLDER
+from tests.integration.real_daemon import RealDaemon, SimulatedDaemon, eventually
 from tests.remote_daemon.model_files.written import write_file
 
 D = "remote_accelerator:0"
@@ -324,6 +327,59 @@ def what_does_not_fit_in_memory_is_refused_and_takes_nothing(root: Path) -> None
         assert model.weight[-3:].tolist() == [1, 1, 1]
 
 
+# --- models that the client has --------------------------------------------------------------------------------
+
+
+def a_model_that_moves_to_the_device_is_not_sent_where_the_daemon_has_it(root: Path) -> None:
+    source = nn.Sequential(nn.Linear(300, 200), nn.Linear(200, 300))
+    write_file(root / "m.safetensors", {name: tensor.detach() for name, tensor in source.state_dict().items()})
+    data = torch.randn(4, 300)
+    with serving(root) as daemon:
+        assert eventually(lambda: bool(list((root / FOLDER).glob("*.digests"))))
+        there, twin, other = copy.deepcopy(source), copy.deepcopy(source), copy.deepcopy(source)
+        with torch.no_grad():
+            other[0].weight.add_(1)
+        alias = there[1].weight.data
+        for model in (there, twin):
+            model.to(D)
+        assert sum(sent()["sent"].values()) < 20_000
+        other.to(D)
+        assert sum(sent()["sent"].values()) > 300 * 200 * 4
+        batch = data.to(D)
+        for model, inputs in ((source, data), (there, batch)):
+            model(inputs).square().sum().backward()
+            torch.optim.SGD(model.parameters(), lr=0.01).step()
+        for _ in range(2):
+            assert torch.equal(there(batch).detach().cpu(), source(data).detach())
+            assert torch.equal(twin[1].weight.detach().cpu(), alias)
+            assert torch.equal(other[1].weight.detach().cpu(), alias)
+            daemon.kill_worker()
+        with torch.no_grad():
+            alias_there = twin[1].weight.data
+            alias_there.copy_(nn.Parameter(torch.full((300, 200), 2.0)))
+            twin[1].weight[0, 0] = 3
+            assert twin[1].weight[0, :2].tolist() == alias_there[0, :2].tolist() == [3, 2]
+
+
+def what_was_not_sent_and_is_gone_is_sent_after_a_death_if_it_is_as_it_was(root: Path) -> None:
+    layers = [nn.Linear(300, 200, bias=False) for _ in range(2)]
+    write_file(root / "m.safetensors", {str(i): layer.weight.detach() for i, layer in enumerate(layers)})
+    with serving(root) as daemon:
+        assert eventually(lambda: bool(list((root / FOLDER).glob("*.digests"))))
+        there = [copy.deepcopy(layer) for layer in layers]
+        here = [layer.weight.data for layer in there]
+        for layer in there:
+            layer.to(D)
+        assert sum(sent()["sent"].values()) < 20_000
+        (root / "m.safetensors").unlink()
+        with torch.no_grad():
+            here[1].zero_()  # the memory that was moved from
+        daemon.kill_worker()
+        assert torch.equal(there[0].weight.detach().cpu(), layers[0].weight.detach())
+        with pytest.raises(NotRecoverable, match="because the daemon had it, and it is not there any more"):
+            there[1].weight.detach().cpu()
+
+
 # --- deaths, and files that change -----------------------------------------------------------------------------
 
 
@@ -401,13 +457,14 @@ CHECKS = {
     and getattr(check, "__module__", "") == __name__
     and not name.startswith("_")
     and not isinstance(check, type)
-    and name not in ("serving", "a_linear", "on_meta", "sent", "generated", "session")
+    and name not in ("serving", "a_linear", "on_meta", "sent", "generated", "session", "eventually")
 }
 """All of them, by name."""
 
 
 def main(names: list[str]) -> int:
     """Run some; return how many failed."""
+    register_device()
     torch.set_num_threads(1)
     failed = 0
     for name in names:
