@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,16 +102,17 @@ def plan_loading(model: torch.nn.Module, stored: Iterable[m.ModelTensor], source
     Raises:
         ModelFileError: A shape is another one; or, where that is `strict`, names are missing or too many.
     """
-    by_name = {tensor.name: tensor for tensor in stored}
     targets = targets_of(model)
+    known = {name for target in targets for name in target.names}
+    prefix = getattr(model, "base_model_prefix", "")
+    by_name = {_name_in_model(tensor.name, known, prefix): tensor for tensor in stored}
     chosen = [(target, found) for target in targets if (found := _found(target, by_name)) is not None]
-    order = {name: position for position, name in enumerate(by_name)}
+    order = {tensor.name: position for position, tensor in enumerate(by_name.values())}
     chosen.sort(key=lambda pair: order[pair[1].name])  # so files are read from the front to the end
     filled = {id(target) for target, _ in chosen}
     left = [target for target in targets if id(target) not in filled]
-    known = {name for target in targets for name in target.names}
     missing = [target.names[0] for target in left if target.names]
-    unmatched = LoadedWeights(missing, [name for name in by_name if name not in known])
+    unmatched = LoadedWeights(missing, [tensor.name for name, tensor in by_name.items() if name not in known])
     problems = [_mismatch(target, found) for target, found in chosen if tuple(target.tensor.shape) != found.shape]
     if strict:
         problems += _listed("Missing in the file", unmatched.missing_keys)
@@ -121,6 +122,14 @@ def plan_loading(model: torch.nn.Module, stored: Iterable[m.ModelTensor], source
         shown = "\n\t".join([*problems[:MAX_SHOWN], *more])
         raise ModelFileError(f"{source!r} does not fit {type(model).__name__}:\n\t{shown}")
     return LoadingPlan(tuple(chosen), tuple(left), unmatched)
+
+
+def _name_in_model(name: str, known: Collection[str], prefix: object) -> str:
+    """Return the name that a tensor of a file has in a model: files of `transformers` may lack its prefix."""
+    if name in known or not isinstance(prefix, str) or not prefix:
+        return name
+    with_it, without = f"{prefix}.{name}", name.removeprefix(f"{prefix}.")
+    return with_it if with_it in known else without if without in known else name
 
 
 def _found(target: Target, by_name: Mapping[str, m.ModelTensor]) -> m.ModelTensor | None:

@@ -35,7 +35,8 @@ MAX_MODEL_TENSORS = 262_144
 MAX_FOLDERS = 10_000
 """So many folders are looked into for the list of models."""
 
-MAX_KNOWN_FILES = 256
+MAX_KNOWN_TENSORS = 131_072
+"""So many are remembered, some 50 MB; a model with more is read again whenever it is asked for."""
 
 
 class _WeightMap(msgspec.Struct, frozen=True):
@@ -75,8 +76,8 @@ class Catalogue:
     def __init__(self, directories: Sequence[Path]) -> None:
         """Offer what lies below these, which need not be there yet."""
         self._roots = tuple(Path(os.path.realpath(directory)) for directory in directories)
-        self._stored = KnownFiles(read_stored_file, MAX_KNOWN_FILES)
-        self._indexes = KnownFiles(_read_index, MAX_KNOWN_FILES)
+        self._stored = KnownFiles(read_stored_file, lambda file: len(file.tensors), MAX_KNOWN_TENSORS)
+        self._indexes = KnownFiles(_read_index, lambda index: len(index.shards), MAX_KNOWN_TENSORS)
         self._last: OfferedModel | None = None
 
     @property

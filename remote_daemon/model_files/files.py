@@ -121,12 +121,14 @@ def read_stored_file(path: Path, descriptor: int) -> StoredFile:
 
 
 class KnownFiles(Generic[V]):
-    """What was read of files, kept until they change: so many, of those that were read last."""
+    """What was read of files, kept until they change: of those that were read last, with so many tensors together."""
 
-    def __init__(self, read: Callable[[Path, int], V], limit: int) -> None:
-        """Keep what `read` returns for a path and a descriptor, of `limit` files."""
+    def __init__(self, read: Callable[[Path, int], V], tensors: Callable[[V], int], limit: int) -> None:
+        """Keep what `read` returns for a path and a descriptor, up to `limit` tensors, which `tensors` counts."""
         self._read = read
+        self._tensors = tensors
         self._limit = limit
+        self._kept = 0
         self._known: dict[Path, tuple[FileIdentity, V]] = {}
 
     def get(self, path: Path) -> V:
@@ -137,10 +139,17 @@ class KnownFiles(Generic[V]):
         """
         with opened(path) as descriptor:
             identity = FileIdentity.of(descriptor)
-            known = self._known.pop(path, None)
+            known = self._forget(path)
             if known is None or known[0] != identity:
                 known = identity, self._read(path, descriptor)
             self._known[path] = known
-            if len(self._known) > self._limit:
-                del self._known[next(iter(self._known))]
+            self._kept += 1 + self._tensors(known[1])
+            while self._kept > self._limit and len(self._known) > 1:
+                self._forget(next(iter(self._known)))
             return known[1]
+
+    def _forget(self, path: Path) -> tuple[FileIdentity, V] | None:
+        known = self._known.pop(path, None)
+        if known is not None:
+            self._kept -= 1 + self._tensors(known[1])
+        return known

@@ -1,6 +1,7 @@
 """What `load_weights` must do, one function for each; run in a process of their own, which starts a daemon.
 
-`python -m tests.integration.loading.checks NAME ...` runs some and names what failed.
+`python -m tests.integration.loading.checks NAME ...` runs some and names what failed; `fast` and `slow` are those that
+run with the fast tests and those that do not.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, LlamaConfig, LlamaForCausalLM
 
 import dynamo_genie
 from dynamo_genie.connections.connections import CONNECTIONS
@@ -76,26 +77,32 @@ def generated(model: Any, ids: Tensor) -> list[Any]:
 
 
 def a_llama_of_shards_generates_eagerly_and_compiled_what_it_does_on_the_cpu(root: Path) -> None:
-    for tied in (False, True):
-        config = LlamaConfig.from_dict({**LLAMA.to_dict(), "tie_word_embeddings": tied})
-        here = LlamaForCausalLM(config).eval()
-        here.save_pretrained(root / f"llama-{tied}", max_shard_size="200KB")
-        expected = generated(here, PROMPT)
-        assert len(set(expected[0])) > 8, "a model that repeats itself shows nothing"
-        with serving(root):
-            there = on_meta(lambda config=config: LlamaForCausalLM(config)).eval()
-            found = dynamo_genie.load_weights(there, f"llama-{tied}", device=D)
-            assert found == ([], [])
-            assert all(type(tensor) is DeviceTensor for tensor in (*there.parameters(), *there.buffers()))
-            assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in there.parameters())
-            assert (there.lm_head.weight is there.model.embed_tokens.weight) is tied
-            assert torch.equal(there.model.rotary_emb.inv_freq.cpu(), here.model.rotary_emb.inv_freq)
-            assert generated(there, PROMPT.to(D)) == expected
-            there.forward = torch.compile(there.forward, backend="genie")
-            assert generated(there, PROMPT.to(D)) == expected
-            assert sent()["sent"]["weight"] == 0
-            assert sent()["sent_total"] < 1_000_000
-            torch._dynamo.reset()
+    _generates(root, tied=True)
+
+
+def a_llama_without_tied_weights_does_too(root: Path) -> None:
+    _generates(root, tied=False)
+
+
+def _generates(root: Path, *, tied: bool) -> None:
+    config = LlamaConfig.from_dict({**LLAMA.to_dict(), "tie_word_embeddings": tied})
+    here = LlamaForCausalLM(config).eval()
+    here.save_pretrained(root / "llama", max_shard_size="200KB")
+    expected = generated(here, PROMPT)
+    assert len(set(expected[0])) > 8, "a model that repeats itself shows nothing"
+    with serving(root):
+        there = on_meta(lambda: LlamaForCausalLM(config)).eval()
+        assert dynamo_genie.load_weights(there, "llama", device=D) == ([], [])
+        assert all(type(tensor) is DeviceTensor for tensor in (*there.parameters(), *there.buffers()))
+        assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in there.parameters())
+        assert (there.lm_head.weight is there.model.embed_tokens.weight) is tied
+        assert torch.equal(there.model.rotary_emb.inv_freq.cpu(), here.model.rotary_emb.inv_freq)
+        assert generated(there, PROMPT.to(D)) == expected
+        there.forward = torch.compile(there.forward, backend="genie")
+        assert generated(there, PROMPT.to(D)) == expected
+        assert sent()["sent"]["weight"] == 0
+        assert sent()["sent_total"] < 1_000_000
+        torch._dynamo.reset()
 
 
 def a_gpt2_with_other_dtype_and_tied_weights_is_what_torch_casts(root: Path) -> None:
@@ -112,6 +119,19 @@ def a_gpt2_with_other_dtype_and_tied_weights_is_what_torch_casts(root: Path) -> 
         with torch.no_grad():
             logits = there(PROMPT.remainder(100).to(D)).logits.cpu()
             assert torch.equal(logits, here.bfloat16()(PROMPT.remainder(100)).logits)
+
+
+def a_file_of_the_inner_model_fills_the_outer_one_and_the_other_way_round(root: Path) -> None:
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=100, n_positions=32)
+    outer, inner = GPT2LMHeadModel(config), GPT2Model(config)
+    outer.save_pretrained(root / "outer")
+    inner.save_pretrained(root / "inner")
+    with serving(root):
+        for make, name, source in ((GPT2LMHeadModel, "inner", inner), (GPT2Model, "outer", outer.transformer)):
+            there = on_meta(lambda make=make: make(config))
+            assert dynamo_genie.load_weights(there, name, device=D) == ([], [])
+            found = getattr(there, "transformer", there)
+            assert torch.equal(found.wte.weight.detach().cpu(), source.wte.weight.detach())
 
 
 # --- any model -------------------------------------------------------------------------------------------------
@@ -193,6 +213,24 @@ def two_loads_of_one_model_share_its_memory(root: Path) -> None:
 def session() -> Any:
     (connection,) = CONNECTIONS.all()
     return connection.session
+
+
+def each_of_several_daemons_has_models_of_its_own(root: Path) -> None:
+    stored = [a_linear(root / str(i)) for i in range(2)]
+    with serving(root / "0") as first, serving(root / "1") as second:
+        os.environ["GENIE_DAEMONS"] = f"{first.endpoint},{second.endpoint}"
+        layers = [on_meta(lambda: nn.Linear(5, 3)) for _ in range(2)]
+        for index, layer in enumerate(layers):
+            dynamo_genie.load_weights(layer, "linear.safetensors", device=f"remote_accelerator:{index}")
+            assert layer.weight.device.index == index
+            assert torch.equal(layer.weight.detach().cpu(), stored[index]["weight"])
+        torch.remote_accelerator.set_device(1)
+        try:
+            again = nn.Linear(5, 3)
+            dynamo_genie.load_weights(again, "linear.safetensors")
+            assert torch.equal(again.weight.detach().cpu(), stored[1]["weight"])
+        finally:
+            torch.remote_accelerator.set_device(0)
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------
@@ -450,6 +488,20 @@ def other_contents_of_the_same_session_survive_a_file_that_is_gone(root: Path) -
         assert torch.equal(stays.weight.detach().cpu(), kept["weight"])
 
 
+SLOW = (
+    "a_llama_without_tied_weights_does_too",
+    "a_gpt2_with_other_dtype_and_tied_weights_is_what_torch_casts",
+    "a_model_with_memory_is_filled_and_moved_whole_and_trains",
+    "two_loads_of_one_model_share_its_memory",
+    "each_of_several_daemons_has_models_of_its_own",
+    "a_model_that_moves_to_the_device_is_not_sent_where_the_daemon_has_it",
+    "what_was_not_sent_and_is_gone_is_sent_after_a_death_if_it_is_as_it_was",
+    "a_worker_that_dies_before_it_answers_is_asked_again",
+    "other_contents_of_the_same_session_survive_a_file_that_is_gone",
+    "what_does_not_fit_in_memory_is_refused_and_takes_nothing",
+)
+"""Those that are left to the slow tests."""
+
 CHECKS = {
     name: check
     for name, check in globals().items()
@@ -479,4 +531,5 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or list(CHECKS)))
+    chosen = {"fast": [name for name in CHECKS if name not in SLOW], "slow": list(SLOW)}
+    sys.exit(main(chosen.get(" ".join(sys.argv[1:])) or sys.argv[1:] or list(CHECKS)))

@@ -24,8 +24,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.timeout(600)
-def test_all_checks_hold_in_a_process_with_the_device() -> None:
-    print(run_interpreter("-W", "ignore", "-m", "tests.integration.loading.checks", limit_s=580))
+@pytest.mark.parametrize("which", ["fast", pytest.param("slow", marks=pytest.mark.slow)])
+def test_all_checks_hold_in_a_process_with_the_device(which: str) -> None:
+    print(run_interpreter("-W", "ignore", "-m", "tests.integration.loading.checks", which, limit_s=580))
 
 
 # --- what is not sent ----------------------------------------------------------------------------------------

@@ -575,3 +575,22 @@ def test_what_is_offloaded_is_what_all_kernels_before_have_made_and_comes_back_b
     device.compute(lambda: seen.copy_(back))
     device.synchronize()
     assert torch.equal(seen, made)
+
+
+def test_a_weight_that_is_viewed_comes_back_with_its_views() -> None:
+    worker = OffloadingWorker(limit=3 * BLOCK)
+    idle, busy = worker.session(), worker.session()
+    content = torch.arange(BLOCK // 4, dtype=torch.int32)
+    spec, memory = spec_of(content), content.clone().view(torch.uint8)
+    weight = worker.state.weights.load(spec, lambda allocate: (b"w" * 16, memory))
+    table = idle.session.handles
+    table.adopt(1, weight, viewed=True)
+    table.add(2, table.tensor(1)[100:])
+    filling = [busy.fill(), busy.fill(), busy.fill()]
+    assert weight.tensor is None, "it was offloaded"
+    assert torch.equal(busy.fetch(filling[0]), torch.ones(BLOCK, dtype=torch.uint8))
+    busy.free(filling)
+    assert torch.equal(table.tensor(2), content[100:])
+    table.writable(2).zero_()
+    assert int(table.tensor(1).sum()) == int(content[:100].sum())
+    assert worker.state.weights.hold(b"w" * 16) is weight, "the content stays for others"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dynamo_genie.errors import ModelFileError
 from dynamo_genie.remote_daemon.model_files.catalogue import INDEX_NAME, Catalogue
+from dynamo_genie.remote_daemon.model_files.files import KnownFiles
 from tests.remote_daemon.model_files.written import write_file, write_shards
 
 ONE, TWO = {"a": torch.ones(3)}, {"b": torch.zeros(2, 2), "c": torch.arange(4)}
@@ -155,6 +156,23 @@ def test_a_replaced_index_is_read_anew(root: Path) -> None:
     assert catalogue.find_for("deep/er", "a").tensors["a"][0].path.name == "model-1.safetensors"
     write_shards(folder, {"model-2.safetensors": TWO, "model-3.safetensors": ONE})
     assert catalogue.find_for("deep/er", "a").tensors["a"][0].path.name == "model-3.safetensors"
+
+
+def test_what_was_read_is_remembered_within_a_limit_and_until_it_changes(root: Path) -> None:
+    read: list[str] = []
+
+    def look(path: Path, descriptor: int) -> str:
+        read.append(path.name)
+        return path.name
+
+    known = KnownFiles(look, lambda name: 1, limit=5)
+    paths = [write_file(root / f"{count}.safetensors", ONE) for count in range(3)]
+    for count in (0, 1, 0, 2, 0, 1):
+        assert known.get(paths[count]) == paths[count].name
+    assert read == ["0.safetensors", "1.safetensors", "2.safetensors", "1.safetensors"]
+    write_file(paths[1], TWO)
+    known.get(paths[1])
+    assert len(read) == 5
 
 
 @given(st.text(alphabet="./ab\\~\0ä", max_size=12))
