@@ -16,7 +16,7 @@ from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device.register import register_device
 from dynamo_genie.device_name import NAME
-from dynamo_genie.errors import OptionError
+from dynamo_genie.errors import ModelFileError, OptionError
 from dynamo_genie.loading.made_buffers import make_buffers
 from dynamo_genie.loading.slots import LoadedWeights, Target, plan_loading
 from dynamo_genie.runtime.session.session import Handle, Session
@@ -40,6 +40,7 @@ def load_weights(
 ) -> LoadedWeights:
     """See `dynamo_genie.api.load_weights`."""
     _check(model, dtype)
+    model = getattr(model, "_orig_mod", model)  # of one that `torch.compile` wraps
     register_device()
     place = torch.device(NAME, DEVICES.index(device))
     session = DEVICES.session(place.index)
@@ -80,10 +81,17 @@ def _load(
             with session.lock:
                 session.check()
                 specs = session.weight_channel.load([handle.id for handle in handles], name, names, wanted)
+            _require_as_described(group, specs, name)
             made += [_device_tensor(handle, spec) for handle, spec in zip(handles, specs, strict=True)]
             if advance is not None:
                 advance(sum(map(_nbytes, group)))
     return made
+
+
+def _require_as_described(group: Sequence[m.ModelTensor], specs: Sequence[TensorSpec], name: str) -> None:
+    for tensor, spec in zip(group, specs, strict=True):
+        if spec.shape != tensor.shape:
+            raise ModelFileError(f"{tensor.name!r} of {name!r} was replaced while it was loaded; load the model again")
 
 
 def _nbytes(tensor: m.ModelTensor) -> int:

@@ -20,7 +20,8 @@ def make_buffers(model: torch.nn.Module, left: Iterable[Target]) -> None:
     Raises:
         ModelFileError: Nothing makes one of them; all are as they were.
     """
-    wanted = [target.slots[0] for target in left if not target.names and target.tensor.is_meta]
+    targets = [target for target in left if not target.names and target.tensor.is_meta]
+    wanted = [target.slots[0] for target in targets]
     modules = dict.fromkeys(slot.module for slot in wanted)
     before = [(slot, slot.tensor) for slot in wanted]
     try:
@@ -30,6 +31,8 @@ def make_buffers(model: torch.nn.Module, left: Iterable[Target]) -> None:
         for slot, tensor in before:
             slot.put(tensor)
         raise
+    for target in targets:
+        target.put(target.slots[0].tensor)
 
 
 def _make(model: torch.nn.Module, module: torch.nn.Module, slots: Sequence[Slot]) -> None:
@@ -55,8 +58,11 @@ def _made(
     """Let a model's code make buffers over a filling; return them."""
     for slot in slots:
         slot.put(torch.full_like(slot.tensor, filling, device="cpu"))
+    real = [(tensor, tensor.clone()) for tensor in module.state_dict().values() if not tensor.is_meta]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         init(module)
+        for tensor, before in real:  # weights that the model has already are none of this
+            tensor.copy_(before)
     return [slot.tensor for slot in slots]
 
 

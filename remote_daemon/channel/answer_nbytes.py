@@ -21,6 +21,12 @@ def answer_nbytes(reply: m.WorkerToClient) -> int:
             return ANSWER_NBYTES + sum(map(_item_nbytes, errors))
         case m.Described(specs=specs):
             return ANSWER_NBYTES * (1 + len(specs))
+        case m.WeightsLoaded(specs=specs):
+            return ANSWER_NBYTES * (1 + 2 * len(specs))
+        case m.ModelDescribed(tensors=described):
+            return ANSWER_NBYTES * (1 + len(described)) + sum(len(tensor.name) for tensor in described)
+        case m.ModelsListed(models=models):
+            return ANSWER_NBYTES * (1 + 8 * len(models)) + sum(len(each.name) + len(each.problem) for each in models)
         case m.WeightsMissing(missing=missing):
             return ANSWER_NBYTES + ITEM_NBYTES * len(missing)
         case m.Inspection(spans=spans, engines=engines):

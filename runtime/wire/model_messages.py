@@ -7,10 +7,13 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS
-from dynamo_genie.runtime.wire.record import Digest, Id, Ids, Kind, Message, Text
+from dynamo_genie.runtime.wire.record import Digest, Id, Kind, Message, Text
 from dynamo_genie.runtime.wire.tensor import Dtype, Extent, Shape, TensorSpec
 
-Texts: TypeAlias = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+MAX_LOADED = 1024
+"""So many tensors are loaded by one command, which runs whole."""
+
+_LOADED = msgspec.Meta(max_length=MAX_LOADED)
 
 
 class ListModels(Message, frozen=True, tag="M"):
@@ -35,11 +38,11 @@ class LoadWeights(Message, frozen=True, tag="L"):
     """
 
     request_id: Id
-    handles: Ids
+    handles: Annotated[tuple[Id, ...], _LOADED]
     model: Text
-    tensors: Texts
+    tensors: Annotated[tuple[Text, ...], _LOADED]
     dtype: Dtype | Literal[""] = ""
-    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_ITEMS)] = ()
+    digests: Annotated[tuple[Digest, ...], _LOADED] = ()
 
 
 ModelCommand: TypeAlias = ListModels | DescribeModel | LoadWeights
@@ -84,8 +87,8 @@ class WeightsLoaded(Message, frozen=True, tag="L"):
     """What the handles name now, in order, and the digest of each content."""
 
     request_id: Id
-    specs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=MAX_ITEMS)]
-    digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+    specs: Annotated[tuple[TensorSpec, ...], _LOADED]
+    digests: Annotated[tuple[Digest, ...], _LOADED]
 
 
 ModelAnswer: TypeAlias = ModelsListed | ModelDescribed | WeightsLoaded

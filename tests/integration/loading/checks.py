@@ -268,6 +268,10 @@ def shapes_names_and_arguments_that_are_wrong_are_told(root: Path) -> None:
         for name in ("nothing", "../linear.safetensors", "/etc/passwd", ""):
             with pytest.raises(ModelFileError, match=r"no model|no name of a model"):
                 dynamo_genie.load_weights(nn.Linear(5, 3), name, device=D)
+        wrapped = torch.compile(nn.Linear(5, 3), backend="genie")
+        dynamo_genie.load_weights(wrapped, "linear.safetensors", device=D)
+        assert wrapped(torch.ones(1, 5).to(D)).device == torch.device(D)
+        torch._dynamo.reset()
         with pytest.raises(OptionError, match="fills a model"):
             dynamo_genie.load_weights(3, "linear.safetensors", device=D)  # type: ignore[arg-type]
         with pytest.raises(OptionError, match="floating point dtype"):
@@ -301,6 +305,8 @@ class MakesIt(WithTable):
     def _init_weights(self, module: nn.Module) -> None:
         if module is self:
             self.table.copy_(torch.arange(3.0))
+            for parameter in self.parameters():
+                parameter.normal_()
 
 
 class MakesHalf(WithTable):
@@ -326,7 +332,12 @@ def buffers_on_meta_that_no_file_has_are_made_by_the_model_or_refused(root: Path
         real = on_meta(WithTable)
         real.table = torch.arange(3.0)
         dynamo_genie.load_weights(real, "m.safetensors", device=D)
-        for model in (made, real):
+        weighty = MakesIt()
+        weighty.table = weighty.table.to("meta")
+        weighty.extra = nn.Parameter(torch.arange(4.0))
+        dynamo_genie.load_weights(weighty, "m.safetensors", device=D, strict=False)
+        assert weighty.extra.tolist() == [0, 1, 2, 3], "what the model had is not made anew"
+        for model in (made, real, weighty):
             assert model.table.device == torch.device(D)
             assert model.table.tolist() == [0, 1, 2]
 
