@@ -17,13 +17,13 @@ ALONE = 2
 def take_from_daemon(target: DeviceTensor, source: torch.Tensor) -> bool:
     """Let a tensor be what the daemon has of a parameter that is copied into it, where it has that; say whether it is.
 
-    PyTorch moves a parameter by making an empty tensor and copying into it; the empty one is given up. Nobody else may
-    see its memory, so neither a view nor another tensor of the same handle.
+    PyTorch moves a parameter by making an empty tensor and copying into it; the empty one is given up. So it must be
+    one that was never written, and whose memory nobody else sees: no view, nor another tensor of the same handle.
     """
     if type(source) is not torch.nn.Parameter or source.nbytes <= MAX_INLINE_NBYTES or not _fits(target, source):
         return False
     session = target.named().session
-    if target.memory.nbytes or sys.getrefcount(target.handle) > ALONE:
+    if not _is_new(target) or target.memory.nbytes or sys.getrefcount(target.handle) > ALONE:
         return False
     handle = session.new_handle()
     with session.lock:
@@ -32,6 +32,10 @@ def take_from_daemon(target: DeviceTensor, source: torch.Tensor) -> bool:
             return False
     target.become(DeviceTensor(tuple(source.shape), source.stride(), source.dtype, handle))
     return True
+
+
+def _is_new(target: DeviceTensor) -> bool:
+    return not target.requires_grad and (target.is_inference() or target._version == 0)
 
 
 def _fits(target: DeviceTensor, source: torch.Tensor) -> bool:

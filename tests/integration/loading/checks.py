@@ -382,6 +382,7 @@ def what_does_not_fit_in_memory_is_refused_and_takes_nothing(root: Path) -> None
 def a_model_that_moves_to_the_device_is_not_sent_where_the_daemon_has_it(root: Path) -> None:
     source = nn.Sequential(nn.Linear(300, 200), nn.Linear(200, 300))
     write_file(root / "m.safetensors", {name: tensor.detach() for name, tensor in source.state_dict().items()})
+    original = source[0].weight.detach().clone()
     data = torch.randn(4, 300)
     with serving(root) as daemon:
         assert eventually(lambda: bool(list((root / FOLDER).glob("*.digests"))))
@@ -404,6 +405,11 @@ def a_model_that_moves_to_the_device_is_not_sent_where_the_daemon_has_it(root: P
             assert torch.equal(other[1].weight.detach().cpu(), alias)
             daemon.kill_worker()
         with torch.no_grad():
+            parameter, version = there[0].weight, there[0].weight._version
+            parameter.copy_(nn.Parameter(original))
+            assert torch.equal(parameter.cpu(), original)
+            assert parameter.requires_grad
+            assert parameter._version > version
             alias_there = twin[1].weight.data
             alias_there.copy_(nn.Parameter(torch.full((300, 200), 2.0)))
             twin[1].weight[0, 0] = 3
