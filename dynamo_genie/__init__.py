@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "connect", "load_weights", "refresh", "register_device", "reset_stats", "shutdown", "stats", "synchronize", "to_local",
+    "connect", "load_weights", "refresh", "register_device", "reset_stats", "shutdown", "stats", "synchronize",
+    "to_local",
 ]  # fmt: skip
 
 

@@ -127,5 +127,6 @@ def test_the_installed_package_registers_its_backend_and_its_command() -> None:
 
 
 PUBLIC_NAMES = (
-    "connect", "load_weights", "refresh", "register_device", "reset_stats", "shutdown", "stats", "synchronize", "to_local",
+    "connect", "load_weights", "refresh", "register_device", "reset_stats", "shutdown", "stats", "synchronize",
+    "to_local",
 )  # fmt: skip

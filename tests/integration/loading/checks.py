@@ -7,7 +7,6 @@ run with the fast tests and those that do not.
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import tempfile
 import traceback
@@ -24,7 +23,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, LlamaConfig, Ll
 import dynamo_genie
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device.device_tensor import DeviceTensor
-from dynamo_genie.device.register import register_device
 from dynamo_genie.errors import ModelFileError, NotRecoverable, OptionError, QuotaExceeded
 from dynamo_genie.remote_daemon.model_files.digest_index import FOLDER
 from tests.integration.real_daemon import RealDaemon, SimulatedDaemon, eventually
@@ -44,7 +42,7 @@ def serving(
 ) -> Iterator[RealDaemon]:
     """Run a daemon with these models, whose device is D."""
     with kind(memory_limit=memory_limit, more=["--model-dir", str(root), *more]) as daemon:
-        os.environ["GENIE_DAEMONS"] = daemon.endpoint
+        dynamo_genie.connect(daemon.endpoint)
         try:
             yield daemon
         finally:
@@ -217,8 +215,11 @@ def session() -> Any:
 
 def each_of_several_daemons_has_models_of_its_own(root: Path) -> None:
     stored = [a_linear(root / str(i)) for i in range(2)]
-    with serving(root / "0") as first, serving(root / "1") as second:
-        os.environ["GENIE_DAEMONS"] = f"{first.endpoint},{second.endpoint}"
+    with (
+        RealDaemon(more=["--model-dir", str(root / "0")]) as first,
+        RealDaemon(more=["--model-dir", str(root / "1")]) as second,
+    ):
+        dynamo_genie.connect([first.endpoint, second.endpoint])
         layers = [on_meta(lambda: nn.Linear(5, 3)) for _ in range(2)]
         for index, layer in enumerate(layers):
             dynamo_genie.load_weights(layer, "linear.safetensors", device=f"remote_accelerator:{index}")
@@ -231,6 +232,7 @@ def each_of_several_daemons_has_models_of_its_own(root: Path) -> None:
             assert torch.equal(again.weight.detach().cpu(), stored[1]["weight"])
         finally:
             torch.remote_accelerator.set_device(0)
+            dynamo_genie.shutdown()
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------
@@ -284,7 +286,7 @@ def shapes_names_and_arguments_that_are_wrong_are_told(root: Path) -> None:
 
 def a_daemon_without_models_says_how_to_offer_some(root: Path) -> None:
     with RealDaemon() as daemon:
-        os.environ["GENIE_DAEMONS"] = daemon.endpoint
+        dynamo_genie.connect(daemon.endpoint)
         with pytest.raises(ModelFileError, match="start it with --model-dir DIR"):
             dynamo_genie.load_weights(nn.Linear(5, 3), "linear.safetensors", device=D)
         dynamo_genie.shutdown()
@@ -533,7 +535,7 @@ CHECKS = {
 
 def main(names: list[str]) -> int:
     """Run some; return how many failed."""
-    register_device()
+    dynamo_genie.register_device()
     torch.set_num_threads(1)
     failed = 0
     for name in names:
