@@ -10,7 +10,7 @@ import torch
 
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device.devices import DEVICES
-from dynamo_genie.device.loading import restore_storage
+from dynamo_genie.device.restored_storage import restore_storage
 from dynamo_genie.device.streams import Event, Stream, current_stream, default_stream, set_stream, stream
 from dynamo_genie.device_name import NAME
 
