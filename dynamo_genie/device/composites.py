@@ -1,7 +1,7 @@
 """What PyTorch composes of other operators in a way that depends on the device: on ours it does as it does on the CPU.
 
 So that a model gives the same bits here and there. PyTorch asks for the device where it chooses a kernel of attention
-(`aten/src/ATen/native/transformers/sdp_utils_cpp.h`), and in recurrent layers.
+(`aten/src/ATen/native/transformers/sdp_utils_cpp.h`), in dropout and in recurrent layers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynamo_genie.device.recurrent import RECURRENT
+from dynamo_genie.torch_internals.capture import is_tracing
 from dynamo_genie.torch_internals.opaque import opaque
 
 aten = torch.ops.aten
@@ -35,7 +36,7 @@ def attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -math.inf)
     options: dict[str, Any] = {"attn_mask": attn_mask, "scale": scale}
-    if takes_flash(query, key, value, attn_mask, dropout_p):
+    if takes_flash(query, key, value, attn_mask, dropout_p, enable_gqa):
         out: Tensor = aten._scaled_dot_product_flash_attention_for_cpu.default(
             query, key, value, dropout_p, is_causal, **options
         )[0]
@@ -46,7 +47,9 @@ def attention(
     return whole
 
 
-def takes_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float) -> bool:
+def takes_flash(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float, grouped: bool
+) -> bool:
     """Say whether the CPU's flash kernel takes these, as `use_flash_attention_cpp` does."""
     each = query, key, value
     return (
@@ -56,7 +59,8 @@ def takes_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
         and all(tensor.dim() == 4 and tensor.dtype == query.dtype and tensor.stride(-1) == 1 for tensor in each)
         and query.size(-1) == key.size(-1) == value.size(-1)
         and query.size(0) == key.size(0) == value.size(0)
-        and query.size(1) == key.size(1) == value.size(1)
+        and key.size(1) == value.size(1)
+        and (query.size(1) % key.size(1) == 0 if grouped else query.size(1) == key.size(1))
         and query.size(2) != 0
         and key.size(2) == value.size(2) != 0
         and (mask is None or _fits(mask, query, key))
@@ -68,6 +72,26 @@ def _fits(mask: Tensor, query: Tensor, key: Tensor) -> bool:
         return False
     whole = query.size(0), query.size(1), query.size(2), key.size(2)
     return all(size in (1, wanted) for size, wanted in zip(reversed(mask.shape), reversed(whole), strict=False))
+
+
+def dropout(data: Tensor, p: float, train: bool) -> Tensor:
+    """Drop elements as the CPU does, which multiplies by noise in the tensor's own dtype, forth and back.
+
+    In a graph as in a graph for the CPU, where PyTorch puts one operator that keeps a mask.
+
+    Raises:
+        RuntimeError: `p` is no probability.
+    """
+    if not 0 <= p <= 1:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+    if p == 0 or not train or data.numel() == 0:
+        return data
+    if is_tracing():
+        masked: Tensor = aten.native_dropout.default(data, p, train)[0]
+        return masked
+    if p == 1:
+        return data * torch.zeros((), dtype=data.dtype, device=data.device)
+    return data * torch.empty_like(data).bernoulli_(1 - p).div_(1 - p)
 
 
 def singular_values(matrices: Tensor, *, driver: str | None = None) -> Tensor:
@@ -90,6 +114,7 @@ COMPOSITES: tuple[tuple[str, Any], ...] = tuple(
     (name, opaque(function))
     for name, function in (
         ("scaled_dot_product_attention", attention),
+        ("dropout", dropout),
         ("linalg_svdvals", singular_values),
         ("linalg_eigvalsh", eigenvalues),
         *RECURRENT,

@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 
 from dynamo_genie.device import module
-from dynamo_genie.device.autocast import casting_kernels
+from dynamo_genie.device.autocast import CastWeights, casting_kernels
 from dynamo_genie.device.composites import COMPOSITES
 from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.devices import DEVICES
@@ -25,6 +25,7 @@ from dynamo_genie.torch_internals.device.replaced import (
     answer_for_accelerator,
     capture_without_device,
     let_foreach_take,
+    on_dropped_casts,
     swap_parameters_of,
 )
 
@@ -44,7 +45,10 @@ def register_device() -> ModuleType:
     with door.lock:
         if not door.kernels:
             _replace_what_looks_at_devices()
-            door.kernels = *register_kernels(KERNELS, COMPOSITES, make), *register_autocast(casting_kernels())
+            weights = CastWeights()
+            on_dropped_casts(weights.drop)
+            kernels = register_kernels(KERNELS, COMPOSITES, make)
+            door.kernels = *kernels, *register_autocast(casting_kernels(weights))
             DEVICES.on_change = partial(_count_again, door)
             _count_again(door)
     return module

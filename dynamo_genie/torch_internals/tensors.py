@@ -25,6 +25,11 @@ def is_zeros_without_memory(tensor: torch.Tensor) -> bool:
     return tensor._is_zerotensor()
 
 
+def is_view(tensor: torch.Tensor) -> bool:
+    """Say whether autograd takes a tensor for a view of another, whatever its class says."""
+    return torch.Tensor._is_view(tensor)
+
+
 def text_with_history(text: str, made_by: torch.autograd.graph.Node) -> str:
     """Add to a tensor's text which operation of autograd made it, as PyTorch prints it."""
     return _add_suffixes(  # type: ignore[no-any-return]  # torch: untyped
@@ -41,6 +46,7 @@ def _check_views() -> None:
     tensor = torch.tensor([1 + 2j])
     require(conjugate_view(tensor).is_conj() and conjugate_view(tensor).item() == 1 - 2j, "the view conjugates")
     require(negative_view(tensor).is_neg() and negative_view(tensor).item() == -1 - 2j, "the view negates")
+    require(is_view(tensor[:1]) and not is_view(tensor), "views say that they are")
 
 
 def _check_zeros() -> None:
@@ -81,6 +87,7 @@ def _check_version() -> None:
 PROBES = (
     Probe("torch._conj", "brings tensors back from host memory", _check_views),
     Probe("torch._neg_view", "brings tensors back from host memory", _check_views),
+    Probe("torch.Tensor._is_view", "casts anew what views a weight", _check_views),
     Probe("torch.Tensor._is_zerotensor", "sends zeros that have no memory", _check_zeros),
     Probe("torch._efficientzerotensor", "sends zeros that have no memory", _check_zeros),
     Probe("torch._tensor_str._add_suffixes", "prints what autograd knows of a result", _check_text),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,8 +46,9 @@ def register_kernels(
         library.impl(operator, kernel, KEY)
     for operator, kernel in composites:
         library.impl(operator, kernel, f"Autograd{KEY}")
-    for operator in set(_registered("CompositeImplicitAutograd")) & set(_registered("CPU")):
-        library.impl(operator, torch.library.fallthrough_kernel, f"Autograd{KEY}")  # whole, as on the CPU
+    for operator in set(_registered("CompositeImplicitAutograd")) & set(_registered("CPU")):  # whole, as on the CPU
+        library.impl(operator, torch.library.fallthrough_kernel, f"Autograd{KEY}")
+        library.impl(operator, partial(all_others, _overload(operator)), KEY)  # AOTAutograd asks whether there is one
     if not torch.cuda.is_available():  # pinned memory is the accelerator's, and ours has none: a copy will do
         library.impl("_pin_memory", lambda tensor, device=None: tensor.clone(), "CPU")
     everything = torch.library.Library("_", "IMPL")
@@ -66,10 +68,13 @@ def register_autocast(kernels: Kernels) -> tuple[torch.library.Library, ...]:
 def cast_on_the_cpu() -> Iterator[OpOverload]:
     """Give the aten operators that autocast has kernels for on the CPU."""
     for full in _registered("AutocastCPU"):
-        space, _, name = full.partition("::")
-        if space == "aten":
-            packet, _, overload = name.partition(".")
-            yield getattr(getattr(torch.ops.aten, packet), overload or "default")
+        if full.startswith("aten::"):
+            yield _overload(full)
+
+
+def _overload(full: str) -> OpOverload:
+    packet, _, overload = full.removeprefix("aten::").partition(".")
+    return getattr(getattr(torch.ops.aten, packet), overload or "default")  # type: ignore[no-any-return]
 
 
 def without_autocast() -> AbstractContextManager[None]:

@@ -57,6 +57,11 @@ def _check_foreach() -> None:
     require(torch.Tensor in optimizer._foreach_supported_types, "optimizers list the classes that foreach takes")
 
 
+def _check_dropped_casts() -> None:
+    names = torch.autocast.__exit__.__code__.co_names
+    require("clear_autocast_cache" in names, "a context that ends asks for it by its name in torch")
+
+
 def _check_without_autocast() -> None:
     keys = DispatchKeySet(_dispatch_key_parse("AutocastCPU"))
     with torch.autocast("cpu", dtype=torch.bfloat16), _ExcludeDispatchKeyGuard(keys):
@@ -131,6 +136,7 @@ PROBES = (
     Probe("torch._register_device_module", "gives the device its module", lambda: torch._register_device_module),
     Probe("torch._C.DispatchKey", "makes tensors of the device without memory", _check_meta),
     Probe("torch._C.DispatchKeySet", "makes tensors of the device without memory", _check_meta),
+    Probe("torch.clear_autocast_cache", "casts a weight once while autocast lasts", _check_dropped_casts),
     Probe("torch._C._dispatch_key_parse", "casts what runs on the device", _check_without_autocast),
     Probe("torch._C._ExcludeDispatchKeyGuard", "casts what runs on the device", _check_without_autocast),
     Probe(

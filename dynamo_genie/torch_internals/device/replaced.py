@@ -12,7 +12,7 @@ import torch
 from torch._subclasses import fake_tensor
 from torch.nn import Module
 
-from dynamo_genie.torch_internals.opaque import unseen
+from dynamo_genie.torch_internals.opaque import opaque, unseen
 
 _APPLY = Module._apply.__code__
 
@@ -28,6 +28,22 @@ def let_foreach_take(kind: type[torch.Tensor]) -> None:
 
     if kind not in optimizer._foreach_supported_types:
         optimizer._foreach_supported_types.append(kind)
+
+
+def on_dropped_casts(drop: Callable[[], None]) -> None:
+    """Have a function called whenever PyTorch drops the weights that autocast keeps in a lower dtype.
+
+    Relies on `torch.autocast` calling `torch.clear_autocast_cache` when the outermost context ends.
+    """
+    dropped = torch.clear_autocast_cache
+
+    @opaque
+    @wraps(dropped)
+    def clear_autocast_cache() -> None:
+        dropped()
+        drop()
+
+    torch.clear_autocast_cache = clear_autocast_cache
 
 
 def answer_for_accelerator(name: str, module: ModuleType, functions: Mapping[str, str]) -> None:

@@ -20,6 +20,11 @@ def test_all_checks_hold_in_a_process_with_the_device() -> None:
 
 
 @pytest.mark.timeout(240)
+def test_what_pytorch_composes_by_device_gives_the_bits_of_the_cpu() -> None:
+    run("tests.integration.device.same_bits", limit_s=LIMIT_S)
+
+
+@pytest.mark.timeout(240)
 def test_modules_on_two_devices_train_together() -> None:
     with RealDaemon() as first, RealDaemon() as second:
         daemons = {"GENIE_DAEMONS": f"{first.endpoint},{second.endpoint}"}
