@@ -111,9 +111,12 @@ def _each_packed_step(
 
 
 def _whole_lstm_layer(
-    train: bool, data: Tensor, state: State, weights: Weights, backwards: bool
+    follows: bool, data: Tensor, state: State, weights: Weights, backwards: bool
 ) -> tuple[Tensor, State]:
-    """All steps by one kernel, as `aten/src/ATen/native/mkldnn/RNN.cpp` has them."""
+    """All steps by one kernel, as `aten/src/ATen/native/mkldnn/RNN.cpp` has them.
+
+    Where gradients are enabled it is the kernel for training, though the module be in evaluation.
+    """
     hidden, cells = state
     biases = weights.input_bias, weights.hidden_bias
     biased = biases[0] is not None
@@ -121,7 +124,7 @@ def _whole_lstm_layer(
         biases = torch.zeros_like(weights.of_input), torch.zeros_like(weights.of_hidden)
     out, hidden, cells, _ = aten.mkldnn_rnn_layer.default(
         data, weights.of_input, weights.of_hidden, *biases, hidden, cells, backwards, [], _LSTM_MODE, hidden.size(-1),
-        1, biased, False, False, train,
+        1, biased, False, False, follows,
     )  # fmt: skip
     return out, (hidden, cells)
 
@@ -184,7 +187,7 @@ def lstm(
     data = data.transpose(0, 1) if batch_first else data
     if whole:
         data, hx = data.contiguous(), [part.contiguous() for part in hx]
-    layer: Layer = partial(_whole_lstm_layer, train) if whole else partial(_each_step, lstm_step)
+    layer: Layer = partial(_whole_lstm_layer, torch.is_grad_enabled()) if whole else partial(_each_step, lstm_step)
     states = list(zip(hx[0].unbind(0), hx[1].unbind(0), strict=True))
     weights = _by_layer(params, has_biases, projects)
     data, last = _run(layer, data, states, weights, bidirectional, dropout if train else 0.0)

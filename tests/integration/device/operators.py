@@ -1,57 +1,43 @@
 """PyTorch's own operator samples on `remote_accelerator`, against the CPU, bit by bit; run in a process of their own.
 
 `python -m tests.integration.device.operators DTYPE ...` prints what differs, and fails unless that is exactly what
-`KNOWN` names. Every sample, in place of each operator's first:
+`KNOWN` names; `float32-backward` stands for the gradients of all inputs. A part of the operators, which their names
+choose, and every sample in place of each operator's first:
 
+    python -m tests.integration.device.operators --part 1/4 float32
     GENIE_TEST_ALL_SAMPLES=1 python -m tests.integration.device.operators float32
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
-from torch.utils._pytree import tree_map
 
-import dynamo_genie
-from dynamo_genie.device.register import register_device
-from tests.integration.torch_samples.table import Attempt, NoReference, first_failure
+from tests.integration.device.parts import Part
+from tests.integration.device.samples import DEVICE, main, on_device, wrong_of
+from tests.integration.torch_samples.table import Attempt
 from tests.integration.torch_samples.test_op_db import EXCLUDED, Entry, Sample
 
-DEVICE = "remote_accelerator:0"
+SHARE = 0.98
+SHARE_BACKWARD = 0.97
 
 KNOWN: dict[str, str] = {
     "tensor_split": "wants its indices on the CPU, and all tensors of a sample are moved",
     "to_sparse": "there are no sparse tensors on the device",
-    "nn.functional.linear_cross_entropy:bfloat16": "PyTorch composes it for the CPU of what rounds less often",
+    "nn.functional.linear_cross_entropy.chunked:bfloat16": "PyTorch composes it for the CPU of what rounds less often",
+    "nn.functional.linear_cross_entropy.chunked_none:bfloat16": "PyTorch composes it for the CPU of what rounds less",
+    "fft.hfft:float32 backward": "only a daemon knows that a tensor is conjugated by a view, and refuses its real part",
 }
 """Operators, in every dtype or in one, to the reason why they are not what they are on the CPU."""
 
 
-def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that moves its arguments to the device, and runs there."""
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        arguments, keywords = tree_map(_moved, (arguments, keywords))
-        return function(*arguments, **keywords)
-
-    return call
-
-
-def _moved(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(DEVICE)
-    return torch.device(DEVICE) if value == torch.device("cpu") or value == "cpu" else value
-
-
 def _attempt(sample: Sample, backend: Any) -> Any:
-    return sample.run(on_device if backend == DEVICE else lambda function: function)[0]
+    found = sample.run(on_device if backend == DEVICE else lambda function: function)
+    return found if sample.differentiated is not None else found[0]
 
 
 def attempts(entry: Entry) -> Iterator[Attempt]:
@@ -59,41 +45,20 @@ def attempts(entry: Entry) -> Iterator[Attempt]:
         yield partial(_attempt, sample)
 
 
-def run(dtype: torch.dtype) -> list[str]:
-    """Run all that take a dtype, and print how many differ; return what is not as `KNOWN` says."""
-    differ: dict[str, str] = {}
-    wanted = [Entry(op, dtype) for op in op_db if op.name not in EXCLUDED and op.supports_dtype(dtype, "cpu")]
-    silent = 0
-    for entry in wanted:
-        try:
-            found = first_failure(attempts(entry), DEVICE)
-        except NoReference:
-            silent += 1
-            continue
-        if found is not None:
-            differ[entry.op.name] = found
-    ran = len(wanted) - silent
-    print(f"{dtype}: {ran - len(differ)} of {ran} as on the CPU ({1 - len(differ) / ran:.2%})", flush=True)
-    suffix = str(dtype).removeprefix("torch")
-    known = {entry.op.name for entry in wanted if not KNOWN.keys().isdisjoint(_names(entry.op.name, suffix))}
-    new = [f"{name} in {dtype}: {why}" for name, why in differ.items() if name not in known]
-    return [*new, *(f"{name} in {dtype} is known to differ, and does not" for name in known - differ.keys())]
-
-
-def _names(operator: str, suffix: str) -> tuple[str, str]:
-    return operator, f"{operator}:{suffix.removeprefix('.')}"
-
-
-def main(dtypes: list[str]) -> int:
-    """Run some; return how many entries are not as they should be."""
-    register_device()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    wrong = [line for name in dtypes for line in run(getattr(torch, name))]
-    print("\n".join(wrong), flush=True)
-    dynamo_genie.shutdown()
-    return min(len(wrong), 100)
+def run(title: str, part: Part) -> list[str]:
+    """Run the operators of a part in a dtype; return what is not as `KNOWN` says."""
+    name, _, way = title.partition("-")
+    dtype = getattr(torch, name)
+    entries = [
+        Entry(op, dtype, way == "backward")
+        for op in op_db
+        if op.name not in EXCLUDED
+        and part.has(op.name)
+        and dtype in (op.supported_backward_dtypes("cpu") if way else op.supported_dtypes("cpu"))
+    ]
+    known = {entry.name: why for entry in entries for of, why in KNOWN.items() if of in (entry.op.name, entry.name)}
+    return wrong_of(title, {entry.name: attempts(entry) for entry in entries}, SHARE_BACKWARD if way else SHARE, known)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(run)

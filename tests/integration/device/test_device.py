@@ -31,23 +31,6 @@ def test_modules_on_two_devices_train_together() -> None:
         run("tests.integration.device.several", limit_s=LIMIT_S, environ=daemons)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        "float32",
-        "int64",
-        *(
-            pytest.param(name, marks=pytest.mark.sweep)
-            for name in ("bfloat16", "complex64", "bool", "float64", "int32")
-        ),
-    ],
-)
-def test_operators_give_the_bits_of_the_cpu(dtype: str) -> None:
-    run("tests.integration.device.operators", dtype, limit_s=580)
-
-
 def run(module: str, *arguments: str, limit_s: float, environ: Mapping[str, str] | None = None) -> None:
     """Run a module in a process of its own; it must end well and in time."""
     print(run_interpreter("-W", "ignore", "-m", module, *arguments, environ=environ, limit_s=limit_s))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -64,10 +64,11 @@ def attempts(entry: Entry) -> Iterator[Attempt]:
 
 
 def _attempt(entry: Entry, sample: Any, backend: Any) -> dict[str, Any]:
-    return _run(_build(entry, sample), sample, backend)
+    module = build(entry, sample)
+    return run(module, sample, module if backend is None else torch.compile(module, backend=backend))
 
 
-def _build(entry: Entry, sample: Any) -> nn.Module:
+def build(entry: Entry, sample: Any) -> nn.Module:
     """The module with its weights, which a lazy one gets from its first input."""
     torch.manual_seed(5)
     built = sample.constructor_input
@@ -78,10 +79,9 @@ def _build(entry: Entry, sample: Any) -> nn.Module:
     return module
 
 
-def _run(module: nn.Module, sample: Any, backend: Any) -> dict[str, Any]:
+def run(module: nn.Module, sample: Any, call: Callable[..., Any]) -> dict[str, Any]:
     """All that can be seen after a forward and a backward: results, gradients, buffers, the generator."""
     arguments, keywords = _copy_inputs(sample)
-    call = module if backend is None else torch.compile(module, backend=backend)
     torch.manual_seed(1234)
     result = call(*arguments, **keywords)
     outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad]
@@ -110,7 +110,11 @@ def _copy(value: Any) -> Any:
 
 def _tangent(output: Tensor) -> Tensor:
     """Numbers that tell elements apart, and take nothing of the generator."""
-    return torch.linspace(-1, 1, max(output.numel(), 1), dtype=output.dtype)[: output.numel()].view(output.shape)
+    return (
+        torch.linspace(-1, 1, max(output.numel(), 1), dtype=output.dtype)[: output.numel()]
+        .view(output.shape)
+        .to(output.device)
+    )
 
 
 @pytest.mark.slow

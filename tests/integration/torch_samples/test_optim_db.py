@@ -82,11 +82,11 @@ class Model(nn.Module):
         return (embedded if self.layer is None else self.layer(embedded).tanh()).square().mean()
 
 
-def _train(entry: Entry, backend: Any) -> dict[str, Any]:
+def train(entry: Entry, backend: Any, device: str = "cpu") -> dict[str, Any]:
     """All that can be seen after some steps: losses, weights, and what the optimizer remembers."""
     torch.manual_seed(7)
     info = entry.info
-    model = Model(info.only_supports_sparse_grads, matrices_only=info.name == "Muon")
+    model = Model(info.only_supports_sparse_grads, matrices_only=info.name == "Muon").to(device)
     optimizer = info.optim_cls(model.parameters(), **_arguments(entry))
     call, step = model, optimizer.step
     if backend is not None and entry.way == COMPILED_MODEL:
@@ -95,7 +95,7 @@ def _train(entry: Entry, backend: Any) -> dict[str, Any]:
         step = torch.compile(optimizer.step, backend=backend)
     losses = []
     for number in range(STEPS):
-        ids = torch.tensor([[0, 1, 2], [3, 5, number]])
+        ids = torch.tensor([[0, 1, 2], [3, 5, number]]).to(device)
 
         def closure(ids: Tensor = ids) -> Tensor:
             optimizer.zero_grad()
@@ -126,7 +126,7 @@ def _arguments(entry: Entry) -> dict[str, Any]:
 @pytest.mark.timeout(1800)
 def test_optimizer_samples_equal_eager(backend: Any) -> None:
     found = list(entries())
-    named = {entry.name: [partial(_train, entry)] for entry in found}
+    named = {entry.name: [partial(train, entry)] for entry in found}
     assert len(named) == len(found)
     assert_like_eager(named, backend, share=SHARE, known=KNOWN_DIFFERENCES)
 
@@ -136,5 +136,5 @@ def test_the_harness_sees_a_backend_that_is_wrong() -> None:
         return lambda *args: tuple(out + 1 for out in gm(*args))
 
     entry = next(entry for entry in entries() if entry.info.name == "SGD" and entry.way == COMPILED_MODEL)
-    assert first_failure([partial(_train, entry)], "eager") is None
-    assert "losses" in (first_failure([partial(_train, entry)], off_by_one) or "")
+    assert first_failure([partial(train, entry)], "eager") is None
+    assert "losses" in (first_failure([partial(train, entry)], off_by_one) or "")
