@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +20,9 @@ def shorten(recovery: Recovery[Any], commands: CommandQueue, bulk: BulkConnectio
     saving = recovery.saving
     if saving.prune() < LONG_CALLS:
         return
-    handles = saving.all()
 
     def save(largest: int) -> tuple[m.FetchedTensor | None, ...]:
-        return recovery.whole(lambda: bulk.over(lambda: _save(recovery, commands, bulk, handles, largest)))
+        return recovery.whole(lambda: bulk.over(lambda: _save(recovery, commands, bulk, largest)))
 
     nbytes = sum(spec_nbytes(found.spec) for found in save(0) if found is not None)
     if saving.worth(nbytes):
@@ -33,8 +31,9 @@ def shorten(recovery: Recovery[Any], commands: CommandQueue, bulk: BulkConnectio
 
 
 def _save(
-    recovery: Recovery[Any], commands: CommandQueue, bulk: BulkConnection, handles: Sequence[int], largest: int
+    recovery: Recovery[Any], commands: CommandQueue, bulk: BulkConnection, largest: int
 ) -> tuple[m.FetchedTensor | None, ...]:
+    handles = recovery.saving.all()  # as they are now: some may have died while an answer was awaited
     request_id = commands.ask_to_save(handles, largest, awaited=True)
     reply = commands.wait(request_id)
     if not isinstance(reply, m.Saved) or len(reply.tensors) != len(handles):

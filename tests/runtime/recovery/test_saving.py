@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -52,6 +52,28 @@ def test_a_long_chain_is_cut_where_that_costs_little_time(history: History) -> N
     expected = fetch(total)
     history.kill()
     assert torch.equal(fetch(total), expected)
+
+
+def test_what_dies_while_others_are_saved_is_asked_for_no_more(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = history.session
+    assert session.recovery is not None
+    saving = session.recovery.saving
+    one, total = session.put(torch.ones(3, 3)), session.put(torch.zeros(3, 3))
+    dying = history.call(ADD, one, one)
+    asked, requests = saving.asked, []
+
+    def asked_while_one_dies(request_id: int, handles: Sequence[int], *, awaited: bool = False) -> None:
+        requests.append(len(handles))
+        asked(request_id, handles, awaited=awaited)
+        dying.clear()
+
+    monkeypatch.setattr(saving, "asked", asked_while_one_dies)
+    for _ in range(saving_module.PRUNE_EVERY + 1):
+        history.call(ADD_IN_PLACE, total, one)
+    assert fetch(total)[0, 0] == saving_module.PRUNE_EVERY + 1
+    assert requests == [2, 1]  # to learn how much it is, and to have it
 
 
 def test_a_long_chain_is_kept_where_its_results_are_large(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
