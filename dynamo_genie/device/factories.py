@@ -6,13 +6,14 @@ PyTorch makes `zeros`, `randn`, `arange` and most others of `empty` and a write 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.devices import DEVICES
-from dynamo_genie.device.operators import copy_into
+from dynamo_genie.device.operators import copy_into, upload
 from dynamo_genie.device_name import NAME
 from dynamo_genie.errors import NoMemoryHere
 from dynamo_genie.tensor.eager import create
@@ -82,8 +83,25 @@ def make(operator: OpOverload, *args: Any, **kwargs: Any) -> Any:
     return create(operator, args, kwargs, session, DeviceTensor)
 
 
+@opaque
+def make_here(
+    operator: OpOverload,
+    *args: Any,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+) -> torch.Tensor:
+    """Make on the client what C++ code fills as it makes it and no daemon makes, and send it."""
+    return upload(operator(*args, dtype=dtype), torch.device(NAME, DEVICES.index(device)))
+
+
 KERNELS: tuple[tuple[str, Any], ...] = (
     ("empty.memory_format", empty),
     ("empty_strided", empty_strided),
     ("_copy_from", copy_from),
+    *(
+        (overload._name.removeprefix("aten::"), partial(make_here, overload))
+        for overload in (aten.kaiser_window.default, aten.kaiser_window.periodic, aten.kaiser_window.beta)
+    ),
 )

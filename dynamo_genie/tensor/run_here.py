@@ -111,7 +111,7 @@ def _run_on_copies(
     written = {id(leaf) for place in places for leaf in tree_leaves(schema.argument(place, args, kwargs))}
     args, kwargs = tree_map_only(RemoteTensor, lambda tensor: copies[id(tensor)], (args, kwargs))
     result = func(*args, **kwargs)
-    given = {}
+    given: dict[int, torch.Tensor] = {}
     for tensor in remote:
         copy = copies[id(tensor)]
         given[id(copy)] = tensor
@@ -119,7 +119,11 @@ def _run_on_copies(
             raise UnsupportedOperator(f"{func} changes the memory of a tensor on {tensor.device}")
         if id(tensor) in written:
             tensor.copy_(copy)
-    return tree_map_only(torch.Tensor, lambda value: given.get(id(value)) or _sent_to(remote[0], value), result)
+
+    def there(value: torch.Tensor) -> torch.Tensor:
+        return given[id(value)] if id(value) in given else _sent_to(remote[0], value)
+
+    return tree_map_only(torch.Tensor, there, result)
 
 
 def _sent_to(where: RemoteTensor, value: torch.Tensor) -> RemoteTensor:
@@ -196,8 +200,10 @@ def _run_out(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwarg
     wanted = [kwargs[str(which)] for which in schema.writes]
     rest = {name: value for name, value in kwargs.items() if name not in schema.writes}
     made = func.overloadpacket(*args, **rest)
-    for out, value in zip(wanted, made if isinstance(made, tuple) else (made,), strict=True):
+    for out, value in zip(tree_leaves(wanted), tree_leaves(made), strict=True):
         if out.shape != value.shape:
             out.resize_(value.shape)
         out.copy_(value)
+    if not schema.results:
+        return None
     return wanted[0] if len(wanted) == 1 else tuple(wanted)

@@ -55,6 +55,7 @@ def factories_give_what_they_give_on_the_cpu() -> None:
         lambda **on: torch.zeros(2, 3, dtype=torch.bfloat16, **on),
         lambda **on: torch.tril_indices(3, 3, **on),
         lambda **on: torch.empty(0, 4, **on),
+        lambda **on: torch.kaiser_window(5, True, 8.0, **on),
     ):
         made, expected = make(device=D), make()
         assert equal(made, expected), expected
@@ -292,6 +293,13 @@ def operators_that_no_daemon_runs_write_where_the_tensor_is() -> None:
     torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, 1 / scale)
     assert equal(gradients[0], torch.tensor([1.0, 2.0]))
     assert found.item() == 1.0
+    there = torch.tensor([1.0, -3.0], device=D)
+    assert torch.ops.aten._add_relu_.Tensor(there, torch.ones(2, device=D)) is there
+    assert equal(there, torch.tensor([2.0, 0.0]))
+    parts = [torch.zeros(2, device=D), torch.zeros(0, device=D)]
+    assert torch.ops.aten.unbind_copy.int_out(torch.eye(2, device=D), 0, out=parts) is None
+    assert equal(parts[0], torch.eye(2)[0])
+    assert equal(parts[1], torch.eye(2)[1])
 
 
 # --- modules and training --------------------------------------------------------------------------------
