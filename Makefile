@@ -48,6 +48,7 @@ $(READY): pyproject.toml setup.py $(CONSTRAINTS)
 		echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) "$$(grep ^torch== $(CONSTRAINTS))"
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,demo]'
+	$(BIN)/python -m pip install --quiet --no-deps "$$(grep ^torchcts== $(CONSTRAINTS))" # asks for an older torch
 	@touch $@
 
 .PHONY: demo
