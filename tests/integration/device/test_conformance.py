@@ -38,13 +38,19 @@ def check(*arguments: str, limit_s: float) -> None:
 
 
 @with_torchcts
-def test_conformance_but_for_samples_of_operators() -> None:
-    check(*SUITES, limit_s=580)
+def test_conformance_of_every_second_test() -> None:
+    check("--part", "1/2", *SUITES, limit_s=580)
 
 
 @with_torchcts
 def test_conformance_of_a_part_of_the_samples_of_operators() -> None:
-    check("--part", "1/8", *OPINFO, limit_s=580)
+    check("--part", "1/16", *OPINFO, limit_s=580)
+
+
+@with_torchcts
+@pytest.mark.sweep
+def test_conformance_but_for_samples_of_operators() -> None:
+    check(*SUITES, limit_s=1180)
 
 
 @with_torchcts

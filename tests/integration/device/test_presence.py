@@ -50,26 +50,41 @@ def test_two_lines_suffice(first: str) -> None:
     assert run_interpreter("-c", code) == "remote_accelerator:0 torch.Size([10, 10])\n"
 
 
-FIRST_USES = {
-    "a tensor": "torch.ones(2, device=D)",
-    "a move": "torch.ones(2).to(D)",
-    "a module": "torch.nn.Linear(2, 2).to(D).weight",
-    "a method": "torch.ones(2).remote_accelerator()",
-    "a default": "torch.set_default_device(D) or torch.ones(2)",
-    "a context": "torch.device(D).__enter__() and torch.ones(2)",
-    "a file": "(torch.save(torch.ones(2), '/dev/shm/genie-test-%d' % os.getpid()), "
-    "torch.load('/dev/shm/genie-test-%d' % os.getpid(), map_location=D), "
-    "os.unlink('/dev/shm/genie-test-%d' % os.getpid()))[1]",
-    "a generator": "torch.rand(2, generator=torch.Generator(device=D), device=D)",
-    "a like": "torch.zeros_like(torch.ones(2), device=D)",
-    "the module": "torch.remote_accelerator.current_device() or torch.ones(2, device=D)",
+FIRST_USES = """
+import io, os
+import torch
+
+D = "remote_accelerator"
+FILE = io.BytesIO()
+torch.save(torch.ones(2), FILE)
+FILE.seek(0)
+USES = {
+    "a tensor": lambda: torch.ones(2, device=D),
+    "a move": lambda: torch.ones(2).to(D),
+    "a module": lambda: torch.nn.Linear(2, 2).to(D).weight,
+    "a method": lambda: torch.ones(2).remote_accelerator(),
+    "a default": lambda: torch.set_default_device(D) or torch.ones(2),
+    "a context": lambda: torch.device(D).__enter__() and torch.ones(2),
+    "a file": lambda: torch.load(FILE, map_location=D),
+    "a generator": lambda: torch.rand(2, generator=torch.Generator(device=D), device=D),
+    "a like": lambda: torch.zeros_like(torch.ones(2), device=D),
+    "the module": lambda: torch.remote_accelerator.current_device() or torch.ones(2, device=D),
 }
+for name, use in USES.items():
+    child = os.fork()
+    if not child:
+        tensor = use()
+        print(f"{name}: {tensor.device} {tuple(tensor.cpu().shape)[:1]}", flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
+"""
 
 
-@pytest.mark.parametrize("use", FIRST_USES)
-def test_every_first_use_finds_the_device(use: str) -> None:
-    code = f"import os, torch; D = 'remote_accelerator'; print(({FIRST_USES[use]}).device)"
-    assert run_interpreter("-W", "ignore", "-c", code) == "remote_accelerator:0\n"
+def test_every_first_use_finds_the_device() -> None:
+    with RealDaemon() as daemon:
+        printed = run_interpreter("-W", "ignore", "-c", FIRST_USES, environ={"GENIE_DAEMONS": daemon.endpoint})
+    found = [line.partition(": ")[2] for line in printed.splitlines()]
+    assert found == ["remote_accelerator:0 (2,)"] * 10
 
 
 LATE = """
