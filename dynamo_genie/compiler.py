@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from dynamo_genie.calls.watched import Watched
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device_name import NAME
-from dynamo_genie.errors import OptionError
+from dynamo_genie.errors import EngineWarning, OptionError
 from dynamo_genie.explain.observers import Watch, watch_for
 from dynamo_genie.lowering.decompositions import decomposition_table
 from dynamo_genie.lowering.graph import lower
@@ -44,9 +45,12 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], options: Optio
 
     Raises:
         UnsupportedOperator: The graph holds an operator that no daemon runs; its message has the source line.
-        OptionError: The graph's inputs live on a device that is neither the CPU nor one of ours, or on several of ours.
+        OptionError: The graph's inputs live on a device that is neither the CPU nor one of ours.
     """
     if options.mode.remote:
+        places = _places(gm, example_inputs)
+        if len(places) > 1:
+            return _operator_by_operator(gm, places)
         options = _where_inputs_are(example_inputs, options)
     take_remote_operands()
     model, leaves = find_model_inputs(gm, example_inputs), _local_leaves(example_inputs)
@@ -204,6 +208,24 @@ def _is_sent(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.device == CPU
 
 
+def _places(gm: GraphModule, example_inputs: Sequence[Any]) -> list[torch.device]:
+    """Return the devices of ours on which tensors of a Dynamo graph are, in the order in which they appear."""
+    values = [*example_inputs, *(node.meta.get("example_value") for node in gm.graph.nodes)]
+    devices = [value.device for value in values if isinstance(value, torch.Tensor) and value.device.type == NAME]
+    return list(dict.fromkeys(devices))
+
+
+def _operator_by_operator(gm: GraphModule, places: Sequence[torch.device]) -> Callable[..., Any]:
+    """Run a graph whose tensors are on several devices as eager code runs: each operator where its tensors are."""
+    warnings.warn(
+        f"a graph with tensors on {' and on '.join(map(str, places))} runs operator by operator; compile the parts of "
+        "the model that are on one device by themselves",
+        EngineWarning,
+        stacklevel=2,
+    )
+    return gm
+
+
 def _where_inputs_are(example_inputs: Sequence[Any], options: Options) -> Options:
     """Return the options with which a graph runs where its inputs are: on their device, if they are on one of ours."""
     places = dict.fromkeys(value.device for value in example_inputs if isinstance(value, torch.Tensor))
@@ -213,10 +235,5 @@ def _where_inputs_are(example_inputs: Sequence[Any], options: Options) -> Option
         raise OptionError(
             f"backend 'genie' runs models whose tensors are on the CPU or on {NAME}, and got one on {other}; leave the "
             f"model where it was made, or move it with .to({NAME!r})"
-        )
-    if len(places) > 1:
-        raise OptionError(
-            f"a compiled graph takes tensors of one device, and got some on {' and on '.join(map(str, places))}; "
-            "compile the parts of the model by themselves"
         )
     return DEVICES.options(next(iter(places)).index, options) if places else options

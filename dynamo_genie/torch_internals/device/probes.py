@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,62 +107,64 @@ def _check_unseen() -> None:
     require(not frames, "Dynamo leaves a frame alone that it is told to")
 
 
+_probe = partial(Probe, seen=("2.13.0", "2.14.1"))
+
 PROBES = (
-    Probe("c10::impl::device_guard_impl_registry", "lets errors pass through backward passes", _check_guards),
-    Probe("torch::autograd::Engine::start_device_threads", "gives each device a thread of autograd's", _check_threads),
-    Probe("at::detail::getPrivateUse1Hooks", "makes generators of the device", _check_generators),
-    Probe("torch._C", "has functions that can be replaced", lambda: vars(torch._C)["_get_accelerator"]),
+    _probe("c10::impl::device_guard_impl_registry", "lets errors pass through backward passes", _check_guards),
+    _probe("torch::autograd::Engine::start_device_threads", "gives each device a thread of autograd's", _check_threads),
+    _probe("at::detail::getPrivateUse1Hooks", "makes generators of the device", _check_generators),
+    _probe("torch._C", "has functions that can be replaced", lambda: vars(torch._C)["_get_accelerator"]),
     *(
-        Probe(f"torch._C._dynamo.eval_frame.{name}", "hides the door from Dynamo", _check_unseen)
+        _probe(f"torch._C._dynamo.eval_frame.{name}", "hides the door from Dynamo", _check_unseen)
         for name in ("_FrameAction", "_FrameExecStrategy", "set_code_exec_strategy")
     ),
-    Probe(
+    _probe(
         "torch._C._accelerator_getAccelerator",
         "hides the device from who does not use it",
         torch._C._accelerator_getAccelerator,
     ),
-    Probe("torch._C._get_accelerator", "hides the device from who does not use it", torch._C._get_accelerator),
-    Probe(
+    _probe("torch._C._get_accelerator", "hides the device from who does not use it", torch._C._get_accelerator),
+    _probe(
         "torch._C._DisableTorchDispatch",
         "starts autograd unseen by modes",
         lambda: require(bool(torch._C._DisableTorchDispatch()), "it is a guard"),
     ),
-    Probe("torch._C._acc", f"makes a device of {KEY}", _check_acc),
-    Probe("torch._C._autograd.DeviceType", f"makes a device of {KEY}", _check_device_type),
-    Probe(
+    _probe("torch._C._acc", f"makes a device of {KEY}", _check_acc),
+    _probe("torch._C._autograd.DeviceType", f"makes a device of {KEY}", _check_device_type),
+    _probe(
         "torch._C._get_privateuse1_backend_name",
         "names the device",
         lambda: require(isinstance(name_of_device(), str), "it has a name"),
     ),
-    Probe("torch._register_device_module", "gives the device its module", lambda: torch._register_device_module),
-    Probe("torch._C.DispatchKey", "makes tensors of the device without memory", _check_meta),
-    Probe("torch._C.DispatchKeySet", "makes tensors of the device without memory", _check_meta),
-    Probe("torch.clear_autocast_cache", "casts a weight once while autocast lasts", _check_dropped_casts),
-    Probe("torch._C._dispatch_key_parse", "casts what runs on the device", _check_without_autocast),
-    Probe("torch._C._ExcludeDispatchKeyGuard", "casts what runs on the device", _check_without_autocast),
-    Probe(
+    _probe("torch._register_device_module", "gives the device its module", lambda: torch._register_device_module),
+    _probe("torch._C.DispatchKey", "makes tensors of the device without memory", _check_meta),
+    _probe("torch._C.DispatchKeySet", "makes tensors of the device without memory", _check_meta),
+    _probe("torch.clear_autocast_cache", "casts a weight once while autocast lasts", _check_dropped_casts),
+    _probe("torch._C._dispatch_key_parse", "casts what runs on the device", _check_without_autocast),
+    _probe("torch._C._ExcludeDispatchKeyGuard", "casts what runs on the device", _check_without_autocast),
+    _probe(
         "torch._C._dispatch_get_registrations_for_dispatch_key",
         "casts on the device what is cast on the CPU",
         lambda: require(torch.ops.aten.mm.default in set(cast_on_the_cpu()), "it lists the operators"),
     ),
-    Probe(
+    _probe(
         "torch._utils._rebuild_parameter",
         "saves what is on the device",
         lambda: takes(rebuild_parameter, "data", "requires_grad", "backward_hooks"),
     ),
-    Probe(
+    _probe(
         "torch._utils._rebuild_tensor_v2",
         "saves what is on the device",
         lambda: takes(rebuild_tensor, "storage", "storage_offset", "size", "stride", "requires_grad"),
     ),
-    Probe(
+    _probe(
         "torch._subclasses.fake_tensor",
         "captures graphs of the device without using it",
         lambda: takes(fake_tensor._is_privateuse1_backend_available),
     ),
-    Probe("torch.optim.optimizer._foreach_supported_types", "lets optimizers go in groups", _check_foreach),
-    Probe("torch.__future__.get_swap_module_params_on_conversion", "keeps tied weights tied", _check_swap),
-    Probe(
+    _probe("torch.optim.optimizer._foreach_supported_types", "lets optimizers go in groups", _check_foreach),
+    _probe("torch.__future__.get_swap_module_params_on_conversion", "keeps tied weights tied", _check_swap),
+    _probe(
         "torch.accelerator.synchronize", "waits for the device", lambda: takes(torch.accelerator.synchronize, "device")
     ),
 )

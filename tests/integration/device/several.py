@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 import dynamo_genie
 from dynamo_genie.device.register import register_device
+from dynamo_genie.errors import EngineWarning
 
 FIRST, SECOND = "remote_accelerator:0", "remote_accelerator:1"
 
@@ -51,7 +54,38 @@ def main() -> None:
         assert all(torch.equal(a.cpu(), b) for a, b in zip(found, gradients, strict=True))
         for part in parts:
             part.zero_grad(set_to_none=True)
+
+    @torch.compile(backend="genie")
+    def across(data: torch.Tensor) -> torch.Tensor:
+        return parts[1](parts[0](data).to(SECOND))
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        out = across(here.to(FIRST))
+    assert [str(w.message)[:76] for w in warned if w.category is EngineWarning] == [
+        "a graph with tensors on remote_accelerator:0 and on remote_accelerator:1 runs"[:76]
+    ]
+    assert torch.equal(out.cpu(), expected.detach())
+    dispatched()
     dynamo_genie.shutdown()
+
+
+def dispatched() -> None:
+    """A model of transformers over two devices by accelerate's `device_map` generates as on the CPU."""
+    from accelerate import dispatch_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=100, pad_token_id=0,
+    )  # fmt: skip
+    model, prompt = LlamaForCausalLM(config).eval(), torch.tensor([[1, 2, 3, 4]])
+    expected = model.generate(prompt, max_new_tokens=5, do_sample=False)
+    places = {"model.embed_tokens": FIRST, "model.rotary_emb": FIRST, "model.layers.0": FIRST}
+    places |= dict.fromkeys(("model.layers.1", "model.norm", "lm_head"), SECOND)
+    placed = dispatch_model(model, device_map=places)
+    assert placed.generate(prompt.to(FIRST), max_new_tokens=5, do_sample=False).tolist() == expected.tolist()
 
 
 if __name__ == "__main__":
