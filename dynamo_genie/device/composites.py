@@ -94,6 +94,14 @@ def dropout(data: Tensor, p: float, train: bool) -> Tensor:
     return data * torch.empty_like(data).bernoulli_(1 - p).div_(1 - p)
 
 
+def is_left_aligned(data: Tensor, mask: Tensor) -> bool:
+    """Say that padding cannot be left out by a nested tensor, of which there are none on the device.
+
+    `torch.nn.TransformerEncoder` then computes with the padding, as it does where a mask has it in between.
+    """
+    return False
+
+
 def singular_values(matrices: Tensor, *, driver: str | None = None) -> Tensor:
     """Compute singular values without vectors, unless a gradient wants these; of other classes PyTorch wants them."""
     values: Tensor = aten._linalg_svd.default(matrices, False, _follows(matrices), driver=driver)[1]
@@ -115,6 +123,7 @@ COMPOSITES: tuple[tuple[str, Any], ...] = tuple(
     for name, function in (
         ("scaled_dot_product_attention", attention),
         ("dropout", dropout),
+        ("_nested_tensor_from_mask_left_aligned", is_left_aligned),
         ("linalg_svdvals", singular_values),
         ("linalg_eigvalsh", eigenvalues),
         *RECURRENT,

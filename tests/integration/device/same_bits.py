@@ -53,6 +53,18 @@ def autocast_casts_a_weight_once() -> None:
         assert not torch.equal(there.layer(torch.ones(1, 16, device=D)).cpu(), before.cpu())  # cast anew
 
 
+def encoders_run_fused_and_with_padding() -> None:
+    torch.manual_seed(0)
+    here = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
+    there = copy.deepcopy(here).to(D)
+    data, padded = torch.randn(2, 5, 16), torch.tensor([[0, 0, 0, 0, 1], [0, 0, 0, 1, 1]]).bool()
+    with torch.inference_mode():
+        assert torch.equal(there(data.to(D)).cpu(), here(data))
+        masked = there(data.to(D), src_key_padding_mask=padded.to(D)).cpu()
+        expected = here(data, src_key_padding_mask=padded)  # without the padding, in a nested tensor
+    torch.testing.assert_close(masked[~padded], expected[~padded])
+
+
 def attention_takes_the_kernel_that_the_cpu_takes() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8)
