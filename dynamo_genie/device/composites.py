@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynamo_genie.device.recurrent import RECURRENT
+from dynamo_genie.device.recurrent import RECURRENT, drop
 from dynamo_genie.torch_internals.capture import is_tracing
 from dynamo_genie.torch_internals.opaque import opaque
 
@@ -89,9 +89,7 @@ def dropout(data: Tensor, p: float, train: bool) -> Tensor:
     if is_tracing():
         masked: Tensor = aten.native_dropout.default(data, p, train)[0]
         return masked
-    if p == 1:
-        return data * torch.zeros((), dtype=data.dtype, device=data.device)
-    return data * torch.empty_like(data).bernoulli_(1 - p).div_(1 - p)
+    return drop(data, p)
 
 
 def is_left_aligned(data: Tensor, mask: Tensor) -> bool:

@@ -163,8 +163,15 @@ def _run(
             last.append(state)
         data = torch.cat(outputs, outputs[0].dim() - 1) if both_ways else outputs[0]
         if dropout and first + directions < len(weights):
-            data = torch.dropout(data, dropout, True)
+            data = drop(data, dropout)
     return data, last
+
+
+def drop(data: Tensor, p: float) -> Tensor:
+    """Multiply by noise in the tensor's own dtype; between layers that is so in graphs for the CPU as well."""
+    if p == 1:
+        return data * torch.zeros((), dtype=data.dtype, device=data.device)
+    return data * torch.empty_like(data).bernoulli_(1 - p).div_(1 - p)
 
 
 def _by_layer(params: Sequence[Tensor], biased: bool, projects: bool) -> list[Weights]:

@@ -12,6 +12,7 @@ from torch._C import (
     _dispatch_key_parse,
     _ExcludeDispatchKeyGuard,
 )
+from torch._dynamo.utils import get_current_stream
 from torch._subclasses import fake_tensor
 from torch.nn import Module
 
@@ -156,6 +157,11 @@ PROBES = (
         "torch._utils._rebuild_tensor_v2",
         "saves what is on the device",
         lambda: takes(rebuild_tensor, "storage", "storage_offset", "size", "stride", "requires_grad"),
+    ),
+    _probe(
+        "torch._dynamo.utils.get_current_stream",
+        "keeps Dynamo from tracing what it calls itself",
+        lambda: takes(get_current_stream, "device"),
     ),
     _probe(
         "torch._subclasses.fake_tensor",

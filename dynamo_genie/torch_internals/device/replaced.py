@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch._dynamo.utils import get_current_stream
 from torch._subclasses import fake_tensor
 from torch.nn import Module
 
@@ -18,8 +19,12 @@ _APPLY = Module._apply.__code__
 
 
 def capture_without_device() -> None:
-    """Keep `fake_tensor` from computing on the device while a graph is captured."""
+    """Keep `fake_tensor` from computing on the device while a graph is captured, and Dynamo from tracing what it calls.
+
+    Compiled code asks for the current stream of an accelerator by a Python function (`get_current_stream`).
+    """
     fake_tensor._is_privateuse1_backend_available = lambda: False
+    unseen(get_current_stream)
 
 
 def let_foreach_take(kind: type[torch.Tensor]) -> None:
@@ -62,6 +67,7 @@ def answer_for_accelerator(name: str, module: ModuleType, functions: Mapping[str
 
 
 def _answering(name: str, theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    @opaque
     @wraps(theirs)
     def answer(*args: Any, **kwargs: Any) -> Any:
         accelerator = torch.accelerator.current_accelerator()

@@ -237,10 +237,12 @@ def compare(program: str) -> Iterator[tuple[str, str | None, str]]:
     expected = train(program, "cpu", None)
     for way, backend in BACKENDS.items():
         dynamo_genie.reset_stats()
-        found = train(program, DEVICE, backend)
+        with torch._dynamo.config.patch(allow_rnn=program == "lstm_adam"):
+            found = train(program, DEVICE, backend)
         total = dynamo_genie.stats()["total"]
         assert total["eager_calls"] >= STEPS  # optimizers are not compiled
-        assert (total["calls"] >= 2 * STEPS) if backend else (total["calls"] == 0)
+        left_alone = program == "lstm_adafactor"  # as Dynamo leaves every LSTM, unless it is told to try
+        assert (total["calls"] >= 2 * STEPS) if backend and not left_alone else (total["calls"] == 0)
         differs, reference = difference(found, expected), "eager"
         if differs and backend:
             differs, reference = difference(found, train(program, "cpu", AS_COMPILED)), AS_COMPILED
