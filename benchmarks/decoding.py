@@ -16,6 +16,7 @@ class Decoding:
         self._model = model
         self._prompt = prompt
         self.answer: list[int] = []
+        self.operators = 0
 
     def begin(self) -> None:
         """Start with an empty cache."""

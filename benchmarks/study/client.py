@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from functools import partial
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +20,9 @@ from dynamo_genie.bench.machine import memory_kib, reset_peak_memory, use_one_th
 from dynamo_genie.bench.network import KeepAlives, read_counters
 from dynamo_genie.bench.study.orders import MeasuredPhase, Order, Ready, Repeat, RepeatDone, Setup, Trouble
 from dynamo_genie.errors import GenieError
+
+if TYPE_CHECKING:
+    from dynamo_genie.bench.study.workloads import Work
 
 MINE = os.getpid()
 
@@ -56,24 +59,11 @@ class Client:
     def __init__(self, setup: Setup) -> None:
         import torch
 
-        from dynamo_genie.backend import genie
-        from dynamo_genie.bench.study.workloads import build_model, workload_of
-        from dynamo_genie.tensors import TORCH_DTYPES
-
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        workload = workload_of(setup.model)
-        model = build_model(
-            setup.model,
-            dtype=TORCH_DTYPES[setup.dtype],
-            device=setup.device,
-            seed=setup.seed,
-            longest=setup.prompt + setup.steps + 1,
-        )
-        model.compile(backend=genie, options={"mode": setup.mode, "progress": False, **setup.options})
         self._setup = setup
-        self._phases = workload.phases
-        self._parameters = sum(parameter.numel() for parameter in model.parameters())
-        self._work = workload.work(model, model.config, setup.prompt, setup.seed, setup.device)
+        self._work, self._phases, self._parameters = (
+            _inference(setup) if setup.task == "inference" else _training(setup)
+        )
         self._keep_alives = KeepAlives() if setup.own_interfaces else None
         for _ in range(setup.warm_ups):
             self._all_phases(())
@@ -92,7 +82,8 @@ class Client:
         key_file = resolve_options(None, os.environ).key_file
         keys = load_client_keys(key_file) if key_file else None
         pids = tuple(request_status(c.endpoint, keys, 10.0).workers[0].pid for c in connections)
-        return Ready(self._phases, ", ".join(sorted(devices)) or self._setup.device, pids, self._parameters)
+        where = ", ".join(sorted(devices)) or self._setup.device
+        return Ready(self._phases, where, pids, self._parameters, self._work.operators)
 
     def repeat(self, order: Repeat) -> RepeatDone:
         """Do the work once, each phase measured.
@@ -150,6 +141,33 @@ class Client:
         from dynamo_genie.torch_internals.compile_context import graphs_compiled
 
         return graphs_compiled()
+
+
+def _inference(setup: Setup) -> tuple[Work, tuple[str, ...], int]:
+    """Return a model's work, its phases, and how many parameters it has; the model is compiled in the order's mode."""
+    from dynamo_genie.backend import genie
+    from dynamo_genie.bench.study.workloads import build_model, workload_of
+    from dynamo_genie.tensors import TORCH_DTYPES
+
+    workload = workload_of(setup.model)
+    model = build_model(
+        setup.model,
+        dtype=TORCH_DTYPES[setup.dtype],
+        device=setup.device,
+        seed=setup.seed,
+        longest=setup.prompt + setup.steps + 1,
+    )
+    model.compile(backend=genie, options={"mode": setup.mode, "progress": False, **setup.options})
+    work = workload.work(model, model.config, setup.prompt, setup.seed, setup.device)
+    return work, workload.phases, sum(parameter.numel() for parameter in model.parameters())
+
+
+def _training(setup: Setup) -> tuple[Work, tuple[str, ...], int]:
+    """Return the same of training, whose one phase has the task's name."""
+    from dynamo_genie.bench.study.training import training_of
+
+    work, parameters = training_of(setup)
+    return work, (setup.task,), parameters
 
 
 def _stats() -> dict[str, Any]:

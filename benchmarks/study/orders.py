@@ -6,12 +6,14 @@ from typing import TypeAlias
 
 import msgspec
 
+from dynamo_genie.bench.study.training_modes import Task
+
 
 class Setup(msgspec.Struct, frozen=True, tag=True):
     """Build a model, compile it in a mode, and repeat the work until nothing is compiled any more.
 
     Attributes:
-        mode: A name in `dynamo_genie.modes.MODES`.
+        mode: A name in `dynamo_genie.modes.MODES`, or of training in `training_modes.TRAINING_MODES`.
         options: Other options of the backend.
         model: A name in `workloads.WORKLOADS`.
         dtype: Of its weights: float32, float16 or bfloat16.
@@ -21,6 +23,8 @@ class Setup(msgspec.Struct, frozen=True, tag=True):
         seed: Of weights and prompt.
         warm_ups: Repeats that are not measured.
         own_interfaces: Whether this host is a network namespace of the study.
+        task: Inference, or how to train.
+        batch: Rows of a training step.
     """
 
     mode: str
@@ -33,6 +37,8 @@ class Setup(msgspec.Struct, frozen=True, tag=True):
     seed: int
     warm_ups: int
     own_interfaces: bool
+    task: Task = "inference"
+    batch: int = 1
 
 
 class Repeat(msgspec.Struct, frozen=True, tag=True):
@@ -58,12 +64,14 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
         device: What computes.
         workers: Process ids of the daemons' workers.
         parameters: How many the model has.
+        operators: How many operators eager code runs in a step; 0 where they were not counted.
     """
 
     phases: tuple[str, ...]
     device: str
     workers: tuple[int, ...]
     parameters: int
+    operators: int = 0
 
 
 class MeasuredPhase(msgspec.Struct, frozen=True):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from dynamo_genie.bench.study.training_modes import TRAINING_MODES, Task, training_modes_of
 from dynamo_genie.modes import MODES
 
 ALL_MODES = tuple(MODES)
 MODELS = ("gpt2", "bert-base", "vit-base", "clip", "llama-1b", "gptj-6b")
+TRAINED = MappingProxyType({"124m": ("gpt2", "gpt2-96"), "tiny": ("tiny-gpt2", "tiny-gpt2-96")})
+"""By `--size`: the model whose steps are measured, and the one that shows what an operator costs."""
 UNSHAPED = "0ms"
 """The network without a rate or a delay of its own."""
 
@@ -17,7 +21,7 @@ class Member:
     """One row of each phase.
 
     Attributes:
-        mode: A name in `MODES`.
+        mode: A name in `MODES`, or of training in `TRAINING_MODES`.
         placement: `blind` or `semantic` where there are several daemons; empty otherwise.
     """
 
@@ -41,6 +45,8 @@ class Group:
         members: `local` first.
         daemons: How many daemons a member spreads its graphs over, each on a host of its own.
         sessions: How many clients of a member work at the same time, on the same daemon; `local` is always one.
+        task: Inference, or training steps of compiled or of eager code.
+        batch: Rows of a training step.
     """
 
     network: str
@@ -49,6 +55,12 @@ class Group:
     members: tuple[Member, ...]
     daemons: int = 1
     sessions: int = 1
+    task: Task = "inference"
+    batch: int = 1
+
+    def is_remote(self, member: Member) -> bool:
+        """Whether a member has a daemon."""
+        return (MODES if self.task == "inference" else TRAINING_MODES)[member.mode].remote
 
 
 @dataclass(frozen=True)
@@ -77,3 +89,26 @@ class Protocol:
 def members_of(modes: tuple[str, ...] = ALL_MODES) -> tuple[Member, ...]:
     """Return a member for each mode, `local` first whether or not it is among them."""
     return tuple(Member(mode) for mode in ("local", *(mode for mode in modes if mode != "local")))
+
+
+def training_groups(
+    networks: tuple[str, ...], size: str, batch: int, prompt: int, modes: tuple[str, ...]
+) -> list[Group]:
+    """Return what `genie bench training` measures: compiled and eager steps on each network, operators on the last.
+
+    Args:
+        networks: As `parse_network` reads them.
+        size: A name in `TRAINED`.
+        batch: Rows of a step.
+        prompt: Tokens of a row.
+        modes: Of `TRAINING_MODES`.
+    """
+    whole, narrow = TRAINED[size]
+
+    def group(network: str, model: str, task: Task, names: tuple[str, ...]) -> Group:
+        members = members_of(training_modes_of(task, names))
+        return Group(network, model, prompt, members, task=task, batch=batch)
+
+    without_wrapper = tuple(name for name in modes if name != "wrapped")
+    found = [group(name, whole, task, without_wrapper) for name in networks for task in ("train", "train-eager")]
+    return [*found, group(networks[-1], narrow, "train-eager", modes)]

@@ -50,13 +50,15 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One mode in one phase under one setting, with every sample.
 
     Attributes:
-        mode: `local`, `naive`, `remote_cache`, `handle`, `semantic`; for peers the peer's name.
-        phase: `prefill`, `decode`, `encode` or `vision`.
+        mode: `local`, `naive`, `remote_cache`, `handle`, `semantic`; for peers the peer's name; in training `local`,
+            `naive`, `wrapped`, `resident`.
+        phase: `prefill`, `decode`, `encode` or `vision`; `train` or `train-eager`, training steps of compiled and of
+            eager code.
         model: Its name.
         dtype: Of its weights.
         device: What computed: `cpu` or the name of the GPU.
         network: Name of a `NetworkShape` of the study.
-        prompt: Tokens in the prompt; the cache's length when the first decode step begins.
+        prompt: Tokens in the prompt; the cache's length when the first decode step begins; in training, of a row.
         seconds: For each repeat, the time of each step (one for a prefill).
         sent: Bytes from the client by tensor class, over all samples.
         received: Bytes to it, likewise.
@@ -72,6 +74,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         session_seconds: With several sessions, for each session the time of all its steps; empty otherwise.
         steps: Steps in all samples (of every session): what sums of bytes are divided by.
         batch: Rows in the batch.
+        operators: How many operators eager code runs in a step; 0 where they were not counted.
         void: Why the row counts for nothing, such as tokens that differ from local; empty for a good row.
     """
 
@@ -97,6 +100,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sessions: int = 1
     session_seconds: tuple[float, ...] = ()
     batch: int = 1
+    operators: int = 0
     void: str = ""
 
     @property

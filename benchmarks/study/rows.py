@@ -92,6 +92,8 @@ def _row(taken: Taken, index: int, name: str, group: Group, protocol: Protocol, 
         placement=taken.member.placement,
         sessions=group.sessions,
         session_seconds=_by_session(phases) if several else (),
+        batch=group.batch,
+        operators=taken.ready.operators,
         void=taken.void,
     )
 

@@ -16,7 +16,6 @@ from dynamo_genie.bench.study.orders import Ready, Setup
 from dynamo_genie.bench.study.plan import Group, Member, Protocol
 from dynamo_genie.bench.study.processes import ClientProcess
 from dynamo_genie.errors import GenieError
-from dynamo_genie.modes import MODES
 
 CLIENT = "client"
 SETTING_UP_AT_A_TIME = max(5, os.cpu_count() or 1)
@@ -60,7 +59,7 @@ def assembled(
         waiting: deque[tuple[Player, ClientProcess]] = deque()
         for member in group.members:
             say(f"starting {member.label}")
-            remote = MODES[member.mode].remote
+            remote = group.is_remote(member)
             player = Player(member, daemons=_daemons(running, group, protocol, network) if remote else ())
             players.append(player)
             for number in range(group.sessions if remote else 1):
@@ -107,7 +106,7 @@ def _start(
     client.say(
         Setup(
             member.mode, options, group.model, protocol.dtype, device, group.prompt, protocol.steps, protocol.seed,
-            protocol.warm_ups, bool(network.namespaces),
+            protocol.warm_ups, bool(network.namespaces), group.task, group.batch,
         )
     )  # fmt: skip
     return client

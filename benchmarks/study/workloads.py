@@ -20,9 +20,11 @@ class Work(Protocol):
 
     Attributes:
         answer: What the program read in this repeat.
+        operators: How many operators eager code runs in a step; 0 where nobody counts them.
     """
 
     answer: list[int]
+    operators: int
 
     def begin(self) -> None:
         """Forget the last repeat."""
@@ -56,6 +58,7 @@ class Encoding:
         self._inputs = inputs
         self._output = output
         self.answer: list[int] = []
+        self.operators = 0
 
     def begin(self) -> None:
         """Forget what was read."""

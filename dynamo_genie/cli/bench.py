@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from dynamo_genie.bench.study.plan import ALL_MODES, MODELS
+from dynamo_genie.bench.study.training_modes import TRAINING_MODES
 from dynamo_genie.cli import bench_runs as runs
 
 REQUIRED = inspect.Parameter.empty
@@ -233,6 +234,23 @@ EXPERIMENTS = (
             BenchOption("sessions", "1,2,4,8,16", "Numbers of sessions, separated by commas"),
             *(MODEL.but(default="gpt2-narrow"), NETWORK, PROMPT, STEPS.but(default=20), REPEATS),
             *(MODES.but(default="handle,semantic"), *_PROTOCOL, DAEMON, *_LAST),
+        ),
+    ),
+    Experiment(
+        "training",
+        "Training steps: the model in the daemon, or moved twice a step.",
+        "Steps of a GPT-2 with AdamW, compiled and eager: locally, with parameters on the CPU (naive), and on the "
+        "device (resident); losses compared bit for bit. Then what an operator of eager code costs.",
+        runs.training,
+        (
+            BenchOption("size", "124m", "Of the model: 124m or tiny"),
+            BenchOption("networks", "1gbit,0.1ms;10gbit,0.1ms", "Networks, or loopback, separated by semicolons"),
+            BenchOption("batch", 4, "Rows of a step", least=1),
+            PROMPT.but(help="Tokens of a row"),
+            STEPS.but(default=1, help="Steps of a repeat, in which each mode has one turn"),
+            REPEATS.but(default=5),
+            MODES.but(default=",".join(TRAINING_MODES), help="Modes to measure beside local, separated by commas"),
+            *(WARM_UPS.but(least=2), SEED.but(help="Of weights and batch"), DEVICE, DTYPE, *_LAST),
         ),
     ),
     Experiment(

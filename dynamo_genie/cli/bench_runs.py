@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dynamo_genie.bench.machine import use_one_thread
-from dynamo_genie.bench.study.plan import ALL_MODES, UNSHAPED, Group, Member, Protocol, members_of
+from dynamo_genie.bench.study.plan import (
+    ALL_MODES,
+    TRAINED,
+    UNSHAPED,
+    Group,
+    Member,
+    Protocol,
+    members_of,
+    training_groups,
+)
 from dynamo_genie.bench.study.records import Gap, read_study
+from dynamo_genie.bench.study.training_modes import TRAINING_MODES
 from dynamo_genie.engines import ENGINES
 from dynamo_genie.errors import GenieError, OptionError
 
@@ -199,6 +209,18 @@ def concurrency(given: SimpleNamespace) -> None:
     _carry_out("concurrency", given, groups, daemon=given.daemon)
 
 
+def training(given: SimpleNamespace) -> None:
+    """Training steps of a model that lives here or in the daemon, and what an operator of eager code costs."""
+    if given.quick:
+        given = _with(given, size="tiny", repeats=min(given.repeats, 2))
+    names, modes = tuple(_words(given.networks, ";")), _modes(given, TRAINING_MODES)
+    if given.size not in TRAINED:
+        raise OptionError(f"--size {given.size!r}: write {' or '.join(TRAINED)}")
+    if not names:
+        raise OptionError("--networks: name one, such as 10gbit,0.1ms or loopback")
+    _carry_out("training", given, training_groups(names, given.size, given.batch, given.prompt, modes))
+
+
 def report(given: SimpleNamespace) -> None:
     """Tables and plots from documents."""
     from dynamo_genie.bench.report import page_of, read_figures
@@ -286,16 +308,16 @@ def _members(given: SimpleNamespace) -> tuple[Member, ...]:
     return members_of(_modes(given))
 
 
-def _modes(given: SimpleNamespace) -> tuple[str, ...]:
+def _modes(given: SimpleNamespace, known: Iterable[str] = ALL_MODES) -> tuple[str, ...]:
     """Read modes, in the order of tables.
 
     Raises:
         OptionError: One is unknown.
     """
-    names = set(_words(given.modes))
-    if unknown := names - set(ALL_MODES):
-        raise OptionError(f"--modes: no mode {', '.join(sorted(unknown))}; there are {', '.join(ALL_MODES)}")
-    return tuple(mode for mode in ALL_MODES if mode in names)
+    names, known = set(_words(given.modes)), tuple(known)
+    if unknown := names - set(known):
+        raise OptionError(f"--modes: no mode {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return tuple(mode for mode in known if mode in names)
 
 
 def _engines(given: SimpleNamespace) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dynamo_genie.bench.study.report.mode_tables import classes, latency, memory
 from dynamo_genie.bench.study.report.other_tables import colocation, crossover, grid, peers, sessions
 from dynamo_genie.bench.study.report.plots import plots_of, render
 from dynamo_genie.bench.study.report.table import Table, seconds
+from dynamo_genie.bench.study.report.training_tables import operators, training
 
 FORMATS = ("png", "svg")
 
@@ -23,6 +24,7 @@ _TABLES: MappingProxyType[str, tuple[Callable[[Study], Table], ...]] = MappingPr
         "models": (latency, worth, classes, memory),
         "concurrency": (sessions, memory),
         "peers": (peers,),
+        "training": (training, operators, classes),
     }
 )
 

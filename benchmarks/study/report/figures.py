@@ -21,7 +21,8 @@ class Figures:
         std_s: Sample standard deviation of the repeats' means; None of one repeat.
         p50_s, p99_s: Of all steps, by linear interpolation.
         added_s: Mean less that of `local` in the same setting; None where that was not measured.
-        tokens_s: Tokens a second and session: of the prompt in a prefill, one a step in decoding; None elsewhere.
+        tokens_s: Tokens a second and session: of the prompt in a prefill, one a step in decoding, of the batch in
+            training; None elsewhere.
         step_bytes: Bytes to and from the client, by our counters, of one step.
         peer_step_bytes: Bytes from daemon to daemon of one step.
         kernel_step_bytes: Payload of one step by the interface's counters.
@@ -90,7 +91,7 @@ def fairness(session_seconds: Sequence[float]) -> float:
 def _tokens_s(row: Row, mean_s: float) -> float | None:
     if row.phase == "decode":
         return row.batch / mean_s
-    return row.prompt * row.batch / mean_s if row.phase == "prefill" else None
+    return row.prompt * row.batch / mean_s if row.phase in ("prefill", "train", "train-eager") else None
 
 
 def _local(study: Study, row: Row) -> Row | None:
