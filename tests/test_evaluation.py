@@ -12,6 +12,7 @@ from dynamo_genie.bench.report import page_of, read_figures
 from dynamo_genie.bench.study.records import read_study
 from dynamo_genie.bench.study.report.document import files_of
 from dynamo_genie.bench.study.report.pages import filled
+from dynamo_genie.bench.study.training_modes import TRAINING_MODES
 from dynamo_genie.modes import MODES
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +57,9 @@ def test_tables_of_the_evaluation_follow_from_the_documents() -> None:
 def test_no_row_is_void_and_the_strong_baseline_is_never_left_out(path: Path) -> None:
     study = read_study(path)
     assert [(row.mode, row.void) for row in study.rows if row.void] == []
-    if study.experiment != "peers":
+    if study.experiment == "training":
+        assert {"local", "resident"} <= {row.mode for row in study.rows} <= set(TRAINING_MODES)
+    elif study.experiment != "peers":
         assert {"local", "handle", "semantic"} <= {row.mode for row in study.rows} <= set(MODES)
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dynamo_genie.bench.study.orders import Setup
 from dynamo_genie.bench.study.seeded import build_seeded
 from dynamo_genie.bench.study.training_modes import TRAINING_MODES
 from dynamo_genie.bench.study.wrapped import OperatorCount, wrap_parameters
+from dynamo_genie.bench.training import DEVICE, TrainingSteps
 from dynamo_genie.errors import GenieError
 from dynamo_genie.tensors import TORCH_DTYPES
 
-RATE = 1e-4
-DEVICE = "remote_accelerator:0"
 FLOOR = "aot_eager"
 
 
@@ -32,12 +30,14 @@ class TrainedShape:
     vocab: int
 
 
-SHAPES = {
-    "gpt2": TrainedShape(12, 768, 12, 50_257),
-    "gpt2-96": TrainedShape(12, 96, 4, 1000),
-    "tiny-gpt2": TrainedShape(2, 64, 4, 500),
-    "tiny-gpt2-96": TrainedShape(1, 96, 4, 500),
-}
+SHAPES = MappingProxyType(
+    {
+        "gpt2": TrainedShape(12, 768, 12, 50_257),
+        "gpt2-96": TrainedShape(12, 96, 4, 1000),
+        "tiny-gpt2": TrainedShape(2, 64, 4, 500),
+        "tiny-gpt2-96": TrainedShape(1, 96, 4, 500),
+    }
+)
 """By the name that rows have: the published one, a narrow one whose steps are mostly overhead, and two for tests."""
 
 
@@ -49,10 +49,8 @@ class Training:
         operators: How many operators eager code ran in its second step, which is never measured; 0 of compiled code.
     """
 
-    def __init__(self, model: Any, call: Callable[..., Any], ids: Tensor, *, count: bool) -> None:
-        self._call = call
-        self._ids = ids
-        self._optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, foreach=True)
+    def __init__(self, steps: TrainingSteps, *, count: bool) -> None:
+        self._steps = steps
         self._taken = 0
         self._count = count
         self.answer: list[int] = []
@@ -63,20 +61,13 @@ class Training:
         self.answer = []
 
     def step(self, phase: str) -> None:
-        """Forward, backward, update; the step ends when the program has read its loss."""
+        """Take a step of training."""
         counter = OperatorCount() if self._count and self._taken == 1 else None
         with counter or nullcontext():
-            loss = self._train()
+            loss = self._steps.take()
         self._taken += 1
         self.operators = counter.count if counter else self.operators
         self.answer += torch.tensor([loss]).view(torch.int32).tolist()
-
-    def _train(self) -> float:
-        self._optimizer.zero_grad()
-        loss = self._call(input_ids=self._ids, labels=self._ids).loss
-        loss.backward()
-        self._optimizer.step()
-        return float(loss.item())
 
 
 def training_of(setup: Setup) -> tuple[Training, int]:
@@ -96,7 +87,7 @@ def training_of(setup: Setup) -> tuple[Training, int]:
         wrap_parameters(model)
     count = setup.task == "train-eager" and mode.name == "local"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Training(model, _called(model, setup, options), ids, count=count), parameters
+    return Training(TrainingSteps(model, _called(model, setup, options), ids), count=count), parameters
 
 
 def build_trained(setup: Setup) -> Any:

@@ -1,11 +1,16 @@
-"""`genie demo`: a GPT-2 with random weights decodes here and in a daemon; tokens, times and bytes side by side."""
+"""`genie demo`: a GPT-2 with random weights decodes here and in a daemon; tokens, times and bytes side by side.
+
+Then a small one is trained on both, on the device `remote_accelerator` there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +24,11 @@ from dynamo_genie.quantities import nbytes_text
 
 if TYPE_CHECKING:
     from dynamo_genie.bench.generation import Comparison
+    from dynamo_genie.bench.training import TrainingComparison
+
+TRAINED = MappingProxyType({"layers": 2, "embd": 128, "heads": 4, "vocab": 1000})
+"""The model that is trained: small, so that the demo stays short."""
+BATCH = (4, 64)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,24 +42,33 @@ def demo(
     prompt: Annotated[int, typer.Option(help="Tokens in the prompt", min=1)] = 128,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate", min=4)] = 32,
     cache: Annotated[str, typer.Option(help="dynamic or static")] = "dynamic",
+    train_steps: Annotated[
+        int, typer.Option(help="Steps of training a small model on the device; 0 for none", min=0)
+    ] = 5,
     daemon: Annotated[str, typer.Option(help="Use this daemon; GENIE_DAEMONS, else one is started")] = "",
     key_file: Annotated[str, typer.Option(help="The client's key file; GENIE_KEY_FILE by default")] = "",
     device: Annotated[str, typer.Option(help="Device of a daemon that is started: auto, cpu or cuda:N")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the results to this file")] = None,
 ) -> None:
-    """Generate text locally and through a daemon; exit code 1 when the tokens differ."""
+    """Generate text locally and through a daemon, then train on it; exit code 1 when tokens or losses differ."""
     _check(cache, device, daemon)
     from dynamo_genie.bench.report import make_console, write_json
 
     console = make_console()
     shape = {"layers": layers, "embd": embd, "heads": heads, "vocab": vocab}
+    daemon = daemon or ("" if device != "auto" else os.environ.get("GENIE_DAEMONS", ""))
     options = {name: value for name, value in (("daemons", daemon), ("key_file", key_file)) if value}
     with _daemon(device, options):
         found, facts = _run(shape, prompt, new_tokens, cache, options, console)
-    _show(console, found, facts)
+        _show(console, found, facts)
+        trained = _train(train_steps, options, console) if train_steps else None
+    equal = trained is None or trained.losses_equal
+    if trained is not None:
+        _show_training(console, trained, facts)
     if json is not None:
-        write_json(json, "demo", {**facts, **asdict(found), "ratio": found.ratio})
-    raise typer.Exit(0 if found.tokens_equal else 1)
+        training = {"training": {**asdict(trained), "losses_equal": equal}} if trained is not None else {}
+        write_json(json, "demo", {**facts, **asdict(found), "ratio": found.ratio, **training})
+    raise typer.Exit(0 if found.tokens_equal and (equal or not _computes_as_here(facts)) else 1)
 
 
 def _check(cache: str, device: str, daemon: str) -> None:
@@ -92,6 +111,39 @@ def _run(
     found = compare_with_local(model, ids, new_tokens, cache, options, report)
     facts = {**sizes, "prompt": prompt, "new_tokens": new_tokens, "cache": cache, "parameter_bytes": nbytes}
     return found, {**facts, "daemon": daemon}
+
+
+def _train(steps: int, options: dict[str, str], console: Console) -> TrainingComparison:
+    """Train a small model here and on the device."""
+    from dynamo_genie.bench.model import Gpt2Shape, build_gpt2, random_prompt
+    from dynamo_genie.bench.training import DEVICE, compare_training
+
+    shape = Gpt2Shape(**TRAINED)
+    console.print(f"[cyan]-[/] training a GPT-2 of {shape.layers} layers, width {shape.embd}, here and on {DEVICE}")
+    ids = random_prompt(shape, BATCH[0] * BATCH[1]).view(BATCH)
+    return compare_training(build_gpt2(shape), ids, steps, options, lambda what: console.print(f"[cyan]-[/] {what}"))
+
+
+def _computes_as_here(facts: dict[str, Any]) -> bool:
+    """Whether the daemon computes on a CPU: elsewhere sums are rounded otherwise, and so losses differ a little."""
+    return str(facts["daemon"]["device"]).startswith("cpu")
+
+
+def _show_training(console: Console, found: TrainingComparison, facts: dict[str, Any]) -> None:
+    steps = len(found.local_losses)
+    if found.losses_equal:
+        console.print(f"[bold green]losses equal[/] to those of the CPU, bit for bit, {steps} of them")
+    else:
+        style = "red" if _computes_as_here(facts) else "yellow"
+        console.print(f"[bold {style}]losses differ[/] from those of the CPU")
+        console.print(f"  local  {found.local_losses}\n  device {found.remote_losses}")
+    sent, received = (sum(found.last_step_bytes[way].values()) for way in ("sent", "received"))
+    twice = nbytes_text(2 * found.model_nbytes)
+    console.print(
+        f"a step of training moved {sent:,} bytes out and {received:,} back; with its parameters here it would move "
+        f"the model twice, {twice}\n",
+        highlight=False,
+    )
 
 
 def _show(console: Console, found: Comparison, facts: dict[str, Any]) -> None:

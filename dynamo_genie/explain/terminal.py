@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dynamo_genie.explain.advice import training_advice
 from dynamo_genie.explain.plan_text import traffic_rows
 from dynamo_genie.explain.records import GraphReport, PlacementReport
 from dynamo_genie.passes.placement.topology import CLIENT
@@ -17,8 +18,10 @@ from dynamo_genie.quantities import UNKNOWN, error_text, nbytes_text, seconds_te
 
 
 def render(reports: Sequence[GraphReport]) -> Group:
-    """Lay out all graphs in one table, and below it the bytes of each one's last call."""
-    return Group(_overview(reports), *(part for report in reports for part in _graph(report)))
+    """Lay out all graphs in one table, below it the bytes of each one's last call, then what would move less."""
+    graphs = (part for report in reports for part in _graph(report))
+    advice = training_advice(reports)
+    return Group(_overview(reports), *graphs, *([Text(advice)] if advice else []))
 
 
 def _overview(reports: Sequence[GraphReport]) -> Table:

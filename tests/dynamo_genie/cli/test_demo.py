@@ -34,6 +34,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = demo([*TINY, "--json", str(path)])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tokens equal" in done.stdout
+    assert "step 5 of 5: loss" in done.stdout
+    assert "losses equal" in done.stdout
     return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
@@ -63,11 +65,23 @@ def test_times_and_machine_are_reported(record: dict[str, Any]) -> None:
     assert {"cpu", "cores", "kernel", "python", "torch"} <= set(record["machine"])
 
 
+def test_training_on_the_device_gives_the_losses_of_the_cpu_and_moves_no_model(record: dict[str, Any]) -> None:
+    training = record["training"]
+    assert training["losses_equal"] is True
+    assert training["remote_losses"] == training["local_losses"]
+    assert len(set(training["local_losses"])) == 5
+    assert training["local_losses"][-1] < training["local_losses"][0]
+    sent, received = training["last_step_bytes"]["sent"], training["last_step_bytes"]["received"]
+    assert 0 < sum(sent.values()) + sum(received.values()) < 20_000 < training["model_nbytes"]
+    assert "weight" not in {name for way in (sent, received) for name, nbytes in way.items() if nbytes}
+
+
 @pytest.mark.slow
 def test_static_cache_and_a_daemon_on_a_named_device() -> None:
-    done = demo([*TINY, "--cache", "static", "--device", "cpu"])
+    done = demo([*TINY, "--cache", "static", "--device", "cpu", "--train-steps", "2"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tokens equal" in done.stdout
+    assert "step 2 of 2: loss" in done.stdout
 
 
 @pytest.mark.parametrize(

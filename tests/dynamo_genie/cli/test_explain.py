@@ -84,3 +84,37 @@ def test_a_missing_script_is_one_line() -> None:
     done = explain("/no/such/script.py")
     assert done.returncode == 1
     assert done.stderr.strip() == "genie: there is no script '/no/such/script.py'"
+
+
+TRAINING = """
+import sys, torch
+place, trained = sys.argv[1], sys.argv[2] == "trained"
+if place != "cpu":
+    import dynamo_genie
+    dynamo_genie.register_device()
+model = torch.nn.Linear(30, 20).to(place).requires_grad_(trained)
+run = torch.compile(model, backend="genie")
+for _ in range(2):
+    loss = run(torch.ones(3, 30, device=place)).sum()
+    if trained:
+        loss.backward()
+print("loss", float(loss))
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "trained", "advised"),
+    [("cpu", "trained", True), ("cpu", "frozen", False), ("remote_accelerator:0", "trained", False)],
+)
+def test_training_a_model_on_the_cpu_is_said_once_to_move_it_twice(
+    tmp_path: Path, place: str, trained: str, advised: bool
+) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING)
+    done = explain(script, place, trained)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "0_0_" in text
+    assert text.count('With model.to("remote_accelerator:0")') == advised
+    nbytes = 4 * (30 * 20 + 20)
+    assert (f"({2 * nbytes:,} B together)" in text) == advised
