@@ -130,6 +130,7 @@ def test_a_step_stands_beside_the_local_one_of_the_same_turns_and_beside_its_aim
     ]  # fmt: skip
     assert cells(found, "Local step, the floor") == ["2.000 s", "2.000 s", "1.000 s", "1.000 s"]
     assert cells(found, "Times the floor") == ["1.000 x", "1.040 x", "1.000 x", "1.450 x"]
+    assert cells(found, "Least to most") == ["1.00 to 1.00", "1.00 to 1.10", "1.00 to 1.00", "1.40 to 1.50"]
     assert cells(found, "Aim") == ["", "<= 1.05 x met", "", "<= 1.3 x **NOT met**"]
     assert cells(found, "Bytes a step") == ["0", "10,004", "0", "45,000"]
     assert cells(found, "By the kernel") == ["not measured", "10,004", "not measured", "not measured"]
