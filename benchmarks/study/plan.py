@@ -12,6 +12,8 @@ ALL_MODES = tuple(MODES)
 MODELS = ("gpt2", "bert-base", "vit-base", "clip", "llama-1b", "gptj-6b")
 TRAINED = MappingProxyType({"124m": ("gpt2", "gpt2-96"), "tiny": ("tiny-gpt2", "tiny-gpt2-96")})
 """By `--size`: the model whose steps are measured, and the one that shows what an operator costs."""
+NARROW_STEPS = 10
+"""Of the latter in a repeat: they are short."""
 UNSHAPED = "0ms"
 """The network without a rate or a delay of its own."""
 
@@ -47,6 +49,7 @@ class Group:
         sessions: How many clients of a member work at the same time, on the same daemon; `local` is always one.
         task: Inference, or training steps of compiled or of eager code.
         batch: Rows of a training step.
+        steps: Of a repeat, where they are others than the protocol's; 0 where not.
     """
 
     network: str
@@ -57,6 +60,7 @@ class Group:
     sessions: int = 1
     task: Task = "inference"
     batch: int = 1
+    steps: int = 0
 
     def is_remote(self, member: Member) -> bool:
         """Whether a member has a daemon."""
@@ -105,10 +109,10 @@ def training_groups(
     """
     whole, narrow = TRAINED[size]
 
-    def group(network: str, model: str, task: Task, names: tuple[str, ...]) -> Group:
+    def group(network: str, model: str, task: Task, names: tuple[str, ...], steps: int = 0) -> Group:
         members = members_of(training_modes_of(task, names))
-        return Group(network, model, prompt, members, task=task, batch=batch)
+        return Group(network, model, prompt, members, task=task, batch=batch, steps=steps)
 
     without_wrapper = tuple(name for name in modes if name != "wrapped")
     found = [group(name, whole, task, without_wrapper) for name in networks for task in ("train", "train-eager")]
-    return [*found, group(networks[-1], narrow, "train-eager", modes)]
+    return [*found, group(networks[-1], narrow, "train-eager", modes, NARROW_STEPS)]

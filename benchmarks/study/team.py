@@ -105,8 +105,8 @@ def _start(
     device = "cpu" if daemons else protocol.device
     client.say(
         Setup(
-            member.mode, options, group.model, protocol.dtype, device, group.prompt, protocol.steps, protocol.seed,
-            protocol.warm_ups, bool(network.namespaces), group.task, group.batch,
+            member.mode, options, group.model, protocol.dtype, device, group.prompt, group.steps or protocol.steps,
+            protocol.seed, protocol.warm_ups, bool(network.namespaces), group.task, group.batch,
         )
     )  # fmt: skip
     return client

@@ -75,6 +75,7 @@ def test_compiled_and_eager_steps_are_measured_on_each_network_and_operators_on_
         ("10gbit", "tiny-gpt2-96", "train-eager", ["local", "wrapped", "resident"]),
     ]
     assert {(group.batch, group.prompt) for group in groups} == {(4, 128)}
+    assert [group.steps for group in groups] == [0, 0, 0, 0, 10]
 
 
 @pytest.mark.parametrize(
