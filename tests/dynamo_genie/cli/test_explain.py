@@ -104,7 +104,11 @@ print("loss", float(loss))
 
 @pytest.mark.parametrize(
     ("place", "trained", "advised"),
-    [("cpu", "trained", True), ("cpu", "frozen", False), ("remote_accelerator:0", "trained", False)],
+    [
+        ("cpu", "trained", True),
+        pytest.param("cpu", "frozen", False, marks=pytest.mark.slow),
+        pytest.param("remote_accelerator:0", "trained", False, marks=pytest.mark.slow),
+    ],
 )
 def test_training_a_model_on_the_cpu_is_said_once_to_move_it_twice(
     tmp_path: Path, place: str, trained: str, advised: bool
