@@ -109,7 +109,7 @@ def refresh(model: torch.nn.Module) -> None:
 @opaque
 def load_weights(
     model: torch.nn.Module,
-    name: str,
+    name: str | os.PathLike[str],
     *,
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | None = None,
@@ -133,6 +133,7 @@ def load_weights(
 
     Raises:
         ModelFileError: There is no such model, its files are no good, or it does not fit.
+        OptionError: An argument is not what it should be.
         QuotaExceeded: There is no room for it in the daemon.
     """
     from dynamo_genie.loading.load_weights import load_weights as load  # the device is not in every torch

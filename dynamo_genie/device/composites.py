@@ -92,6 +92,34 @@ def dropout(data: Tensor, p: float, train: bool) -> Tensor:
     return drop(data, p)
 
 
+def pack_sequences(data: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    """Put the steps of sequences one after another, without padding; how many sequences have a step stays on the CPU.
+
+    Raises:
+        RuntimeError: The lengths do not fall, or one is not above zero.
+    """
+    wanted = lengths.tolist()
+    data = data.transpose(0, 1) if batch_first else data
+    if not wanted or len(wanted) != data.size(1) or wanted[-1] <= 0 or sorted(wanted, reverse=True) != wanted:
+        raise RuntimeError(
+            f"lengths must be sorted in decreasing order, above 0, and one for each of {data.size(1)} sequences"
+        )
+    sizes = [sum(length > step for length in wanted) for step in range(wanted[0])]
+    places = [step * data.size(1) + row for step, size in enumerate(sizes) for row in range(size)]
+    rows = data.reshape(-1, *data.shape[2:])
+    return rows.index_select(0, torch.tensor(places, device=data.device)), torch.tensor(sizes)
+
+
+def ctc_loss(
+    log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int = 0,
+    reduction: int = 1, zero_infinity: bool = False,
+) -> Tensor:  # fmt: skip
+    """Compute `ctc_loss` by lengths as numbers, which the CPU makes of them, wherever the tensors of lengths are."""
+    lengths = input_lengths.tolist(), target_lengths.tolist()
+    loss: Tensor = aten.ctc_loss.IntList(log_probs, targets, *lengths, blank, reduction, zero_infinity)
+    return loss
+
+
 def is_left_aligned(data: Tensor, mask: Tensor) -> bool:
     """Say that padding cannot be left out by a nested tensor, of which there are none on the device.
 
@@ -121,6 +149,8 @@ COMPOSITES: tuple[tuple[str, Any], ...] = tuple(
     for name, function in (
         ("scaled_dot_product_attention", attention),
         ("dropout", dropout),
+        ("_pack_padded_sequence", pack_sequences),
+        ("ctc_loss.Tensor", ctc_loss),
         ("_nested_tensor_from_mask_left_aligned", is_left_aligned),
         ("linalg_svdvals", singular_values),
         ("linalg_eigvalsh", eigenvalues),

@@ -19,6 +19,7 @@ from dynamo_genie.device.composites import COMPOSITES
 from dynamo_genie.device.device_storage import DeviceStorage
 from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.device.devices import DEVICES
+from dynamo_genie.device.loss_scaling import unscale, update_scale
 from dynamo_genie.device.offered import take_from_daemon
 from dynamo_genie.device_name import NAME
 from dynamo_genie.tensor.eager import create, run_operator
@@ -85,10 +86,13 @@ def _tensors(args: Args, kwargs: Kwargs) -> Iterator[torch.Tensor]:
             yield from (item for item in value if isinstance(item, torch.Tensor))
 
 
+_FROM_CPU = frozenset({"indices", "input_lengths", "target_lengths"})
+
+
 @cache
 def _takes_indices(func: OpOverload) -> bool:
-    """Whether an operator takes tensors that say which elements are meant; those may be on the CPU."""
-    return any(argument.name == "indices" for argument in func._schema.arguments)
+    """Whether an operator takes tensors that say which elements are meant, or how many; those may be on the CPU."""
+    return any(argument.name in _FROM_CPU for argument in func._schema.arguments)
 
 
 # --- from one device to another --------------------------------------------------------------------------
@@ -222,6 +226,13 @@ def _set_to_storage(args: Args, kwargs: Kwargs) -> torch.Tensor:
     return tensor  # type: ignore[no-any-return]
 
 
+def _histc(args: Args, kwargs: Kwargs) -> torch.Tensor:
+    """Count whole numbers, too: all devices but the CPU do, so models that ask where they are expect it."""
+    data, *rest = args
+    counted = run_operator(aten.histc.default, (data if data.is_floating_point() else data.float(), *rest), kwargs)
+    return counted.to(data.dtype)  # type: ignore[no-any-return]
+
+
 _TRANSFERS: MappingProxyType[Any, Callable[[Args, Kwargs], Any]] = MappingProxyType(
     {
         aten._to_copy.default: _to_copy,
@@ -232,6 +243,9 @@ _TRANSFERS: MappingProxyType[Any, Callable[[Args, Kwargs], Any]] = MappingProxyT
         aten.set_.source_Tensor: _set_,
         aten.set_.source_Storage: _set_to_storage,
         aten.set_.source_Storage_storage_offset: _set_to_storage,
+        aten._amp_foreach_non_finite_check_and_unscale_.default: lambda args, kwargs: unscale(*args, **kwargs),
+        aten._amp_update_scale_.default: lambda args, kwargs: update_scale(*args, **kwargs),
+        aten.histc.default: _histc,
         aten.record_stream.default: lambda args, kwargs: None,
         aten.is_pinned.default: lambda args, kwargs: False,
     }

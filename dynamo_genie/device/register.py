@@ -27,6 +27,7 @@ from dynamo_genie.torch_internals.device.replaced import (
     let_foreach_take,
     on_dropped_casts,
     swap_parameters_of,
+    swap_whoever_holds_them,
 )
 
 THREADS = 8
@@ -65,6 +66,7 @@ def _replace_what_looks_at_devices() -> None:
     capture_without_device()
     let_foreach_take(DeviceTensor)
     swap_parameters_of(DeviceTensor)
+    swap_whoever_holds_them(DeviceTensor)
     answer_for_accelerator(NAME, module, module.ACCELERATOR)
 
 

@@ -6,6 +6,7 @@ in one place.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from dynamo_genie.loading.slots import LoadedWeights, Target, plan_loading
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.runtime.weights.progress import LONG_NBYTES, weights_bar
 from dynamo_genie.runtime.wire import messages as m
+from dynamo_genie.runtime.wire.limits import MAX_STRING
 from dynamo_genie.runtime.wire.tensor import TensorSpec
 from dynamo_genie.tensors import TORCH_DTYPES, spec_nbytes, wire_dtype
 
@@ -31,7 +33,7 @@ GROUP_NBYTES, GROUP_ITEMS = 64 << 20, 512
 
 def load_weights(
     model: torch.nn.Module,
-    name: str,
+    name: str | os.PathLike[str],
     *,
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | None = None,
@@ -40,6 +42,7 @@ def load_weights(
 ) -> LoadedWeights:
     """See `dynamo_genie.api.load_weights`."""
     _check(model, dtype)
+    name = _checked_name(name)
     model = getattr(model, "_orig_mod", model)  # of one that `torch.compile` wraps
     register_device()
     place = torch.device(NAME, DEVICES.index(device))
@@ -62,6 +65,24 @@ def _check(model: torch.nn.Module, dtype: torch.dtype | None) -> None:
         raise OptionError(f"load_weights() fills a model, a torch.nn.Module, not {model!r:.100}")
     if dtype is not None and not getattr(dtype, "is_floating_point", False):
         raise OptionError(f"load_weights() takes a floating point dtype, as torch.float16, not {dtype!r:.100}")
+
+
+def _checked_name(name: object) -> str:
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
+    if not isinstance(text, str) or len(text) > MAX_STRING or not _is_text(text):
+        raise OptionError(
+            f"load_weights() takes the name of a model as `genie models` lists it, a string of at most {MAX_STRING:,} "
+            f"characters, not {name!r:.100}"
+        )
+    return text
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _load(

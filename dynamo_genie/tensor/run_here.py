@@ -6,6 +6,8 @@ only reads, the values come and the tensor stays where it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from functools import cache
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ from dynamo_genie.schemas import OperatorSchema
 from dynamo_genie.tensor.client_operators import announce_eager
 from dynamo_genie.tensor.memory_here import bring_here, read_together
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
-from dynamo_genie.tensors import dense_form
+from dynamo_genie.tensors import dense_form, is_dense
 from dynamo_genie.torch_internals.operators import OpOverload, composes_others
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
@@ -199,11 +201,54 @@ def _run_out(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwarg
     """Run the form of an `out=` operator that returns new tensors, and copy them where the caller wants them."""
     wanted = [kwargs[str(which)] for which in schema.writes]
     rest = {name: value for name, value in kwargs.items() if name not in schema.writes}
-    made = func.overloadpacket(*args, **rest)
+    _require_writable(func, args, kwargs)
+    if "dtype" in _arguments_without_out(func) and rest.get("dtype") is None:
+        rest["dtype"] = tree_leaves(wanted)[0].dtype  # in which PyTorch computes then, not only returns
+    made = _with_plain_generator(func.overloadpacket, args, rest)
     for out, value in zip(tree_leaves(wanted), tree_leaves(made), strict=True):
         if out.shape != value.shape:
             out.resize_(value.shape)
+            if out.stride() != value.stride() and is_dense(value.shape, value.stride()):
+                out.as_strided_(value.shape, value.stride())
         out.copy_(value)
     if not schema.results:
         return None
     return wanted[0] if len(wanted) == 1 else tuple(wanted)
+
+
+def _with_plain_generator(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
+    """Call a function that draws here: from the CPU's twin of a generator that says it is elsewhere."""
+    generator = kwargs.get("generator")
+    if generator is None or generator.device.type == "cpu":
+        return function(*args, **kwargs)
+    twin = torch.Generator()
+    twin.set_state(generator.get_state())
+    try:
+        return function(*args, **{**kwargs, "generator": twin})
+    finally:
+        generator.set_state(twin.get_state())
+
+
+def _require_writable(func: OpOverload, args: Args, kwargs: Kwargs) -> None:
+    """Let PyTorch check an `out=` operator, by tensors without values.
+
+    Raises:
+        RuntimeError: It does not write such results to tensors of these dtypes.
+    """
+    args, kwargs = tree_map_only(torch.Tensor, _without_values, (args, kwargs))
+    if "generator" in kwargs:
+        kwargs["generator"] = None
+    with suppress(NotImplementedError):
+        func(*args, **kwargs)
+
+
+def _without_values(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+@cache
+def _arguments_without_out(func: OpOverload) -> frozenset[str]:
+    """Return the names of the arguments of an `out=` operator, and of the form of it that makes a new tensor."""
+    name = func._overloadname.removesuffix("out").removesuffix("_") or "default"
+    forms = func, getattr(func.overloadpacket, name, func)
+    return frozenset(argument.name for form in forms for argument in form._schema.arguments)

@@ -207,13 +207,21 @@ class CommandQueue:
         self.attachment.liveness.check()
         if self._sent.full:
             self._wait_for_room()
-        commands = tuple(queue)
+        sequence = self._identity.batches + 1
+        data = self._encode(m.Batch(sequence, tuple(queue), self._identity.heard))
         queue.clear()
         self._queued_nbytes = 0
-        self._identity.batches = sequence = self._identity.batches + 1
-        data = codec.encode(m.Batch(sequence, commands, self._identity.heard))
+        self._identity.batches = sequence
         self._sent.add(sequence, data)
         self._transmit(data)
+
+    def _encode(self, batch: m.Batch) -> bytes:
+        """Return a batch as it is sent; a command that cannot be is dropped, so that the others can go on."""
+        try:
+            return codec.encode(batch)
+        except Exception:
+            self._queue[:] = [command for command in batch.commands if _can_be_sent(command)]
+            raise
 
     def _wait_for_room(self) -> None:
         """Wait until the worker has run some of what was sent."""
@@ -406,6 +414,14 @@ class CommandQueue:
         if isinstance(raised, SessionLost):
             self.attachment.liveness.end(raised)
         return raised
+
+
+def _can_be_sent(command: m.Command) -> bool:
+    try:
+        codec.encode(m.Batch(0, (command,)))
+    except Exception:  # noqa: BLE001  # whatever it is, whoever made the command is told
+        return False
+    return True
 
 
 def _errors_in(reply: m.WorkerToClient) -> Iterator[m.ErrorInfo]:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import torch
 
-from dynamo_genie.errors import GenieError, RemoteError
+from dynamo_genie.errors import GenieError, QuotaExceeded, RemoteError
 from dynamo_genie.runtime.wire.error_codes import ERROR_CLASSES
 from dynamo_genie.runtime.wire.messages import ErrorInfo
 
@@ -15,10 +15,15 @@ class RemoteOutOfMemory(GenieError, torch.OutOfMemoryError):
     """The daemon's device has no memory left for a tensor or an operator; free something or use a larger one."""
 
 
+class MemoryQuotaExceeded(QuotaExceeded, torch.OutOfMemoryError):
+    """The daemon's memory limit was reached; programs that try a smaller batch then catch it as they do a device's."""
+
+
 FAILURE_CLASSES: MappingProxyType[str, type[Exception]] = MappingProxyType(
     {
         **ERROR_CLASSES,
         "OutOfMemoryError": RemoteOutOfMemory,
+        "QuotaExceeded": MemoryQuotaExceeded,
         "LinAlgError": torch.linalg.LinAlgError,
         "_LinAlgError": torch.linalg.LinAlgError,
     }

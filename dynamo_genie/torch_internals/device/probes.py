@@ -11,6 +11,7 @@ from torch._C import (
     DispatchKeySet,
     _dispatch_key_parse,
     _ExcludeDispatchKeyGuard,
+    _swap_tensor_impl,
 )
 from torch._dynamo.utils import get_current_stream
 from torch._subclasses import fake_tensor
@@ -38,6 +39,15 @@ def _check_swap() -> None:
 
     _Asked(1, 1).double()
     require("get_swap_module_params_on_conversion" in asked[0], "a module that moves asks whether to swap")  # type: ignore[operator]
+
+
+def _check_swap_impl() -> None:
+    first, second = torch.zeros(1), torch.ones(1)
+    view = first[:1]
+    _swap_tensor_impl(first, second)
+    require((first.item(), second.item()) == (1, 0), "tensors change places")
+    second.fill_(2)
+    require(view.item() == 2, "a view stays with its memory")
 
 
 def _check_acc() -> None:
@@ -168,6 +178,7 @@ PROBES = (
         "captures graphs of the device without using it",
         lambda: takes(fake_tensor._is_privateuse1_backend_available),
     ),
+    _probe("torch._C._swap_tensor_impl", "moves parameters that others hold", _check_swap_impl),
     _probe("torch.optim.optimizer._foreach_supported_types", "lets optimizers go in groups", _check_foreach),
     _probe("torch.__future__.get_swap_module_params_on_conversion", "keeps tied weights tied", _check_swap),
     _probe(

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch._C import _swap_tensor_impl
 from torch._dynamo.utils import get_current_stream
 from torch._subclasses import fake_tensor
 from torch.nn import Module
@@ -74,6 +75,38 @@ def _answering(name: str, theirs: Callable[..., Any], ours: Callable[..., Any]) 
         return (ours if accelerator is not None and accelerator.type == name else theirs)(*args, **kwargs)
 
     return answer
+
+
+def swap_whoever_holds_them(kind: type[torch.Tensor]) -> None:
+    """Let tensors be swapped with some of a class though something else holds them: a view, a graph, a weak reference.
+
+    `torch.utils.swap_tensors` refuses, for the others would hold what is in another place now. Where one of the two is
+    on the device that is what is wanted: views and graphs go on with the memory that was left, and a backward pass of
+    such a graph raises where it would reach the parameter. Relies on `torch._C._swap_tensor_impl`.
+    """
+    theirs = torch.utils.swap_tensors
+
+    @opaque
+    @wraps(theirs)
+    def swap_tensors(t1: torch.Tensor, t2: torch.Tensor) -> None:
+        if not (isinstance(t1, kind) or isinstance(t2, kind)):
+            theirs(t1, t2)  # type: ignore[no-untyped-call]
+            return
+        for tensor in (t1, t2):
+            if tensor.is_leaf and tensor.requires_grad:
+                torch.autograd.graph.get_gradient_edge(tensor).node.register_prehook(_refuse_old_graph)
+        t1.__class__, t2.__class__ = t2.__class__, t1.__class__
+        t1.__dict__, t2.__dict__ = t2.__dict__, t1.__dict__
+        _swap_tensor_impl(t1, t2)
+
+    torch.utils.swap_tensors = swap_tensors
+
+
+def _refuse_old_graph(gradients: Any) -> None:
+    raise RuntimeError(
+        "a backward pass reached a parameter that was moved to another device after the forward pass: move the module "
+        "before the forward pass, or after the backward pass"
+    )
 
 
 def swap_parameters_of(kind: type[torch.Tensor]) -> None:

@@ -11,8 +11,10 @@ import io
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -442,6 +444,114 @@ def a_scaled_loss_is_unscaled() -> None:
     scaler.step(optimizer)
     scaler.update()
     assert torch.allclose(model.weight.detach().cpu(), before - 0.1)
+
+
+def a_scaler_works_where_the_gradients_are() -> None:
+    """Losses, scales and weights are those of the CPU, also after a step that is not finite; no gradient comes here."""
+
+    def train(device: str) -> list[object]:
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(3))).to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler(torch.device(device).type, init_scale=2.0**14, growth_interval=2)
+        dynamo_genie.reset_stats()
+        scales = []
+        for step in range(6):
+            factor = float("inf") if step == 3 else 1.0
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+                loss = (model(torch.ones(2, 32, device=device)).float() * factor).square().mean()
+            scaler.scale(loss).backward()
+            if step % 2:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            scales.append(scaler.get_scale())
+        return [scales, [parameter.tolist() for parameter in model.parameters()]]
+
+    there, here = train(D), train("cpu")
+    assert there == here
+    assert dynamo_genie.stats()["client_operators"] == {}
+
+
+def what_is_written_by_out_is_what_the_cpu_writes_or_refuses() -> None:
+    half, data = torch.full((5000,), 1.001, dtype=torch.float16), torch.rand(4, 4)
+    long, double = ({"dtype": dtype} for dtype in (torch.int64, torch.float64))
+
+    def results(device: str) -> Iterator[object]:
+        def empty(*size: int, **options: Any) -> Tensor:
+            return torch.empty(size, device=device, **options)
+
+        there, halves = data.to(device), half.to(device)
+        attempts: tuple[Callable[[], Any], ...] = (
+            lambda: torch.sum(halves, 0, out=empty()),
+            lambda: torch.cumsum(halves, 0, out=empty(5000)),
+            lambda: torch.prod(there, 0, out=empty(4, **double)),
+            lambda: torch.sum(there * 2, 0, out=empty(4, **long)),
+            lambda: torch.linspace(0, 1, 4, out=empty(4, **double)),
+            lambda: torch.add(there, there, out=empty(4, 4, **double)),
+            lambda: torch.add(there.t(), 1, out=empty(0)),
+            lambda: torch.sort(there, 0, out=(empty(0), empty(0, **long))),
+            lambda: torch.randperm(4, device=device, generator=torch.Generator(device).manual_seed(1)),
+            *(partial(name, there, there, out=empty(4, 4, **long)) for name in (torch.add, torch.div, torch.mm)),
+            lambda: torch.sin(there, out=empty(4, 4, **long)),
+            lambda: torch.cat([there, there], out=empty(0, **long)),
+            lambda: torch.max(there, 0, out=(empty(4, **long), empty(4, **long))),
+            lambda: torch.linalg.vector_norm(there, out=empty(**double)),
+        )
+        for attempt in attempts:
+            try:
+                made = attempt()
+            except (RuntimeError, TypeError):
+                yield "refused"
+            else:
+                yield [(each.tolist(), each.stride()) for each in ([made] if isinstance(made, Tensor) else made)]
+
+    assert list(results(D)) == list(results("cpu"))
+
+
+def sequences_are_packed_by_lengths_on_the_cpu() -> None:
+    rnn = nn.utils.rnn
+    here = torch.randn(3, 5, 4, requires_grad=True)
+    there = here.detach().to(D).requires_grad_()
+    layer = nn.LSTM(4, 6, batch_first=True)
+    found = []
+    for data in (here, there):
+        layer = layer.to(data.device)
+        for lengths, ordered in ((torch.tensor([5, 3, 2]), True), ([2, 5, 3], False)):
+            packed = rnn.pack_padded_sequence(data, lengths, batch_first=True, enforce_sorted=ordered)
+            out, _ = rnn.pad_packed_sequence(layer(packed)[0], batch_first=True)
+            (gradient,) = torch.autograd.grad(out.square().sum(), data)
+            found.append([packed.data.tolist(), packed.batch_sizes.tolist(), out.tolist(), gradient.tolist()])
+            assert packed.batch_sizes.device.type == "cpu"
+    assert found[:2] == found[2:]
+    with pytest.raises(RuntimeError, match="decreasing order"):
+        rnn.pack_padded_sequence(there, torch.tensor([2, 5, 3]), batch_first=True)
+    scores, targets = torch.randn(6, 2, 4).log_softmax(-1), torch.tensor([[1, 2], [1, 3]])
+    lengths = torch.tensor([6, 5]), torch.tensor([2, 1])
+    assert equal(F.ctc_loss(scores.to(D), targets.to(D), *lengths), F.ctc_loss(scores, targets, *lengths))
+    whole = torch.tensor([0, 1, 1, 3], dtype=torch.int32, device=D)
+    assert torch.histc(whole, bins=4, min=0, max=3).tolist() == [1, 2, 0, 1]
+
+
+def modules_move_whoever_holds_their_parameters() -> None:
+    data = torch.randn(2, 3)
+    layer = nn.utils.weight_norm(nn.Linear(3, 3))
+    before = layer(data)
+    layer.to(D)
+    assert equal(layer(data.to(D)).detach(), before.detach())
+    with pytest.raises(RuntimeError, match="moved to another device after the forward pass"):
+        before.sum().backward()
+    held = nn.Linear(3, 3)
+    view, reference = held.weight.view(9), weakref.ref(held.weight)
+    optimizer = torch.optim.SGD(held.parameters(), lr=0.1)
+    held.to(D)
+    held(data.to(D)).sum().backward()
+    optimizer.step()
+    assert reference() is held.weight
+    assert held.weight.device == torch.device(D)
+    assert view.device.type == view._base.device.type == "cpu"
+    assert not torch.equal(view, held.weight.detach().cpu().view(9))
 
 
 def errors_in_a_backward_pass_are_raised() -> None:

@@ -25,6 +25,7 @@ from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device.device_tensor import DeviceTensor
 from dynamo_genie.errors import ModelFileError, NotRecoverable, OptionError, QuotaExceeded
 from dynamo_genie.remote_daemon.model_files.digest_index import FOLDER
+from dynamo_genie.runtime.wire import messages as m
 from tests.integration.real_daemon import RealDaemon, SimulatedDaemon, eventually
 from tests.remote_daemon.model_files.written import write_file
 
@@ -282,6 +283,23 @@ def shapes_names_and_arguments_that_are_wrong_are_told(root: Path) -> None:
             dynamo_genie.load_weights(nn.Linear(5, 3), "linear.safetensors", device="cpu")
         with pytest.raises(ModelFileError, match="has no tensor 'nothing'"), session().lock:
             session().weight_channel.load([session().mint()], "linear.safetensors", ["nothing"], "")
+
+
+def what_is_no_name_is_told_and_the_session_goes_on(root: Path) -> None:
+    with serving(root):
+        there = torch.ones(2, device=D) + 1
+        for wrong in (None, b"linear", 5, "x" * 5000, "\ud800", "x" * (1 << 20)):
+            with pytest.raises(OptionError, match="takes the name of a model"):
+                dynamo_genie.load_weights(nn.Linear(5, 3), wrong, device=D)  # type: ignore[arg-type]
+        a_linear(root)
+        dynamo_genie.load_weights(nn.Linear(5, 3), Path("linear.safetensors"), device=D)
+        later = there * 2
+        with session().lock:
+            session().post(m.DescribeModel(session().request_id(), Path("x"), 0))  # type: ignore[arg-type]
+            with pytest.raises(TypeError):
+                session().flush()
+        assert later.tolist() == [4.0, 4.0]  # what was queued with it is sent
+        assert (later + there).tolist() == [6.0, 6.0]
 
 
 def a_daemon_without_models_says_how_to_offer_some(root: Path) -> None:
