@@ -81,6 +81,11 @@ class Devices:
             self._places[connection.session] = torch.device(NAME, index)
             return connection.session
 
+    @property
+    def immediate(self) -> bool:
+        """Whether each operator is to be waited for, and raise its own error."""
+        return self._fleet is not None and self._fleet.immediate
+
     def synchronize(self, index: int) -> None:
         """Wait until a device has run everything so far, and raise the first error that nobody was told of."""
         session = self.session(index)

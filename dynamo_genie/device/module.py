@@ -18,10 +18,12 @@ Place = torch.device | str | int | None
 
 __all__ = [
     "Event", "Stream", "current_device", "current_stream", "default_stream", "device", "device_count",
-    "device_of", "empty_cache", "get_amp_supported_dtype", "get_device_capability", "get_device_name",
-    "get_rng_state", "get_rng_state_all", "init", "initial_seed", "is_bf16_supported", "is_initialized",
-    "manual_seed", "mem_get_info", "memory_allocated", "memory_reserved", "memory_stats", "restore_storage", "seed",
-    "seed_all", "set_device", "set_rng_state", "set_rng_state_all", "set_stream", "stream", "synchronize",
+    "device_of", "empty_cache", "empty_host_cache", "get_amp_supported_dtype", "get_device_capability",
+    "get_device_name", "get_rng_state", "get_rng_state_all", "init", "initial_seed", "is_bf16_supported",
+    "is_initialized", "manual_seed", "max_memory_allocated", "max_memory_reserved", "mem_get_info",
+    "memory_allocated", "memory_reserved", "memory_stats", "reset_accumulated_memory_stats",
+    "reset_peak_memory_stats", "restore_storage", "seed", "seed_all", "set_device", "set_rng_state",
+    "set_rng_state_all", "set_stream", "stream", "synchronize",
 ]  # fmt: skip
 
 
@@ -178,6 +180,22 @@ memory_reserved = memory_allocated
 """The daemon keeps nothing in reserve that is not in use by somebody."""
 
 
+def max_memory_allocated(device: Place = None) -> int:
+    """Refuse: a daemon keeps no peak.
+
+    Raises:
+        NotImplementedError: Always.
+    """
+    raise NotImplementedError("daemons keep no peak of their memory; memory_allocated() returns what is in use now")
+
+
+max_memory_reserved = reset_peak_memory_stats = reset_accumulated_memory_stats = max_memory_allocated
+
+
+def empty_host_cache() -> None:
+    """Do nothing: no pinned memory is kept."""
+
+
 def empty_cache() -> None:
     """Give back what is no longer used: tell the daemons what was freed here."""
     for connection in CONNECTIONS.all():
@@ -192,6 +210,13 @@ ACCELERATOR = MappingProxyType(
         "current_stream": "current_stream",
         "set_stream": "set_stream",
         "set_device_index": "set_device",
+        "set_device_idx": "set_device",
+        "current_device_idx": "current_device",
+        "max_memory_allocated": "max_memory_allocated",
+        "max_memory_reserved": "max_memory_reserved",
+        "reset_peak_memory_stats": "reset_peak_memory_stats",
+        "reset_accumulated_memory_stats": "reset_accumulated_memory_stats",
+        "empty_host_cache": "empty_host_cache",
         "current_device_index": "current_device",
         "memory_allocated": "memory_allocated",
         "memory_reserved": "memory_reserved",

@@ -59,7 +59,10 @@ def run_on_device(func: Any, args: Args, kwargs: Kwargs) -> Any:
             f"Expected all tensors to be on the same device, but found at least two devices, {device} and {other}! "
             f"(when checking arguments of {func})"
         )
-    return run_operator(func, args, kwargs)
+    result = run_operator(func, args, kwargs)
+    if DEVICES.immediate and device is not None:
+        DEVICES.synchronize(device.index)
+    return result
 
 
 def _places(args: Args, kwargs: Kwargs) -> tuple[torch.device | None, torch.device | None, bool]:

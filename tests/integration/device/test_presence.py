@@ -125,6 +125,22 @@ print(batch.to(torch.accelerator.current_accelerator()).sum().item())
     assert printed == "True remote_accelerator 1\n3.0\n"
 
 
+def test_errors_are_raised_by_the_operator_where_that_is_asked() -> None:
+    code = """
+import torch
+layer = torch.nn.Embedding(3, 2).to("remote_accelerator")
+before = layer.weight.tolist()
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+try:
+    loss = layer(torch.tensor([7]).to("remote_accelerator")).sum()
+except IndexError:
+    print("by the operator")
+print(layer.weight.tolist() == before)
+"""
+    printed = run_interpreter("-W", "ignore", "-c", code, environ={"GENIE_ERRORS": "immediate"})
+    assert printed == "by the operator\nTrue\n"
+
+
 def test_where_torch_does_not_look_it_is_registered_by_hand() -> None:
     code = """
 import torch, dynamo_genie
