@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamo_genie.torch_internals.guarded_memory import no_torch_function, wrapper_tensor
+from dynamo_genie.torch_internals.operators import TorchDispatchMode
 from dynamo_genie.torch_internals.pytree import tree_map_only
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+aten = torch.ops.aten
+
 
 def unscale(gradients: list[Tensor], found_inf: Tensor, inv_scale: Tensor) -> None:
     """Multiply gradients in place; set `found_inf` to 1 where one of them is not finite."""
     if not gradients:
         return
-    largest = torch._foreach_norm(gradients, float("inf"))
+    largest = aten._foreach_norm.Scalar(gradients, float("inf"))
     finite = torch.stack([norm.float() for norm in largest]).isfinite().all()
     found_inf.copy_(torch.where(finite, found_inf, torch.ones_like(found_inf)))
-    torch._foreach_mul_(gradients, inv_scale)
+    aten._foreach_mul_.Tensor(gradients, inv_scale)
 
 
 def update_scale(

@@ -8,10 +8,19 @@ import torch
 from torch._C import FunctionSchema, parse_schema
 from torch._C import _dispatch_has_kernel_for_dispatch_key as has_kernel
 from torch._ops import HigherOrderOperator, OperatorBase, OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamo_genie.torch_internals.probe import Probe, require
 
-__all__ = ["FunctionSchema", "HigherOrderOperator", "JitType", "OpOverload", "OperatorBase", "parse_schema"]
+__all__ = [
+    "FunctionSchema",
+    "HigherOrderOperator",
+    "JitType",
+    "OpOverload",
+    "OperatorBase",
+    "TorchDispatchMode",
+    "parse_schema",
+]
 
 JitType: TypeAlias = "torch._C.JitType"
 """The type of an argument in a schema; only its text is read. Torch's stubs alone know it by this name."""
@@ -59,6 +68,19 @@ def _check_parsed() -> None:
     )
 
 
+def _check_mode() -> None:
+    seen: list[object] = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))  # type: ignore[operator,misc,dict-item]
+
+    with Mode():  # type: ignore[no-untyped-call]
+        torch.ones(1).neg()
+    require(torch.ops.aten.neg.default in seen, "a mode sees each operator")
+
+
 PROBES = (
     Probe("torch._ops.OpOverload", "tells operators from other functions in a graph, and runs them", _check_overload),
     Probe(
@@ -75,5 +97,6 @@ PROBES = (
         _check_composed,
     ),
     Probe("torch._C.FunctionSchema", "tells what an operator reads, writes and returns", _check_schema),
+    Probe("torch.utils._python_dispatch.TorchDispatchMode", "counts the operators of eager code", _check_mode),
     Probe("torch._C.parse_schema", "gives operators of our own a schema", _check_parsed),
 )
