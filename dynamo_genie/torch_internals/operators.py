@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch._C import FunctionSchema, parse_schema
@@ -72,9 +72,9 @@ def _check_mode() -> None:
     seen: list[object] = []
 
     class Mode(TorchDispatchMode):
-        def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             seen.append(func)
-            return func(*args, **(kwargs or {}))  # type: ignore[operator,misc,dict-item]
+            return func(*args, **(kwargs or {}))
 
     with Mode():  # type: ignore[no-untyped-call]
         torch.ones(1).neg()
