@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 
 import torch
 
@@ -27,6 +28,11 @@ LONG_CALLS = 256
 
 FETCHED_BYTES_PER_S = 1e9
 """How fast results come here, about."""
+
+MAX_CALLS = 50_000
+"""More calls are not kept to be done again, of which some 75 MB would be here: the oldest are let go."""
+
+TOO_LONG = "what it was computed by are more calls than a session keeps, and it is too large to be saved on the client"
 
 TIME_SHARE = 0.01
 """The part of the time that results are fetched in only to be saved."""
@@ -174,4 +180,21 @@ class Saving:
         wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
         for record, _ in wanted.cuts:
             record.let_go()
-        return sum(record.command is not None for record in wanted.whole)
+        return len([record for record in wanted.whole if record.command is not None])
+
+    def let_go_of_oldest(self) -> int:
+        """Let go of the older half of the calls that would be done again, where they are too many; return how many.
+
+        What they made, and all that is computed from it, cannot be made again. So it is with training whose state is
+        too large to be fetched, where each step follows from all before it.
+        """
+        journal = self._notes.journal
+        wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
+        again = sorted((record for record in wanted.whole if record.command is not None), key=attrgetter("order"))
+        if len(again) <= MAX_CALLS:
+            return 0
+        oldest = again[: len(again) // 2]
+        for record in oldest:
+            record.let_go()
+            record.lost = TOO_LONG
+        return len(oldest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from dynamo_genie.runtime.session.bulk import BulkConnection
 from dynamo_genie.runtime.session.command_queue import CommandQueue
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.tensors import empty_like_spec, flat_bytes, spec_nbytes
+
+log = logging.getLogger(__name__)
 
 
 def shorten(recovery: Recovery[Any], commands: CommandQueue, bulk: BulkConnection) -> None:
@@ -28,6 +31,12 @@ def shorten(recovery: Recovery[Any], commands: CommandQueue, bulk: BulkConnectio
     if saving.worth(nbytes):
         save(nbytes)
         saving.prune()
+    elif saving.let_go_of_oldest():
+        log.warning(
+            "the state of this session, %.0f MB, is too large to be kept on the client, and the calls that made it are "
+            "too many to be done again: it does not survive its worker; save what must",
+            nbytes / 1e6,
+        )
 
 
 def _save(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dynamo_genie.errors import NotRecoverable
 from dynamo_genie.runtime.recovery import saving as saving_module
 from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Budget, Contents
 from dynamo_genie.runtime.recovery.records import reach
@@ -84,6 +85,24 @@ def test_a_long_chain_is_kept_where_its_results_are_large(history: History, monk
         history.call(ADD_IN_PLACE, total, total)
     fetch(total)
     assert calls_again(session) == saving_module.PRUNE_EVERY + 1
+
+
+def test_a_history_without_end_is_bounded_where_its_results_are_large(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 2 * saving_module.PRUNE_EVERY
+    monkeypatch.setattr(saving_module, "MAX_CALLS", limit)
+    monkeypatch.setattr(saving_module, "FETCHED_BYTES_PER_S", 1.0)
+    session = history.session
+    one, total, apart = session.put(torch.ones(30, 30)), session.put(torch.zeros(30, 30)), session.put(torch.ones(2))
+    for _ in range(3 * limit):
+        history.call(ADD_IN_PLACE, total, one)
+    assert fetch(total)[0, 0] == 3 * limit
+    assert calls_again(session) <= limit + saving_module.PRUNE_EVERY
+    history.kill()
+    assert fetch(apart).tolist() == [1, 1]
+    with pytest.raises(NotRecoverable, match="more calls than a session keeps"):
+        fetch(total)
 
 
 def test_views_stay_views_and_are_not_cut_apart(history: History) -> None:
