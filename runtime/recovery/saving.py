@@ -54,6 +54,7 @@ class Saving:
         self._looked_at = self._since = 0
         self._left: list[int] = []
         self._pruned = 0
+        self._let_go = False
         self._cut_at = time.monotonic()
 
     def forget(self) -> None:
@@ -182,8 +183,10 @@ class Saving:
             record.let_go()
         return len([record for record in wanted.whole if record.command is not None])
 
-    def let_go_of_oldest(self) -> int:
-        """Let go of the older half of the calls that would be done again, where they are too many; return how many.
+    def let_go_of_oldest(self) -> bool:
+        """Let go of the older half of the calls that would be done again, where they are too many.
+
+        Returns whether that was so for the first time.
 
         What they made, and all that is computed from it, cannot be made again. So it is with training whose state is
         too large to be fetched, where each step follows from all before it.
@@ -192,9 +195,9 @@ class Saving:
         wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
         again = sorted((record for record in wanted.whole if record.command is not None), key=attrgetter("order"))
         if len(again) <= MAX_CALLS:
-            return 0
-        oldest = again[: len(again) // 2]
-        for record in oldest:
+            return False
+        for record in again[: len(again) // 2]:
             record.let_go()
             record.lost = TOO_LONG
-        return len(oldest)
+        first, self._let_go = not self._let_go, True
+        return first

@@ -31,7 +31,7 @@ def shorten(recovery: Recovery[Any], commands: CommandQueue, bulk: BulkConnectio
     if saving.worth(nbytes):
         save(nbytes)
         saving.prune()
-    elif saving.let_go_of_oldest():
+    elif saving.let_go_of_oldest():  # that is said once
         log.warning(
             "the state of this session, %.0f MB, is too large to be kept on the client, and the calls that made it are "
             "too many to be done again: it does not survive its worker; save what must",
