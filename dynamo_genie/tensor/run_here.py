@@ -22,7 +22,7 @@ from dynamo_genie.tensor.client_operators import announce_eager
 from dynamo_genie.tensor.memory_here import bring_here, read_together
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.tensors import dense_form, is_dense
-from dynamo_genie.torch_internals.operators import OpOverload, composes_others
+from dynamo_genie.torch_internals.operators import OpOverload, composes_others, meta_checks_out
 from dynamo_genie.torch_internals.pytree import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
@@ -202,10 +202,12 @@ def _run_out(func: OpOverload, schema: OperatorSchema, args: Args, kwargs: Kwarg
     wanted = [kwargs[str(which)] for which in schema.writes]
     rest = {name: value for name, value in kwargs.items() if name not in schema.writes}
     _require_writable(func, args, kwargs)
-    if "dtype" in _arguments_without_out(func) and rest.get("dtype") is None:
+    if "dtype" in _options_without_out(func) and rest.get("dtype") is None:
         rest["dtype"] = tree_leaves(wanted)[0].dtype  # in which PyTorch computes then, not only returns
     made = _with_plain_generator(func.overloadpacket, args, rest)
     for out, value in zip(tree_leaves(wanted), tree_leaves(made), strict=True):
+        if not torch.can_cast(value.dtype, out.dtype) and "generator" not in _options_without_out(func):
+            raise RuntimeError(f"result type {value.dtype} can't be cast to the desired output type {out.dtype}")
         if out.shape != value.shape:
             out.resize_(value.shape)
             if out.stride() != value.stride() and is_dense(value.shape, value.stride()):
@@ -235,10 +237,10 @@ def _require_writable(func: OpOverload, args: Args, kwargs: Kwargs) -> None:
     Raises:
         RuntimeError: It does not write such results to tensors of these dtypes.
     """
+    if not meta_checks_out(func):
+        return
     args, kwargs = tree_map_only(torch.Tensor, _without_values, (args, kwargs))
-    if "generator" in kwargs:
-        kwargs["generator"] = None
-    with suppress(NotImplementedError):
+    with suppress(NotImplementedError, TypeError):  # some stand-ins in Python know no `out`
         func(*args, **kwargs)
 
 
@@ -247,8 +249,8 @@ def _without_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _arguments_without_out(func: OpOverload) -> frozenset[str]:
-    """Return the names of the arguments of an `out=` operator, and of the form of it that makes a new tensor."""
+def _options_without_out(func: OpOverload) -> frozenset[str]:
+    """Return the names of the keyword arguments of an `out=` operator and of its form that makes a new tensor."""
     name = func._overloadname.removesuffix("out").removesuffix("_") or "default"
     forms = func, getattr(func.overloadpacket, name, func)
-    return frozenset(argument.name for form in forms for argument in form._schema.arguments)
+    return frozenset(argument.name for form in forms for argument in form._schema.arguments if argument.kwarg_only)

@@ -35,10 +35,22 @@ def composes_others(operator: OpOverload) -> bool:
     return has_kernel(name, "CompositeImplicitAutograd") and not has_kernel(name, "CPU")
 
 
+def meta_checks_out(operator: OpOverload) -> bool:
+    """Say whether an `out=` operator on meta tensors refuses what the CPU refuses.
+
+    Those do that have a kernel for either. Of others PyTorch's stand-ins are stricter, as they are of those that draw.
+    """
+    name = operator.name()
+    draws = any(argument.name == "generator" for argument in operator._schema.arguments)
+    return has_kernel(name, "Meta") and has_kernel(name, "CPU") and not draws
+
+
 def _check_composed() -> None:
     require(composes_others(torch.ops.aten.flatten.using_ints), "flatten is composed of others")
     require(not composes_others(torch.ops.aten.view.default), "view is not")
     require(not composes_others(torch.ops.aten.silu_backward.default), "nor is what has a kernel of its own")
+    require(meta_checks_out(torch.ops.aten.add.out), "add has kernels for the CPU and for meta tensors")
+    require(not meta_checks_out(torch.ops.aten._pin_memory.out), "pinning has not")
     flat = torch.ops.aten.flatten.using_ints.decompose(torch.ones(2, 3), 0, 1)
     require(flat.shape == (6,), "an operator that is composed of others runs as these")
 

@@ -75,6 +75,9 @@ def test_the_ledger_is_strict() -> None:
     ]
     assert ledger.after(["a", "d"], ["b"]).text() == "# versions\n\n# not looked into yet\nd\n\n# why\na\n"
     assert Ledger.read(ledger.text()) == ledger
+    unsteady = Ledger.read("# versions\n\n# unsteady: why\na\n")
+    assert unsteady.wrong({"a": "how"}, [], []) == unsteady.wrong({}, ["a"], []) == []
+    assert unsteady.after([], ["a"]) == unsteady
     for wrong in ("# versions\n\na\n", "# versions\n\n# why\na\na\n"):
         with pytest.raises(AssertionError):
             Ledger.read(wrong)
