@@ -8,7 +8,7 @@ import torch
 from dynamo_genie import errors
 from dynamo_genie.remote_daemon.channel.error_record import error_record
 from dynamo_genie.remote_daemon.worker.failures import describe_failure
-from dynamo_genie.runtime.session.failures import FAILURE_CLASSES, RemoteOutOfMemory, to_exception
+from dynamo_genie.runtime.session.failures import FAILURE_CLASSES, MemoryQuotaExceeded, RemoteOutOfMemory, to_exception
 from dynamo_genie.runtime.wire.error_codes import ERROR_CLASSES, error_code, error_from_code
 
 OURS = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.GenieError)]
@@ -22,8 +22,14 @@ def test_the_table_has_every_error_of_ours() -> None:
 @pytest.mark.parametrize("cls", ERROR_CLASSES.values(), ids=lambda cls: cls.__name__)
 def test_a_failure_of_the_worker_is_raised_as_the_same_class(cls: type[Exception]) -> None:
     raised = to_exception(error_record(cls("why")), None)
-    assert type(raised) is cls
+    assert type(raised) is (MemoryQuotaExceeded if cls is errors.QuotaExceeded else cls)
     assert "why" in str(raised)
+
+
+def test_a_limit_of_memory_is_caught_as_a_lack_of_memory() -> None:
+    raised = to_exception(error_record(errors.QuotaExceeded("no room")), None)
+    assert isinstance(raised, errors.QuotaExceeded)
+    assert isinstance(raised, torch.OutOfMemoryError)
 
 
 @pytest.mark.parametrize("cls", OURS, ids=lambda cls: cls.__name__)
