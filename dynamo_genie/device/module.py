@@ -11,10 +11,8 @@ import torch
 from dynamo_genie.connections.connections import CONNECTIONS
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device.restored_storage import restore_storage
-from dynamo_genie.device.streams import Event, Stream, current_stream, default_stream, set_stream, stream
+from dynamo_genie.device.streams import Event, Place, Stream, current_stream, default_stream, set_stream, stream
 from dynamo_genie.device_name import NAME
-
-Place = torch.device | str | int | None
 
 __all__ = [
     "Event", "Stream", "current_device", "current_stream", "default_stream", "device", "device_count",

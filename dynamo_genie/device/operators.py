@@ -27,6 +27,7 @@ from dynamo_genie.tensor.memory_here import read
 from dynamo_genie.tensor.remote_tensor import RemoteTensor
 from dynamo_genie.tensor.run_here import Args, Kwargs, Way, send_values, way_of
 from dynamo_genie.tensors import is_dense
+from dynamo_genie.torch_internals.device.kernels import aten_overload
 from dynamo_genie.torch_internals.operators import OpOverload
 
 aten = torch.ops.aten
@@ -176,11 +177,6 @@ def _made_elsewhere(func: OpOverload, args: Args, kwargs: Kwargs, device: torch.
     return func(stand_in, *rest, **kwargs)
 
 
-def _overload(name: str) -> OpOverload:
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(aten, packet), overload or "default")  # type: ignore[no-any-return]
-
-
 # --- without a daemon ------------------------------------------------------------------------------------
 
 
@@ -254,6 +250,6 @@ _TRANSFERS: MappingProxyType[Any, Callable[[Args, Kwargs], Any]] = MappingProxyT
     }
 )
 _COMPOSITES: MappingProxyType[Any, Callable[..., Any]] = MappingProxyType(
-    {_overload(name): function for name, function in COMPOSITES}
+    {aten_overload(name): function for name, function in COMPOSITES}
 )
 DeviceTensor.run_operator = staticmethod(run_on_device)

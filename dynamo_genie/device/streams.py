@@ -12,10 +12,10 @@ import torch
 
 from dynamo_genie.device.devices import DEVICES
 from dynamo_genie.device_name import NAME
+from dynamo_genie.torch_internals.device.guard import PRIVATE_USE_1
 from dynamo_genie.torch_internals.opaque import opaque_class
 
 Place = torch.device | str | int | None
-_PRIVATE_USE_1 = 20  # c10's `DeviceType`
 
 
 @opaque_class
@@ -26,7 +26,7 @@ class Stream(torch.Stream):
         """Return the stream of a device; by default that of the current one. Priorities mean nothing."""
         index = kept.get("device_index") if device is None else device
         place = DEVICES.index(index)
-        return super().__new__(cls, stream_id=0, device_index=place, device_type=_PRIVATE_USE_1)
+        return super().__new__(cls, stream_id=0, device_index=place, device_type=PRIVATE_USE_1)
 
     def synchronize(self) -> None:
         """Wait until the device has run everything so far, and raise the first error that nobody was told of."""

@@ -10,7 +10,7 @@ import torch
 
 from dynamo_genie.runtime.recovery.held import FREE_NBYTES, Contents, Held
 from dynamo_genie.runtime.recovery.notes import Notes
-from dynamo_genie.runtime.recovery.records import Record, Weight, reach
+from dynamo_genie.runtime.recovery.records import Record, Wanted, Weight, reach
 from dynamo_genie.runtime.wire import messages as m
 from dynamo_genie.runtime.wire.limits import MAX_ITEMS
 from dynamo_genie.runtime.wire.tensor import InlineTensor
@@ -178,10 +178,14 @@ class Saving:
             if last is not None and last.cuts is not None and handle in last.cuts and len(memory.handles) == 1:
                 journal.made[handle] = last
                 del journal.memories[handle]
-        wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
+        wanted = self._wanted()
         for record, _ in wanted.cuts:
             record.let_go()
-        return len([record for record in wanted.whole if record.command is not None])
+        return sum(record.command is not None for record in wanted.whole)
+
+    def _wanted(self) -> Wanted:
+        journal = self._notes.journal
+        return reach(need for handle in journal.made for need in journal.needs_of(handle))
 
     def let_go_of_oldest(self) -> bool:
         """Let go of the older half of the calls that would be done again, where they are too many.
@@ -191,9 +195,9 @@ class Saving:
         What they made, and all that is computed from it, cannot be made again. So it is with training whose state is
         too large to be fetched, where each step follows from all before it.
         """
-        journal = self._notes.journal
-        wanted = reach(need for handle in journal.made for need in journal.needs_of(handle))
-        again = sorted((record for record in wanted.whole if record.command is not None), key=attrgetter("order"))
+        again = sorted(
+            (record for record in self._wanted().whole if record.command is not None), key=attrgetter("order")
+        )
         if len(again) <= MAX_CALLS:
             return False
         for record in again[: len(again) // 2]:

@@ -24,7 +24,7 @@ from dynamo_genie.torch_internals.operators import OpOverload
 Kernels = Iterable[tuple[str, Callable[..., Any]]]
 
 __all__ = [
-    "cast_on_the_cpu", "make_without_memory", "rebuild_parameter", "rebuild_tensor",
+    "aten_overload", "cast_on_the_cpu", "make_without_memory", "rebuild_parameter", "rebuild_tensor",
     "register_autocast", "register_kernels", "without_autocast",
 ]  # fmt: skip
 
@@ -48,7 +48,9 @@ def register_kernels(
         library.impl(operator, kernel, f"Autograd{KEY}")
     for operator in set(_registered("CompositeImplicitAutograd")) & set(_registered("CPU")):  # whole, as on the CPU
         library.impl(operator, torch.library.fallthrough_kernel, f"Autograd{KEY}")
-        library.impl(operator, partial(all_others, _overload(operator)), KEY)  # AOTAutograd asks whether there is one
+        library.impl(
+            operator, partial(all_others, aten_overload(operator)), KEY
+        )  # AOTAutograd asks whether there is one
     if not torch.cuda.is_available():  # pinned memory is the accelerator's, and ours has none: a copy will do
         library.impl("_pin_memory", lambda tensor, device=None: tensor.clone(), "CPU")
     everything = torch.library.Library("_", "IMPL")
@@ -69,10 +71,11 @@ def cast_on_the_cpu() -> Iterator[OpOverload]:
     """Give the aten operators that autocast has kernels for on the CPU."""
     for full in _registered("AutocastCPU"):
         if full.startswith("aten::"):
-            yield _overload(full)
+            yield aten_overload(full)
 
 
-def _overload(full: str) -> OpOverload:
+def aten_overload(full: str) -> OpOverload:
+    """Return an aten operator by its name, `add.out` or `aten::add.out`."""
     packet, _, overload = full.removeprefix("aten::").partition(".")
     return getattr(getattr(torch.ops.aten, packet), overload or "default")  # type: ignore[no-any-return]
 
