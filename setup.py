@@ -10,7 +10,8 @@ from setuptools import setup
 SUBPACKAGES = (
     "bench", "bench.device", "bench.gpu_check", "bench.network", "bench.peers", "bench.study", "bench.study.report",
     "bench.trust", "calls", "cli", "connections", "device", "explain", "loading", "lowering", "passes",
-    "passes.cutting", "passes.graphs", "passes.placement", "passes.rewrites", "passes.understanding", "remote_daemon",
+    "passes.cutting", "passes.graphs", "passes.pipelines", "passes.placement", "passes.rewrites", "passes.rows",
+    "passes.understanding", "remote_daemon",
     "remote_daemon.channel", "remote_daemon.engines", "remote_daemon.memory", "remote_daemon.model_files",
     "remote_daemon.operators",
     "remote_daemon.sandbox", "remote_daemon.supervisor", "remote_daemon.transfer", "remote_daemon.weight_files",

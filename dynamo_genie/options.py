@@ -68,6 +68,9 @@ class Options:
         debug_dir: Where to write what the passes found, the plan and a report, one folder for each graph.
         unsupported: What becomes of an operator that no daemon runs: "client" runs it here and the rest of its graph
             remotely, "error" refuses it.
+        pipeline: Whether several daemons may work on pieces of a prompt, or of a batch, at the same time: "auto" where
+            that saves time, "off" never.
+        exact: Whether pieces must give the bits of the whole; else rounding may differ, as between two batch sizes.
     """
 
     daemons: tuple[str, ...] = ()
@@ -86,6 +89,8 @@ class Options:
     recovery: Literal["replay", "off"] = "replay"
     debug_dir: str | None = None
     unsupported: Literal["client", "error"] = "client"
+    pipeline: Literal["auto", "off"] = "auto"
+    exact: bool = True
 
     @property
     def immediate(self) -> bool:
@@ -228,6 +233,15 @@ def _flag(source: str, value: object) -> bool | None:
     raise OptionError(f"{source} must be true, false or None (on a terminal only), not {value!r}")
 
 
+def _yes_or_no(source: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise OptionError(f"{source} must be true or false, not {value!r}")
+
+
 _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
     {
         "daemons": _endpoints,
@@ -246,5 +260,7 @@ _CONVERTERS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
         "recovery": partial(_one_of, ("replay", "off")),
         "debug_dir": _path,
         "unsupported": partial(_one_of, ("client", "error")),
+        "pipeline": partial(_one_of, ("auto", "off")),
+        "exact": _yes_or_no,
     }
 )

@@ -8,6 +8,7 @@ of the remote arguments, and is kept for the next call whose arguments lie in th
 from __future__ import annotations
 
 import gc
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.fx import GraphModule, Node
 
 from dynamo_genie.calls.client_part import ClientPart
 from dynamo_genie.calls.parts import Part, Placement
+from dynamo_genie.calls.pipelined import may_pipeline, pipelined
 from dynamo_genie.calls.plan import CallPlan
 from dynamo_genie.calls.sections import Sections
 from dynamo_genie.calls.value_slots import ValueSlots
@@ -30,9 +32,12 @@ from dynamo_genie.options import Options
 from dynamo_genie.passes.cutting.crossings import ClientCost, client_costs
 from dynamo_genie.passes.cutting.cut import cut
 from dynamo_genie.passes.graphs.pipeline import run_passes
+from dynamo_genie.passes.graphs.semantics import Phase, facts_of
+from dynamo_genie.passes.pipelines.seeds import is_long
 from dynamo_genie.passes.placement.plan import Partition, PlacementPlan
 from dynamo_genie.passes.placement.split import split
 from dynamo_genie.passes.placement.topology import CLIENT
+from dynamo_genie.passes.rows.numbers import has_symbols
 from dynamo_genie.quantities import nbytes_text
 from dynamo_genie.tensor.remote_tensor import handle_of
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
@@ -43,6 +48,12 @@ _ELSEWHERE = "elsewhere"
 
 Places = tuple[str | None, ...]
 """For each argument, the device on which it is; None for what the client has."""
+
+Sizes = tuple[Any, ...]
+"""The sizes of a call on which its pieces depend."""
+
+MOST_SIZES = 16
+"""Placements that are kept of a graph whose pieces depend on sizes: of the prompts that came last."""
 
 
 class InParts:
@@ -65,17 +76,32 @@ class InParts:
         self._unrunnable = unrunnable
         self._operators = {node.name: _operator(node, error) for node, error in (unrunnable or {}).items()}
         self._slots = ValueSlots(gm, plan)
-        self._placed: dict[Places, tuple[Fleet, Placement]] = {}
+        self._placed: OrderedDict[tuple[Places, Sizes], tuple[Fleet, Placement]] = OrderedDict()
+        training = any(fact.phase is Phase.TRAINING_FORWARD for fact in map(facts_of, gm.graph.nodes))
+        cuttable = unrunnable is None and may_pipeline(options, backward=plan.backward, training=training)
+        self._pipelined = cuttable
+        self._sized = cuttable and has_symbols(gm)
 
     def __call__(self, args: Sequence[Any]) -> Placement:
-        """Return the graph's parts for arguments that lie where these do."""
+        """Return the parts for arguments that lie where these do, and have these sizes if pieces depend on them."""
         fleet = CONNECTIONS.fleet(self._options)
-        places = tuple(_place_of(fleet, arg) for arg in args)
+        key = tuple(_place_of(fleet, arg) for arg in args), self._sizes(args)
         with locked(fleet.sessions):
-            known = self._placed.get(places)
+            known = self._placed.get(key)
             if known is None or known[0] is not fleet:
-                known = self._placed[places] = fleet, self._place(fleet, args, places)
+                known = self._placed[key] = fleet, self._place(fleet, args, key[0])
+                if key[1] and len(self._placed) > MOST_SIZES:
+                    self._placed.popitem(last=False)
+            self._placed.move_to_end(key)
         return known[1]
+
+    def _sizes(self, args: Sequence[Any]) -> Sizes:
+        """Return the sizes on which pieces depend; none where a call is too small to be cut, or never is."""
+        if not self._sized:
+            return ()
+        shapes = [tuple(arg.shape) for arg in args if isinstance(arg, torch.Tensor)]
+        cuttable = any(is_long(shape) for i, shape in enumerate(shapes) if i not in self._plan.resident)
+        return (*shapes, *(arg for arg in args if isinstance(arg, int))) if cuttable else ()
 
     def _place(self, fleet: Fleet, args: Sequence[Any], places: Places) -> Placement:
         """Place the graph; where it does not fit, once more after what is dead but not yet collected is gone."""
@@ -94,13 +120,17 @@ class InParts:
             for turn, gm in self._turns(places):
                 sections.add(turn, gm)
             plan = sections.plan(map(_reason, dict.fromkeys(self._operators.values())))
-            graphs = split(self._gm, plan.partitions)
-        steps = [self._step(fleet, *pair) for pair in zip(plan.partitions, graphs, strict=True)]
+            gm = self._gm
+            if self._pipelined and sections.topology is not None:
+                gm, plan = pipelined(gm, args, plan, sections.topology, homes, fleet, self._options)
+            graphs = split(gm, plan.partitions)
+        slots = self._slots if gm is self._gm else ValueSlots(gm, self._plan)
+        steps = [self._step(fleet, slots, *pair) for pair in zip(plan.partitions, graphs, strict=True)]
         for crossing in plan.cuts:
             if CLIENT not in (crossing.source, crossing.target):
                 fleet.open_link(crossing.source, crossing.target)
         self._announce(plan)
-        return self._slots.placement(steps, plan, sections.topology)
+        return slots.placement(steps, plan, sections.topology)
 
     def _turns(self, places: Places) -> Sequence[tuple[Partition | None, GraphModule]]:
         """Return the turns that daemons and client take, each with its graph."""
@@ -110,12 +140,12 @@ class InParts:
         turns = cut(self._gm, self._unrunnable, [n for n, place in zip(inputs, places, strict=True) if place is None])
         return list(zip(turns, split(self._gm, turns), strict=True))
 
-    def _step(self, fleet: Fleet, partition: Partition, gm: GraphModule) -> Part | ClientPart:
+    def _step(self, fleet: Fleet, slots: ValueSlots, partition: Partition, gm: GraphModule) -> Part | ClientPart:
         if partition.device == CLIENT:
-            return self._slots.client_part(partition, gm, self._operators)
+            return slots.client_part(partition, gm, self._operators)
         gm = run_passes(gm, LAYOUT_REWRITES).gm
         lowered = lower(gm, facts=self._options.mode.understood)
-        return self._slots.part(partition, fleet.connection(partition.device), lowered)
+        return slots.part(partition, fleet.connection(partition.device), lowered)
 
     def _announce(self, plan: PlacementPlan) -> None:
         for partition, cost in client_costs(plan.partitions, plan.cuts):

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import permutations
+from weakref import WeakKeyDictionary
 
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.options import LinkSpeed
 from dynamo_genie.passes.placement.topology import CLIENT, Device, Link, Topology
+from dynamo_genie.runtime.attachment.attachment import Attachment
 from dynamo_genie.runtime.session.peer_mesh import PeerMesh
 from dynamo_genie.runtime.session.session import Session
 
@@ -33,6 +35,11 @@ class Fleet:
         self.mesh = mesh
         self._by_endpoint = {connection.endpoint: connection for connection in connections}
         self._given = tuple(given)
+        self._certificates: WeakKeyDictionary[Attachment, dict[str, bool]] = WeakKeyDictionary()
+
+    def certificates(self, session: Session) -> dict[str, bool]:
+        """Return what is known of the kernels of a session's worker: whether pieces give the bits of the whole."""
+        return self._certificates.setdefault(session.attachment, {})
 
     @property
     def alive(self) -> bool:

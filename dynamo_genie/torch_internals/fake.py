@@ -41,14 +41,16 @@ def is_fake(tensor: torch.Tensor) -> bool:
     return type(tensor) is FakeTensor
 
 
-def fake_like(fake: torch.Tensor, shape: Any, stride: Any, device: torch.device | None = None) -> torch.Tensor:
-    """Return another fake tensor, of the mode and dtype of `fake`, on its device unless another is wanted.
+def fake_like(
+    fake: torch.Tensor, shape: Any, stride: Any, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Return another fake tensor, of the mode of `fake`, and of its dtype and on its device unless others are wanted.
 
     Sizes may be symbolic. Relies on its `fake_mode`.
     """
     mode: FakeTensorMode = fake.fake_mode  # type: ignore[attr-defined]
     with mode:
-        return torch.empty_strided(shape, stride, dtype=fake.dtype, device=device or fake.device)
+        return torch.empty_strided(shape, stride, dtype=dtype or fake.dtype, device=device or fake.device)
 
 
 def is_described(frame: FrameType | None) -> bool:

@@ -52,7 +52,7 @@ def _extend(
 ) -> _Stretch:
     """Return the best ways to end at each boundary with a stretch on `device` after those in `before`."""
     work = _work(problem, device, pinned)
-    earliest = _earliest_begins(problem, device, pinned)
+    earliest = earliest_begins(problem, device, pinned)
     seconds: list[float] = []
     begins: list[int] = []
     best: deque[tuple[float, int]] = deque()  # beginnings by rising price: a sliding minimum
@@ -95,7 +95,7 @@ def _work(problem: Problem, device: int, pinned: Mapping[int, int]) -> list[floa
     return sums
 
 
-def _earliest_begins(problem: Problem, device: int, pinned: Mapping[int, int]) -> list[int]:
+def earliest_begins(problem: Problem, device: int, pinned: Mapping[int, int]) -> list[int]:
     """Return, for each boundary, where a stretch that ends there may begin at the earliest and still fit."""
     weights_of = problem.weights_of
     uses: Counter[int] = Counter()

@@ -77,7 +77,7 @@ def merge_parts(problem: Problem, best: Scored) -> Scored:
 
 def _score_parts(problem: Problem, devices: Devices, parts: Parts) -> Scored:
     time = predict(problem, parts)
-    return Scored(devices, parts, time, time.step_s + UPLOAD_SHARE * _uploads_s(problem, devices))
+    return Scored(devices, parts, time, time.step_s + UPLOAD_SHARE * uploads_s(problem, devices))
 
 
 def _merge(problem: Problem, scored: Scored, one: int, other: int) -> Scored | None:
@@ -88,7 +88,7 @@ def _merge(problem: Problem, scored: Scored, one: int, other: int) -> Scored | N
         return None
 
 
-def _uploads_s(problem: Problem, devices: Devices) -> float:
+def uploads_s(problem: Problem, devices: Devices) -> float:
     """Return the seconds in which weights come to devices that do not have them yet; they come once."""
     return sum(
         transfer_s(problem, None, device, weight.nbytes)

@@ -46,23 +46,18 @@ class Ledger:
         parts = ["\n".join((f"# {reason}", *by_reason[reason])) for reason in sorted(by_reason)]
         return "\n\n".join((f"# {self.versions}", *parts)) + "\n"
 
-    def wrong(self, failed: Mapping[str, str], passed: Iterable[str], gone: Iterable[str] = ()) -> list[str]:
-        """Return what is not as it stands here.
+    def wrong(self, failed: Mapping[str, str], passed: Iterable[str]) -> dict[str, str]:
+        """Return what is not as it stands here, by name, and in which way.
 
         Args:
             failed: What failed, and how.
             passed: What did not.
-            gone: What is there no more.
         """
-        return [
-            *(f"{name} fails and is not listed: {how}" for name, how in failed.items() if name not in self.reasons),
-            *(
-                f"{name} is listed and passes"
-                for name in passed
-                if name in self.reasons and not self._is_unsteady(name)
-            ),
-            *(f"{name} is listed and there is no such test" for name in gone),
-        ]
+        unlisted = {name: how for name, how in failed.items() if name not in self.reasons}
+        mended = (name for name in passed if name in self.reasons and not self._is_unsteady(name))
+        return {name: f"{name} fails and is not listed: {how}" for name, how in unlisted.items()} | {
+            name: f"{name} is listed and passes" for name in mended
+        }
 
     def after(self, failed: Iterable[str], passed: Iterable[str]) -> Ledger:
         """Return the ledger as it would be right: what passes is out, and what is new has yet to be looked into."""

@@ -1,0 +1,69 @@
+"""The pipeline of a graph for one call's sizes: the best that is proposed, and proved to give the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch.fx import GraphModule
+
+from dynamo_genie.calls.certified import refuted
+from dynamo_genie.connections.fleet import Fleet
+from dynamo_genie.engines import AUTO
+from dynamo_genie.options import Options
+from dynamo_genie.passes.pipelines.pipeline import propose_pipelines
+from dynamo_genie.passes.placement.plan import PlacementPlan
+from dynamo_genie.passes.placement.topology import Topology
+from dynamo_genie.passes.rows.numbers import has_symbols, with_numbers
+from dynamo_genie.passes.rows.template import CannotCut
+
+_EXACT_ENGINES = (AUTO, "eager")
+
+
+def may_pipeline(options: Options, *, backward: bool, training: bool) -> bool:
+    """Say whether calls of a graph may be cut in pieces at all.
+
+    In training they stay whole: the gradient of a weight is a sum over all rows, whose order pieces would change.
+    """
+    understood = options.mode.understood and options.placement != "blind"
+    return options.pipeline == "auto" and understood and not (backward or training)
+
+
+def pipelined(
+    gm: GraphModule,
+    args: Sequence[Any],
+    whole: PlacementPlan,
+    topology: Topology,
+    homes: Mapping[str, frozenset[str]],
+    fleet: Fleet,
+    options: Options,
+) -> tuple[GraphModule, PlacementPlan]:
+    """Return the graph and the plan for a call: in pieces if that is worth it and gives the same bits, else as planned.
+
+    Args:
+        gm: The graph; its sizes may be symbolic.
+        args: The arguments of the call.
+        whole: The plan without pieces.
+        homes: Where its inputs are, as for placement.
+    """
+    if options.exact and options.engine not in _EXACT_ENGINES:
+        return gm, _because(whole, (f"not in pieces: engine {options.engine!r} may give pieces other bits",))
+    try:
+        sized = with_numbers(gm, args) if has_symbols(gm) else gm
+    except CannotCut as why:
+        return gm, _because(whole, (f"not in pieces: {why}",))
+    proposals = propose_pipelines(sized, topology, homes, whole)
+    reasons = list(proposals.reasons)
+    for pipeline in proposals.pipelines:
+        wrong = refuted(pipeline, fleet) if options.exact else ()
+        if not wrong:
+            saved = 1 - pipeline.plan.step_s / whole.step_s
+            words = (f"{saved:.0%} shorter than {whole.step_s * 1e3:.3f} ms as a whole", *reasons)
+            return pipeline.cut.gm, _because(pipeline.plan, words)
+        reasons += [f"other bits in pieces: {kernel}" for kernel in wrong]
+    return gm, _because(whole, reasons)
+
+
+def _because(plan: PlacementPlan, reasons: Sequence[str]) -> PlacementPlan:
+    return replace(plan, reasons=(*plan.reasons, *reasons))

@@ -1,0 +1,99 @@
+"""Analysis of rows: which calls of a graph run piece by piece, and why the others do not. Pure.
+
+Every value is proved, from the inputs on, to be row-wise along some dimension, or is the same for all rows; what reads
+a value that is complete only when all rows are, is computed then, and whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule, Node
+
+from dynamo_genie.passes.graphs.graph_view import draws
+from dynamo_genie.passes.rows.rules import row_wise
+from dynamo_genie.passes.rows.template import TAKES, Axis, CannotCut, Known, RowWise
+from dynamo_genie.schemas import read_schema
+from dynamo_genie.torch_internals.operators import HigherOrderOperator, OpOverload
+
+
+@dataclass(frozen=True)
+class RowAnalysis:
+    """What of a graph runs piece by piece.
+
+    Attributes:
+        rows: How many rows there are.
+        seeds: The inputs whose rows are cut.
+        found: The calls that run piece by piece.
+        late: The calls that are made once, when all rows are there.
+        refused: Why the first of those cannot run piece by piece; the others read from these.
+    """
+
+    rows: int
+    seeds: Mapping[Node, Axis]
+    found: Mapping[Node, RowWise]
+    late: frozenset[Node]
+    refused: Mapping[Node, str]
+
+
+def find_rows(gm: GraphModule, seeds: Mapping[Node, Axis], rows: int) -> RowAnalysis:
+    """Find what can run piece by piece, where the seeds' rows do.
+
+    Args:
+        gm: A graph whose shapes are numbers.
+        seeds: Inputs, with where their rows are.
+        rows: How many they have.
+
+    Raises:
+        CannotCut: The graph has an effect that must happen once, and in order.
+    """
+    known = Known(rows)
+    known.axes.update(seeds)
+    found: dict[Node, RowWise] = {}
+    late: set[Node] = set()
+    refused: dict[Node, str] = {}
+    for node in gm.graph.nodes:
+        if node.op != "call_function":
+            continue
+        _require_pure(node)
+        if not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+        elif known.has_rows([node.args, node.kwargs]):
+            try:
+                found[node] = row_wise(node, known)
+                known.axes[node] = found[node].axes
+            except CannotCut as why:
+                late.add(node)
+                refused[node] = str(why)
+    return RowAnalysis(rows, dict(seeds), found, frozenset(late), refused)
+
+
+def _require_pure(node: Node) -> None:
+    target = node.target
+    if draws(node):
+        raise CannotCut(f"{name_of(node)} draws random numbers, in an order that pieces would change")
+    if isinstance(target, HigherOrderOperator):
+        raise CannotCut(f"{name_of(node)} runs graphs of its own")
+    if isinstance(target, OpOverload) and read_schema(target).writes:
+        raise CannotCut(f"{name_of(node)} writes into memory that outlives the call")
+
+
+def reasons(analysis: RowAnalysis) -> tuple[str, ...]:
+    """Return why calls cannot run piece by piece, for people, in graph order; taking some of the rows is no reason."""
+    lines = (
+        f"{name_of(node)} ({node.name}) {why}" for node, why in analysis.refused.items() if not why.startswith(TAKES)
+    )
+    return tuple(dict.fromkeys(lines))
+
+
+def name_of(node: Node) -> str:
+    """Return the name of a call's operator."""
+    return str(getattr(node.target, "__name__", node.target)) if callable(node.target) else str(node.target)
+
+
+def dtype_of(node: Node) -> torch.dtype:
+    """Return the dtype of a tensor of a graph."""
+    value: torch.Tensor = node.meta["val"]
+    return value.dtype
