@@ -88,17 +88,22 @@ def align(placement: PlacementReport) -> tuple[tuple[PartSpan, ...], dict[str, s
     for device, spans in by_device.items():
         if all(span.same_clock for span in spans):
             found += spans
-            continue
-        first = min(spans, key=lambda span: span.start_s)
-        wanted = _predicted_start_s(placement.schedule, first.partition)
-        shift_s = (wanted or 0.0) - first.start_s
-        found += [replace(s, start_s=s.start_s + shift_s, end_s=s.end_s + shift_s) for s in spans]
-        where = "where it was predicted to begin" if wanted is not None else "at the beginning of the call"
-        words[device] = (
-            f"The clock of {device} is not the client's: what it measured is moved as a whole, so that what ran there "
-            f"first, partition {first.partition}, begins {where}."
-        )
+        else:
+            moved, words[device] = _moved(spans, placement.schedule)
+            found += moved
     return tuple(sorted(found, key=lambda span: span.partition)), words
+
+
+def _moved(spans: Sequence[PartSpan], schedule: Schedule | None) -> tuple[list[PartSpan], str]:
+    first = min(spans, key=lambda span: span.start_s)
+    wanted = _predicted_start_s(schedule, first.partition)
+    shift_s = (wanted or 0.0) - first.start_s
+    where = "where it was predicted to begin" if wanted is not None else "at the beginning of the call"
+    words = (
+        f"The clock of {first.device} is not the client's: what it measured is moved as a whole, so that what ran "
+        f"there first, partition {first.partition}, begins {where}."
+    )
+    return [replace(span, start_s=span.start_s + shift_s, end_s=span.end_s + shift_s) for span in spans], words
 
 
 def _predicted_start_s(schedule: Schedule | None, partition: int) -> float | None:
