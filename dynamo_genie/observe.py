@@ -26,6 +26,22 @@ class EngineUse:
 
 
 @dataclass(frozen=True)
+class PartSpan:
+    """When a daemon worked on one partition, by its own clock, in seconds since the call began by the client's.
+
+    Attributes:
+        device: The daemon, as the plan names it.
+        same_clock: Whether the two clocks are known to be one; if not, only spans of one daemon can be compared.
+    """
+
+    partition: int
+    device: str
+    start_s: float
+    end_s: float
+    same_clock: bool
+
+
+@dataclass(frozen=True)
 class CallTraffic:
     """What one call moved and how long it took, measured.
 
@@ -35,6 +51,7 @@ class CallTraffic:
         between: Bytes from daemon to daemon, by tensor class.
         wall_s: From the call until its results could be used, without waiting for values nobody reads.
         engines: What ran the partitions' programs; empty in a prediction.
+        spans: When they ran, as far as the daemons know; empty in a prediction.
     """
 
     sent: Mapping[str, int]
@@ -42,6 +59,7 @@ class CallTraffic:
     between: Mapping[str, int]
     wall_s: float
     engines: tuple[EngineUse, ...] = ()
+    spans: tuple[PartSpan, ...] = ()
 
 
 class GraphObserver:

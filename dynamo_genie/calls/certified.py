@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.lowering.graph import LoweredProgram, lower
 from dynamo_genie.passes.pipelines.pipeline import Pipeline
 from dynamo_genie.passes.rows.certificates import Kernel, comparison, kernels_of
+from dynamo_genie.passes.understanding.cost import flops_of
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.tensor.program_call import ProgramCall
 
+_AT_ONCE = 8
+"""Kernels that are compared before it is asked how they fared: one that differs spares the others."""
+
 
 def refuted(pipeline: Pipeline, fleet: Fleet) -> tuple[str, ...]:
-    """Return the kernels whose bits depend on the pieces, on some worker; the caller holds the locks of all sessions.
+    """Return kernels whose bits depend on the pieces, on some worker; the caller holds the locks of all sessions.
 
-    What is not known yet the workers find out, all at the same time, in as long as two calls of each operator take.
+    What is not known yet the workers find out, all at the same time, the least work first and as long as all is well:
+    together as long as two calls of each operator take, once.
     """
-    kernels = kernels_of(pipeline.analysis, pipeline.cut.pieces)
+    kernels = sorted(kernels_of(pipeline.analysis, pipeline.cut.pieces), key=lambda kernel: flops_of(kernel.node) or 0)
     devices = dict.fromkeys(partition.device for partition in pipeline.plan.partitions)
-    asked = [(device, _ask(pipeline, kernels, fleet, device)) for device in devices]
-    found: dict[str, None] = {}
-    for device, (session, unknown, handles) in asked:
-        known = fleet.certificates(session)
-        if handles:
-            equal = session.fetch([handle.id for handle in handles], ["control"] * len(handles))
-            known.update(zip((kernel.text for kernel in unknown), map(bool, equal), strict=True))
-        found.update(dict.fromkeys(f"{kernel.text}, on {device}" for kernel in kernels if not known[kernel.text]))
-    return tuple(found)
+    sessions = {device: fleet.connection(device).session for device in devices}
+    for some in _some(kernels):
+        asked = [(session, *_ask(pipeline, some, fleet, session)) for session in sessions.values()]
+        for session, unknown, handles in asked:
+            if handles:
+                equal = session.fetch([handle.id for handle in handles], ["control"] * len(handles))
+                texts = (kernel.text for kernel in unknown)
+                fleet.certificates(session).update(zip(texts, map(bool, equal), strict=True))
+        wrong = [
+            f"{kernel.text}, on {device}"
+            for device, session in sessions.items()
+            for kernel in some
+            if not fleet.certificates(session)[kernel.text]
+        ]
+        if wrong:
+            return tuple(wrong)
+    return ()
+
+
+def _some(kernels: Sequence[Kernel]) -> Iterator[Sequence[Kernel]]:
+    for begin in range(0, len(kernels), _AT_ONCE):
+        yield kernels[begin : begin + _AT_ONCE]
 
 
 def _ask(
-    pipeline: Pipeline, kernels: Sequence[Kernel], fleet: Fleet, device: str
-) -> tuple[Session, Sequence[Kernel], list[Handle]]:
+    pipeline: Pipeline, kernels: Sequence[Kernel], fleet: Fleet, session: Session
+) -> tuple[Sequence[Kernel], list[Handle]]:
     """Have a worker compare what is not known yet of it; waits for nothing."""
-    session = fleet.connection(device).session
-    known: Mapping[str, bool] = fleet.certificates(session)
+    known = fleet.certificates(session)
     unknown = [kernel for kernel in kernels if kernel.text not in known]
     if not unknown:
-        return session, unknown, []
+        return unknown, []
     gm = comparison(unknown, pipeline.analysis, pipeline.cut.pieces)
     handles = _post(session, lower(gm, facts=False))
     session.flush()
-    return session, unknown, handles
+    return unknown, handles
 
 
 def _post(session: Session, lowered: LoweredProgram) -> list[Handle]:

@@ -1,7 +1,7 @@
 """A compiled graph whose calls are watched: what each should move is predicted, and what it did move is counted.
 
-Only made when somebody watches; the call itself is the plain one. What went from daemon to daemon is counted by the
-daemons, which are asked after each call: that waits until they are through with it.
+Only made when somebody watches; the call itself is the plain one. What went from daemon to daemon, and when each part
+ran, the daemons know, which are asked before and after each call: that waits until they are through with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 from torch.fx import GraphModule
 
 from dynamo_genie.calls.graph import CompiledGraph, sessions_of
-from dynamo_genie.calls.parts import Part, Placement
+from dynamo_genie.calls.part_spans import numbered_parts, part_spans
+from dynamo_genie.calls.parts import Placement
 from dynamo_genie.calls.prediction import predict_call
 from dynamo_genie.connections.connection import Connection
 from dynamo_genie.connections.connections import CONNECTIONS
@@ -26,6 +27,7 @@ from dynamo_genie.passes.placement.placement import place
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.runtime.session.session import Session
+from dynamo_genie.runtime.wire.messages import Inspection
 from dynamo_genie.torch_internals.fake import unset_fake_temporarily
 
 logger = logging.getLogger(__name__)
@@ -53,12 +55,15 @@ class Watched:
             for session in sessions:
                 session.flush()
             self._observer.placed(self._gm, plan, topology, self._predict(placement, args))
-            between, before, started = _between(sessions), counted(sessions), time.perf_counter()
+            between = moved_between(_inspect(sessions))  # takes the spans of earlier calls, too
+            before, began_ns, started = counted(sessions), time.time_ns(), time.perf_counter()
             results = self._graph(args)
             wall_s = time.perf_counter() - started
             sent, received = (now - then for now, then in zip(counted(sessions), before, strict=True))
-            moved, engines = _between(sessions) - between, engines_of(placement)
-        self._observer.called(plan, CallTraffic(sent, received, moved, wall_s, engines))
+            states = _inspect(sessions)
+            moved, engines = moved_between(states) - between, engines_of(placement, states)
+            spans = part_spans(placement, states, began_ns, time.time_ns())
+        self._observer.called(plan, CallTraffic(sent, received, moved, wall_s, engines, spans))
         return results
 
     def _planned(self, placement: Placement) -> tuple[PlacementPlan, Topology]:
@@ -100,17 +105,20 @@ def _on_one(plan: PlacementPlan, whole: PlacementPlan) -> PlacementPlan:
     return replace(plan, loads=(*whole.loads, *plan.loads), step_s=whole.step_s, reasons=reasons)
 
 
-def engines_of(placement: Placement) -> tuple[EngineUse, ...]:
-    """Ask what runs the program of each part; waits until the daemons are through with the call."""
-    bound = placement.bound
-    numbers = [number for number, step in enumerate(placement.steps) if isinstance(step, Part)]
+def _inspect(sessions: Iterable[Session]) -> dict[Session, Inspection]:
+    """Ask the daemons of some sessions what these did; waits until they are through with all that was posted."""
+    return {session: session.inspect(engines=True) for session in sessions}
+
+
+def engines_of(placement: Placement, states: Mapping[Session, Inspection]) -> tuple[EngineUse, ...]:
+    """Return what runs the program of each part."""
     known = {
-        session: {program: (engine, reason) for program, engine, reason in session.inspect(engines=True).engines}
-        for session in dict.fromkeys(part.session for part in bound)
+        session: {program: (engine, reason) for program, engine, reason in state.engines}
+        for session, state in states.items()
     }
     return tuple(
         EngineUse(number, *known[part.session].get(part.program, ("", "")))
-        for number, part in zip(numbers, bound, strict=True)
+        for number, part in numbered_parts(placement)
     )
 
 
@@ -130,9 +138,9 @@ def counted(sessions: Iterable[Session]) -> tuple[ByteCounts, ByteCounts]:
     return sent, received
 
 
-def _between(sessions: Sequence[Session]) -> ByteCounts:
+def moved_between(states: Mapping[Session, Inspection]) -> ByteCounts:
     """Return what the daemons of several sessions got from one another so far, by tensor class."""
     found = ByteCounts()
-    for session in sessions if len(sessions) > 1 else ():
-        found.update(dict(session.inspect().peer_received))
+    for state in states.values():
+        found.update(dict(state.peer_received))
     return found

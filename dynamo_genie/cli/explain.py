@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from dynamo_genie.errors import GenieError, OptionError
+from dynamo_genie.explain.chrome_trace import chrome_trace
 from dynamo_genie.explain.records import GraphReport, from_json
 from dynamo_genie.explain.terminal import render
 
@@ -29,6 +30,9 @@ def explain(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Keep the dumps, report.html among them, in this folder")] = None,
     html: Annotated[Path | None, typer.Option(help="Another name for --out")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write calls over time, predicted and measured, to this file, for Perfetto")
+    ] = None,
 ) -> None:
     """Run a script and print what became of its graphs; exits as the script does.
 
@@ -36,6 +40,8 @@ def explain(
     """
     if not script.is_file():
         raise OptionError(f"there is no script {str(script)!r}")
+    if trace is not None and not trace.parent.is_dir():
+        raise OptionError(f"there is no folder {str(trace.parent)!r} for the trace")
     kept = out or html
     with ExitStack() as stack:
         temporary = "" if kept else stack.enter_context(tempfile.TemporaryDirectory(prefix="genie-explain-"))
@@ -46,6 +52,9 @@ def explain(
     _print(reports, as_json)
     if kept and reports:
         print(f"reports: {folder}/*/report.html", file=sys.stderr)
+    if trace is not None and reports:
+        trace.write_bytes(chrome_trace(reports))
+        print(f"trace: {trace.absolute()}, for https://ui.perfetto.dev", file=sys.stderr)
     if code:
         raise typer.Exit(code)
     if not reports:

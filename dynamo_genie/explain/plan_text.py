@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dynamo_genie.explain.records import GraphReport, PlacementReport, Step
+from dynamo_genie.explain.timeline import timeline_of
 from dynamo_genie.quantities import error_text, flops_text, nbytes_text, seconds_text
 
 DIRECTIONS = ("client -> daemons", "daemons -> client", "daemon -> daemon")
@@ -62,6 +63,7 @@ def _placement(placement: PlacementReport) -> Iterator[str]:
     yield f"placement {placement.policy}"
     yield from (f"  because {reason}" for reason in placement.reasons)
     yield from (f"  {line}" for line in placement_lines(placement))
+    yield from _times(placement)
     measured = placement.measured
     if measured is None:
         yield "  not called yet"
@@ -77,3 +79,17 @@ def _placement(placement: PlacementReport) -> Iterator[str]:
         f"  time: predicted {seconds_text(placement.predicted_step_s)}; a call returned after "
         f"{seconds_text(measured.median_call_s)}, from call to call {seconds_text(measured.median_step_s)} (medians)"
     )
+
+
+def _times(placement: PlacementReport) -> Iterator[str]:
+    """Yield when each partition runs and each value crosses in one call, predicted and measured."""
+    timeline = timeline_of(placement)
+    if timeline is None:
+        return
+    yield "  one call over time"
+    for lane in timeline.lanes:
+        for kind, bars in lane.kinds:
+            for bar in bars:
+                times = f"{seconds_text(bar.start_s)} to {seconds_text(bar.end_s)}"
+                yield f"    {' -> '.join(lane.ends)} {kind}: {bar.what}, {times}"
+    yield from (f"    {remark}" for remark in timeline.remarks)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dynamo_genie.observe import EngineUse
+from dynamo_genie.observe import EngineUse, PartSpan
 from dynamo_genie.passes.placement.plan import Cut, Partition
+from dynamo_genie.passes.placement.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Measurements:
         median_call_s: From the call until it returned, without waiting for values nobody read yet.
         median_step_s: From one call to the next, whatever the program did in between included.
         engines: What ran each partition's program in the last call, and why.
+        spans: When partitions ran in the last call, by the clocks of their daemons.
     """
 
     calls: int
@@ -101,6 +103,7 @@ class Measurements:
     median_call_s: float
     median_step_s: float | None
     engines: tuple[EngineUse, ...] = ()
+    spans: tuple[PartSpan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class PlacementReport:
     predicted: Traffic
     predicted_step_s: float | None
     measured: Measurements | None = None
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from dynamo_genie.explain.picture_svg import device_letter, picture_svg
 from dynamo_genie.explain.plan_text import traffic_rows
 from dynamo_genie.explain.records import GraphReport, PlacementReport
 from dynamo_genie.explain.report_style import COLOURS, N_DEVICES, PAGE, SCRIPT, STYLE
+from dynamo_genie.explain.timeline import timeline_of
+from dynamo_genie.explain.timeline_svg import timeline_svg
 from dynamo_genie.passes.graphs.annotated_text import facts_text, operator_name, value_text
 from dynamo_genie.passes.graphs.pipeline import PassRecord
 from dynamo_genie.passes.graphs.semantics import facts_of
@@ -55,6 +57,7 @@ def report_html(report: GraphReport, picture: Picture, passes: Sequence[PassReco
         has_cuts=any(arrow.is_cut for arrow in picture.arrows),
         picture=picture_svg(picture, devices),
         tables=list(_tables(report, passes)),
+        timelines=list(_timelines(report)),
         boxes=[(box.report, _node_table(number, box)) for number, box in enumerate(picture.boxes)],
         style=Markup(STYLE + COLOURS),
         script=Markup(SCRIPT),
@@ -75,6 +78,16 @@ def _tiles(report: GraphReport) -> Sequence[tuple[str, str]]:
         ("bytes of the last call", f"{measured.last.measured.total:,}" if measured else "-"),
         ("call to call", seconds_text(measured.median_step_s if measured else None)),
     )
+
+
+def _timelines(report: GraphReport) -> Iterator[tuple[str, Markup, Sequence[str]]]:
+    """Yield title, picture and remarks for each placement of whose times something is known."""
+    for placement in report.placements:
+        timeline = timeline_of(placement)
+        if timeline is not None:
+            kinds = dict.fromkeys(kind for lane in timeline.lanes for kind, bars in lane.kinds if bars)
+            title = f"One call over time, {' above '.join(kinds)}"
+            yield title, timeline_svg(timeline, [device.device for device in placement.devices]), timeline.remarks
 
 
 def _tables(report: GraphReport, passes: Sequence[PassRecord]) -> Iterator[_Table]:

@@ -50,6 +50,10 @@ a:hover .frame { stroke-width:3.5; }
 .arrow.cut { stroke:var(--cut); stroke-width:2.4; stroke-dasharray:7 4; opacity:1; } .cut-head path { fill:var(--cut); }
 svg .cut-label { fill:var(--cut); font-weight:600; paint-order:stroke; stroke:var(--card); stroke-width:4px; }
 .badge circle { fill:var(--e); } svg .badge text { fill:var(--card); font-size:11px; font-weight:700; }
+.tick { stroke:var(--line); stroke-width:1; fill:none; } svg.timeline .fact { font-size:11px; }
+.bar rect { fill:color-mix(in srgb, var(--e, var(--end)) 38%, var(--card)); stroke:var(--e, var(--end)); }
+.bar text { font-size:11px; pointer-events:none; } .measured .bar rect { fill:var(--e, var(--end)); }
+.measured .bar text { fill:var(--card); font-weight:700; }
 .cache path, .cache ellipse { fill:color-mix(in srgb, var(--c) 45%, var(--card)); stroke:var(--e, var(--c));
   stroke-width:1.4; }
 """
@@ -114,6 +118,11 @@ PAGE = """\
 </div>
 {% endfor %}
 </section></div>
+{% for title, timeline, remarks in timelines %}
+<div class="card"><h2>{{ title }}</h2>{{ timeline }}
+{% for line in remarks %}<p class="soft">{{ line }}</p>{% endfor %}
+</div>
+{% endfor %}
 <div class="card"><h2>Nodes</h2>
 {% for box, nodes in boxes %}
 <details id="box-{{ loop.index0 }}"><summary>{{ box.name }}  <span class="soft">{{ nodes.rows | length }} nodes

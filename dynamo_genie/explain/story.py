@@ -21,9 +21,10 @@ from dynamo_genie.explain.records import (
     Step,
     Traffic,
 )
-from dynamo_genie.observe import CallTraffic, EngineUse
+from dynamo_genie.observe import CallTraffic, EngineUse, PartSpan
 from dynamo_genie.passes.graphs.semantics import facts_of, nbytes_of
 from dynamo_genie.passes.placement.plan import PlacementPlan
+from dynamo_genie.passes.placement.schedule import Schedule
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.passes.understanding.analysis import Analysis
 from dynamo_genie.passes.understanding.kv_cache import KVCache
@@ -42,6 +43,7 @@ class _Placement:
     calls: int = 0
     last: Step | None = None
     engines: tuple[EngineUse, ...] = ()
+    spans: tuple[PartSpan, ...] = ()
     predicted_nbytes: int = 0
     measured_nbytes: int = 0
     called_at: float | None = None
@@ -85,7 +87,7 @@ class GraphStory:
             known.called_at = now
             known.calls += 1
             known.last = step
-            known.engines = measured.engines
+            known.engines, known.spans = measured.engines, measured.spans
             known.predicted_nbytes += step.predicted.total
             known.measured_nbytes += step.measured.total
             known.calls_s.append(step.call_s)
@@ -140,6 +142,7 @@ def _placement_report(known: _Placement) -> PlacementReport:
         predicted=_traffic(known.predicted),
         predicted_step_s=known_s(plan.step_s),
         measured=_measurements(known),
+        schedule=_known_schedule(plan.schedule),
     )
 
 
@@ -154,12 +157,19 @@ def _measurements(known: _Placement) -> Measurements | None:
         median_call_s=statistics.median(known.calls_s),
         median_step_s=statistics.median(known.steps_s) if known.steps_s else None,
         engines=known.engines,
+        spans=known.spans,
     )
 
 
 def known_s(seconds: float) -> float | None:
     """Return seconds, or None where they are not a number: a device whose speed nobody measured."""
     return seconds if math.isfinite(seconds) else None
+
+
+def _known_schedule(schedule: Schedule | None) -> Schedule | None:
+    """Return a schedule, or None where its times are no numbers."""
+    parts = schedule.parts if schedule is not None else ()
+    return schedule if all(math.isfinite(part.end_s) for part in parts) else None
 
 
 def _traffic(traffic: CallTraffic) -> Traffic:

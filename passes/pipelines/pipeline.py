@@ -128,15 +128,15 @@ class _Proposing:
 
     def _of_samples(self) -> Iterator[tuple[str, Grid, list[int], frozenset[Node]]]:
         devices, rows = tuple(self._problem.devices), self._seeds.rows
-        none: frozenset[Node] = frozenset()
-        yield "replicas of the model", Grid(tuple((d,) for d in devices)), self._shares(devices), none
+        results = frozenset(result_nodes(self._gm))  # joined when all pieces are there: none waits for another
+        yield "replicas of the model", Grid(tuple((d,) for d in devices)), self._shares(devices), results
         for count in (2 * len(devices), 4 * len(devices)):
             if rows // count >= 2:
-                yield "stages of the model", Grid((devices,)), evenly(rows, count), none
+                yield "stages of the model", Grid((devices,)), evenly(rows, count), results
         half = len(devices) // 2
         if half >= 2 and rows // (4 * half) >= 2:
             groups = tuple(tuple(devices[i * half : (i + 1) * half]) for i in range(2))
-            yield "two replicas in stages", Grid(groups), evenly(rows, 4 * half), none
+            yield "two replicas in stages", Grid(groups), evenly(rows, 4 * half), results
 
     def _shares(self, devices: Sequence[int]) -> list[int]:
         """Return boundaries that give each device as many rows as it is fast."""

@@ -11,7 +11,7 @@ from dynamo_genie.passes.placement.plan import Cut, DeviceLoad, Partition, Place
 from dynamo_genie.passes.placement.problem import Problem
 from dynamo_genie.passes.placement.replication import data_sources, with_sources
 from dynamo_genie.passes.placement.score import Scored
-from dynamo_genie.passes.placement.step_time import Parts, transfers
+from dynamo_genie.passes.placement.step_time import Parts, simulate, transfers
 
 
 def make_plan(
@@ -30,6 +30,7 @@ def make_plan(
         loads=_loads(problem, scored),
         step_s=scored.time.step_s,
         reasons=reasons,
+        schedule=simulate(problem, scored.parts)[1],
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dynamo_genie.passes.placement.schedule import Schedule
+
 Policy = Literal["semantic", "blind"]
 
 
@@ -57,6 +59,7 @@ class PlacementPlan:
     Attributes:
         step_s: Predicted seconds of one call, on the critical path, transfers included.
         reasons: Why it is like this, for people.
+        schedule: The call from which `step_s` was simulated; None where a plan was made otherwise.
     """
 
     policy: Policy
@@ -65,3 +68,4 @@ class PlacementPlan:
     loads: tuple[DeviceLoad, ...]
     step_s: float
     reasons: tuple[str, ...] = ()
+    schedule: Schedule | None = None

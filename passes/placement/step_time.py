@@ -1,18 +1,22 @@
 """Step time of a placement, the seconds of one call: a simulation by which every candidate is scored.
 
 A device works on one partition at a time and begins when all that the partition reads has arrived. A link carries one
-value at a time, while devices work. Fetching results is left out: what is read of them, the graph does not say.
+value at a time, while devices work. Links share the network card of an end, a device or the client, one card for what
+leaves and one for what arrives. That two daemons of one machine share a card, nobody says, so they have one each.
+Fetching results is left out: what is read of them, the graph does not say.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from typing import NamedTuple, TypeAlias
 
 from dynamo_genie.passes.placement.problem import Input, Problem
-from dynamo_genie.passes.placement.topology import CLIENT
+from dynamo_genie.passes.placement.schedule import Schedule, ScheduledPart, ScheduledTransfer
+from dynamo_genie.passes.placement.topology import CLIENT, LinkCost
 
 Devices = tuple[int, ...]
 """A device for each unit."""
@@ -49,6 +53,10 @@ class Transfer:
     role: str
     maker: int | None
     readers: tuple[int, ...]
+
+
+_Note: TypeAlias = Callable[[Transfer, float, float, float], None]
+"""Is told of a transfer: when it starts, when its link is free again, when it arrives."""
 
 
 def parts_of(problem: Problem, devices: Devices) -> Parts:
@@ -93,55 +101,100 @@ def transfers(problem: Problem, parts: Parts) -> Iterator[Transfer]:
 
 def predict(problem: Problem, parts: Parts) -> StepTime:
     """Simulate one call."""
+    return _step_time(problem, parts, _run(problem, parts))
+
+
+def simulate(problem: Problem, parts: Parts) -> tuple[StepTime, Schedule]:
+    """Simulate one call as `predict` does, and write down what happened when."""
+    carried: list[ScheduledTransfer] = []
+    names = [device.name for device in problem.topology.devices]
+
+    def note(transfer: Transfer, start_s: float, end_s: float, arrives_s: float) -> None:
+        ends = CLIENT if transfer.source is None else names[transfer.source], names[transfer.target]
+        times = start_s, end_s, arrives_s
+        carried.append(
+            ScheduledTransfer(transfer.name, *ends, transfer.nbytes, *times, transfer.maker, transfer.readers)
+        )
+
+    run = _run(problem, parts, note)
+    placed = enumerate(zip(parts.device, run.started, run.ended, strict=True))
+    found = tuple(ScheduledPart(part, names[device], start, end) for part, (device, start, end) in placed)
+    return _step_time(problem, parts, run), Schedule(found, tuple(carried))
+
+
+def transfer_s(problem: Problem, source: int | None, target: int, nbytes: int) -> float:
+    """Return the seconds that bytes take from a device, or from the client (None), to a device."""
+    cost = problem.topology.link_costs[source, target]
+    return cost.latency_s + nbytes * cost.link_s_per_byte
+
+
+def _step_time(problem: Problem, parts: Parts, run: _Run) -> StepTime:
+    busy = [0.0] * len(problem.devices)
+    for device, seconds in zip(parts.device, run.work, strict=True):
+        busy[device] += seconds
+    return StepTime(max(run.ended, default=0.0), tuple(busy))
+
+
+def _run(problem: Problem, parts: Parts, note: _Note | None = None) -> _Run:
+    """Let one call happen; `note` is told of each transfer, where somebody wants to know."""
     work = [0.0] * len(parts.device)
     for unit, part in enumerate(parts.of):
         work[part] += problem.seconds[unit][parts.device[part]]
     sent: dict[int | None, list[Transfer]] = defaultdict(list)
     for transfer in transfers(problem, parts):
         sent[transfer.maker].append(transfer)
-    ready = [_link(problem, None, device)[0] for device in parts.device]
+    network = _Network(problem.topology.link_costs, note)
+    ready = [problem.topology.link_costs[None, device].latency_s for device in parts.device]
     free_device = [0.0] * len(problem.devices)
-    free_link: dict[tuple[int | None, int], float] = defaultdict(float)
-    _send(problem, sent[None], 0.0, free_link, ready)
+    network.send(sent[None], 0.0, ready)
     before = _parts_before(problem, parts)
-    finished: list[float] = []
+    started: list[float] = []
+    ended: list[float] = []
     for part, device in enumerate(parts.device):
-        start = max(ready[part], free_device[device], *(finished[other] for other in before[part]), 0.0)
-        finished.append(start + _PARTITION_S + work[part])
-        free_device[device] = finished[part]
-        _send(problem, sent[part], finished[part], free_link, ready)
-    busy = [0.0] * len(problem.devices)
-    for part, device in enumerate(parts.device):
-        busy[device] += work[part]
-    return StepTime(max(finished, default=0.0), tuple(busy))
+        started.append(max(ready[part], free_device[device], *(ended[other] for other in before[part]), 0.0))
+        ended.append(started[part] + _PARTITION_S + work[part])
+        free_device[device] = ended[part]
+        network.send(sent[part], ended[part], ready)
+    return _Run(started, ended, work)
 
 
-def transfer_s(problem: Problem, source: int | None, target: int, nbytes: int) -> float:
-    """Return the seconds that bytes take from a device, or from the client (None), to a device."""
-    latency_s, seconds_per_byte = _link(problem, source, target)
-    return latency_s + nbytes * seconds_per_byte
+class _Run(NamedTuple):
+    """When each part of a call starts and ends, and how long it works in between."""
+
+    started: list[float]
+    ended: list[float]
+    work: list[float]
 
 
-def _link(problem: Problem, source: int | None, target: int) -> tuple[float, float]:
-    names = problem.topology.devices
-    link = problem.topology.link(CLIENT if source is None else names[source].name, names[target].name)
-    return link.latency_s, 1 / link.bytes_per_s
+class _Network:
+    """The links and network cards of one call, each with the time at which it has carried all that it was given.
 
+    A link is taken from a value's first byte to its last. A card is only owed the time that the bytes take it: a value
+    that waits for its link or for the card at its other end holds up no other value.
+    """
 
-def _send(
-    problem: Problem,
-    waiting: Sequence[Transfer],
-    now: float,
-    free_link: dict[tuple[int | None, int], float],
-    ready: list[float],
-) -> None:
-    """Put transfers on their links one after another; parts that read them are ready when they have arrived."""
-    for transfer in waiting:
-        ends = (transfer.source, transfer.target)
-        latency_s, seconds_per_byte = _link(problem, *ends)
-        free_link[ends] = max(free_link[ends], now) + transfer.nbytes * seconds_per_byte
-        for reader in transfer.readers:
-            ready[reader] = max(ready[reader], free_link[ends] + latency_s)
+    def __init__(self, link_costs: Mapping[tuple[int | None, int], LinkCost], note: _Note | None) -> None:
+        self._costs = link_costs
+        self._note = note
+        self._link: dict[tuple[int | None, int], float] = defaultdict(float)
+        self._source_card: dict[int | None, float] = defaultdict(float)
+        self._target_card: dict[int, float] = defaultdict(float)
+
+    def send(self, waiting: Sequence[Transfer], now: float, ready: list[float]) -> None:
+        """Send values in their order; parts that read them are ready when they have arrived."""
+        for transfer in waiting:
+            source, target, nbytes = transfer.source, transfer.target, transfer.nbytes
+            cost = self._costs[source, target]
+            leaves, enters = max(self._source_card[source], now), max(self._target_card[target], now)
+            start = max(self._link[source, target], leaves, enters)
+            end = self._link[source, target] = start + nbytes * cost.link_s_per_byte
+            self._source_card[source] = leaves + nbytes * cost.source_card_s_per_byte
+            self._target_card[target] = enters + nbytes * cost.target_card_s_per_byte
+            arrives = end + cost.latency_s
+            for reader in transfer.readers:
+                ready[reader] = max(ready[reader], arrives)
+            if self._note is not None:
+                self._note(transfer, start, end, arrives)
 
 
 def _nearest(problem: Problem, each: Input, target: int) -> int | None:

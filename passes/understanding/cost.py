@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 from dynamo_genie.passes.graphs.graph_view import is_attention
 from dynamo_genie.passes.graphs.portable_operators import (
     PORTABLE_REPLACEMENTS,
+    portable_attention,
     portable_attention_backward,
     portable_grouped_mm,
     portable_grouped_mm_backward,
@@ -74,11 +75,13 @@ def _product_flops(node: Node, left: int = -2, products: int = 1) -> int:
 def _attention_flops(node: Node) -> int:
     """Two products, q·kᵀ and p·v, with the softmax left out (Dao et al. 2022, FlashAttention, §3).
 
-    A causal mask halves neither: the plain kernel computes all of both, and so counts PyTorch's flop counter.
+    Fused kernels skip the blocks of a causal attention that nobody sees, about half of them; plain ones compute all.
     """
     query, key, value = (_shape(argument) for argument in node.args[:3])
-    rows = math.prod(query[:-1])
-    return 2 * rows * key[-2] * (query[-1] + value[-1])
+    rows, keys = math.prod(query[:-1]), key[-2]
+    if node.target is portable_attention and len(node.args) > 4 and node.args[4]:
+        keys = (keys + 1) // 2 if query[-2] == keys else keys
+    return 2 * rows * keys * (query[-1] + value[-1])
 
 
 def _attention_backward_flops(node: Node) -> int:

@@ -62,6 +62,18 @@ def test_every_call_moves_to_the_byte_what_was_predicted() -> None:
     assert observer.measured[-1].received["output"] == 16  # the cache, written
 
 
+def test_each_call_tells_when_its_own_part_ran() -> None:
+    called, run, observer = watched()
+    called.graph([WEIGHT, torch.ones(4), torch.ones(4)])  # not watched: the span of this call is nobody's
+    for _ in range(2):
+        run([WEIGHT, torch.ones(4), torch.ones(4)])
+    for measured in observer.measured:
+        [span] = measured.spans
+        assert (span.partition, span.device, span.same_clock) == (0, "stub", True)
+        assert 0 <= span.start_s < span.end_s
+    assert observer.predicted[0].spans == ()
+
+
 def test_watching_changes_nothing_that_a_call_posts() -> None:
     plain, _, _ = watched()
     seen, run, _ = watched()

@@ -66,6 +66,24 @@ def test_json_is_all_that_stdout_holds_and_the_reports_are_kept(script: Path, tm
     assert (tmp_path / "kept" / "0_0_inference" / "report.html").is_file()
 
 
+def test_the_trace_holds_the_last_call_predicted_and_measured(script: Path, tmp_path: Path) -> None:
+    done = explain("--trace", tmp_path / "call.json", script, 0)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "call.json") in done.stderr
+    events = json.loads((tmp_path / "call.json").read_bytes())["traceEvents"]
+    ran = [(event["cat"], event["name"]) for event in events if event["ph"] == "X"]
+    assert sorted(each for each in ran if each[1].startswith("partition")) == [
+        ("measured", "partition 0"),
+        ("predicted", "partition 0"),
+    ]
+
+
+def test_a_trace_that_has_nowhere_to_go_is_refused_before_the_script_runs(script: Path, tmp_path: Path) -> None:
+    done = explain("--trace", tmp_path / "missing" / "call.json", script, 0)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.strip() == f"genie: there is no folder '{tmp_path}/missing' for the trace"
+
+
 def test_a_script_that_fails_keeps_its_traceback_and_code(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("raise RuntimeError('on purpose')\n")
     done = explain(tmp_path / "bad.py")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ from dynamo_genie.calls.watched import Watched
 from dynamo_genie.child_process import child_environment
 from dynamo_genie.explain import folders
 from dynamo_genie.explain.plan_text import traffic_rows
-from dynamo_genie.explain.records import GraphReport, Measurements, Traffic, from_json
+from dynamo_genie.explain.records import GraphReport, Measurements, PlacementReport, Traffic, from_json
 from tests.integration.fleets.fleets import fleet_of
 from tests.integration.fleets.test_placement import generate, narrow_gpt2, remote_copy
 from tests.integration.models import make_model, token_prompt
@@ -280,3 +282,45 @@ def test_a_model_on_two_daemons_moves_what_was_predicted(tmp_path: Path) -> None
     calls = measured(decode)
     assert_close(calls.last.predicted, calls.last.measured)
     assert sum(calls.last.measured.between.values()) == sum(cut.nbytes for cut in placement.cuts) > 0
+    assert_times_are_known(placement)
+
+
+def assert_times_are_known(placement: PlacementReport) -> None:
+    """Assert that every partition has a predicted and a measured time, and that none began before what it waits for."""
+    assert placement.schedule is not None
+    assert placement.measured is not None
+    spans = placement.measured.spans
+    where = [(partition.index, partition.device) for partition in placement.partitions]
+    assert [(part.index, part.device) for part in placement.schedule.parts] == where
+    assert [(span.partition, span.device) for span in spans] == where
+    assert all(span.same_clock and 0 < span.start_s < span.end_s for span in spans)
+    crossed = [each for each in placement.schedule.transfers if each.source != "client"]
+    assert sorted((t.value, t.target, t.nbytes) for t in crossed) == sorted(
+        (cut.value, cut.target, cut.nbytes) for cut in placement.cuts
+    )
+    handed_on = [(each.maker, reader) for each in crossed if each.maker is not None for reader in each.readers]
+    assert handed_on
+    assert all(spans[maker].end_s <= spans[reader].start_s for maker, reader in handed_on)
+
+
+def test_the_example_of_the_page_leaves_a_report_and_a_trace_of_both_daemons(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "explain.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    [command] = re.findall(r"^GENIE_DAEMONS=\S+ genie (explain --out .*)$", page, re.MULTILINE)
+    (tmp_path / "towers.py").write_text(script)
+    with fleet_of("0", "0") as fleet:
+        environment = child_environment({**os.environ, "GENIE_DAEMONS": ",".join(fleet.endpoints)})
+        done = subprocess.run(
+            [sys.executable, "-m", "dynamo_genie.cli", *command.split()],
+            capture_output=True, text=True, timeout=200, env=environment, cwd=tmp_path, check=False,
+        )  # fmt: skip
+        devices = set(fleet.endpoints)
+    assert done.returncode == 0, done.stderr
+    [report] = reports(tmp_path / "plans")
+    [placement] = report.placements
+    assert {partition.device for partition in placement.partitions} == devices
+    assert_times_are_known(placement)
+    assert 'class="timeline"' in (tmp_path / "plans" / report.name / "report.html").read_text(encoding="utf-8")
+    events = json.loads((tmp_path / "call.json").read_bytes())["traceEvents"]
+    ran = [event["cat"] for event in events if event["name"].startswith("partition ")]
+    assert ran == ["predicted"] * len(placement.partitions) + ["measured"] * len(placement.partitions)

@@ -39,7 +39,8 @@ WRITE = "GENIE_TEST_WRITE_LEDGER"
 
 def versions() -> str:
     """Return what the names in a ledger depend on."""
-    return f"torch {torch.__version__.partition('+')[0]}, torchcts {metadata.version('torchcts')}"
+    processor = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__.partition('+')[0]}, torchcts {metadata.version('torchcts')}, {processor}"
 
 
 class Outcomes:
