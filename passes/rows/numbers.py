@@ -71,7 +71,7 @@ def _symbols(placeholders: Sequence[Node], args: Sequence[Any]) -> dict[sympy.Sy
 def _number(value: Any, known: dict[sympy.Symbol, Any]) -> Any:
     if not isinstance(value, _SYMBOLIC):
         return value
-    found = value.node.expr.xreplace(known)
+    found = sympy.sympify(value.node.expr.xreplace(known))
     if isinstance(found, sympy.logic.boolalg.BooleanAtom):
         return bool(found)
     if not found.is_number:

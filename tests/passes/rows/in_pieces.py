@@ -71,7 +71,9 @@ def is_same(one: Tensor, other: Tensor, *, exact: bool = False) -> bool:
         return False
     if exact or not (one.dtype.is_floating_point or one.dtype.is_complex):
         return torch.equal(one, other)
-    return torch.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)
+    finite = other[other.isfinite()].abs()
+    largest = float(finite.max()) if finite.numel() else 1.0
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-6 * max(1.0, largest), equal_nan=True)
 
 
 def check_in_pieces(
