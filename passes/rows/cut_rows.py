@@ -179,7 +179,7 @@ class _Cutting:
             axis = self._axes[node]
             assert isinstance(axis, Axis)
             parts = [self._parts[node, piece.index] for piece in self._pieces]
-            joined = self._new(aten.cat.default, (parts, axis.dim), node.meta["val"], node, None, f"{node.name}_all")
+            joined = self._join(node, axis, parts, self._analysis.rows, None, f"{node.name}_all")
             self._gathered.add(joined.name)
             return joined
         return self._all_of(node)
@@ -249,8 +249,28 @@ class _Cutting:
         if found.arranges and self._is_cheaper_before(node, found):
             return self._filled(node, found, piece.so_far, self._grow, name)
         both = [self._grow(node, axis, self._pieces[piece.index - 1]), self._parts[node, piece.index]]
-        value = self._fakes.resized(node.meta["val"], axis, piece.end)
-        return self._new(aten.cat.default, (both, axis.dim), value, node, piece.index, name)
+        return self._join(node, axis, both, piece.end, piece.index, name)
+
+    def _join(self, node: Node, axis: Axis, parts: list[Node], rows: int, piece: int | None, name: str) -> Node:
+        """Put pieces of a value together, so that they lie in memory as the whole does.
+
+        Where all rows repeat in blocks, blocks are joined; `cat` gives a dense result, in the order that it is told.
+        """
+        whole = self._fakes.with_size(node.meta["val"], axis, axis.size(rows))
+        order = self._fakes.outermost_first(whole)
+        if axis.outer == 1 and order == sorted(order):
+            return self._new(aten.cat.default, (parts, axis.dim), whole, node, piece, name)
+        joined = self._fakes.apart(whole, axis)
+        order = self._fakes.outermost_first(joined)
+        new = lambda target, args, value: self._new(target, args, value, node, piece, name)
+        turned = []
+        for part in parts:
+            blocks = self._fakes.apart(part.meta["val"], axis)
+            split = new(aten.reshape.default, (part, list(blocks.shape)), blocks)
+            turned.append(new(aten.permute.default, (split, order), self._fakes.permuted(blocks, order)))
+        dense = new(aten.cat.default, (turned, order.index(axis.dim + 1)), self._fakes.permuted(joined, order))
+        back = new(aten.permute.default, (dense, [order.index(dim) for dim in range(len(order))]), joined)
+        return new(aten.reshape.default, (back, list(whole.shape)), whole)
 
     def _is_cheaper_before(self, node: Node, found: RowWise) -> bool:
         """Say whether what a call arranges has no more entries than its result, and is grown from pieces itself."""
@@ -271,32 +291,30 @@ class _Cutting:
         return self._narrowed[key]
 
     def _sliced(self, node: Node, whole: Node, axis: Axis, piece: Piece) -> Node:
-        value, name = node.meta["val"], f"{node.name}_rows_{piece.index}"
+        """Return rows of a value in dense memory, in which its dimensions lie in the same order."""
+        value = whole.meta["val"]
+        new = lambda target, args, fake: self._new(
+            target, args, fake, node, piece.index, f"{node.name}_rows_{piece.index}"
+        )
         begin, end = piece.begin * axis.inner, piece.end * axis.inner
-        if axis.outer > 1:
-            return self._sliced_in_blocks(node, whole, axis, piece, name)
-        part = self._fakes.with_size(value, axis, end - begin)
-        new = self._new(aten.slice.Tensor, (whole, axis.dim, begin, end), part, node, piece.index, name)
-        if all(size == 1 for size in value.shape[: axis.dim]):
-            return new
-        dense = {"memory_format": torch.contiguous_format}
-        return self._new(aten.clone.default, (new,), part, node, piece.index, name, dense)
+        part = self._fakes.with_size(value, axis, axis.size(piece.rows))
+        if axis.outer == 1:
+            taken = new(
+                aten.slice.Tensor, (whole, axis.dim, begin, end), self._fakes.narrowed(value, axis.dim, end - begin)
+            )
+            is_dense = all(value.shape[dim] == 1 for dim in self._outside(value, axis.dim))
+            return taken if is_dense else new(aten.clone.default, (taken,), part)
+        blocks = self._fakes.apart(value, axis)
+        split = new(aten.reshape.default, (whole, list(blocks.shape)), blocks)
+        narrow = self._fakes.narrowed(blocks, axis.dim + 1, end - begin)
+        taken = new(aten.slice.Tensor, (split, axis.dim + 1, begin, end), narrow)
+        dense = new(aten.clone.default, (taken,), self._fakes.apart(part, axis))
+        return new(aten.reshape.default, (dense, list(part.shape)), part)
 
-    def _sliced_in_blocks(self, node: Node, whole: Node, axis: Axis, piece: Piece, name: str) -> Node:
-        """Return rows where all of them repeat, block after block."""
-        value, shape, dim = node.meta["val"], list(node.meta["val"].shape), axis.dim
-        begin, end = piece.begin * axis.inner, piece.end * axis.inner
-        apart = [*shape[:dim], axis.outer, self._analysis.rows * axis.inner, *shape[dim + 1 :]]
-        taken = [*apart[: dim + 1], end - begin, *apart[dim + 2 :]]
-        size = [*shape[:dim], axis.size(piece.rows), *shape[dim + 1 :]]
-        new = whole
-        for target, args, result in (
-            (aten.reshape.default, (apart,), apart),
-            (aten.slice.Tensor, (dim + 1, begin, end), taken),
-            (aten.reshape.default, (size,), size),
-        ):
-            new = self._new(target, (new, *args), self._fakes.dense(value, result), node, piece.index, name)
-        return new
+    def _outside(self, value: torch.Tensor, dim: int) -> list[int]:
+        """Return the dimensions in whose steps a tensor's memory repeats one of its dimensions."""
+        order = self._fakes.outermost_first(value)
+        return order[: order.index(dim)]
 
     def _mask(self, dtype: torch.dtype, piece: Piece, like: Node) -> Node:
         """Return what hides from the piece's queries the keys that come after them."""

@@ -29,8 +29,28 @@ class Fakes:
     def with_size(self, value: torch.Tensor, axis: Axis, size: int) -> torch.Tensor:
         """Return a tensor with another size along a dimension, dense in the order in which the dimensions lie."""
         shape = [size if dim == axis.dim else old for dim, old in enumerate(value.shape)]
-        order = sorted(range(len(shape)), key=lambda dim: (value.stride(dim), -dim))
-        return self._fake(value, shape, order)
+        return self._fake(value, shape, self.outermost_first(value)[::-1])
+
+    def outermost_first(self, value: torch.Tensor) -> list[int]:
+        """Return the dimensions of a tensor as they lie in memory; those of size 1 lie anywhere."""
+        dims = range(value.ndim)
+        wide = iter(sorted((d for d in dims if value.shape[d] != 1), key=lambda dim: (-value.stride(dim), dim)))
+        return [dim if value.shape[dim] == 1 else next(wide) for dim in dims]
+
+    def apart(self, value: torch.Tensor, axis: Axis) -> torch.Tensor:
+        """Return a tensor in whose shape the blocks of an axis stand apart, as a dimension before that of the rows."""
+        dim, size = axis.dim, value.shape[axis.dim] // axis.outer
+        shape = [*value.shape[:dim], axis.outer, size, *value.shape[dim + 1 :]]
+        step = value.stride(dim)
+        return self.strided(value, shape, [*value.stride()[:dim], step * size, step, *value.stride()[dim + 1 :]])
+
+    def narrowed(self, value: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+        """Return a view of some of a dimension's entries."""
+        return self.strided(value, [*value.shape[:dim], size, *value.shape[dim + 1 :]], value.stride())
+
+    def permuted(self, value: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+        """Return a view with the dimensions in another order."""
+        return self.strided(value, [value.shape[dim] for dim in order], [value.stride(dim) for dim in order])
 
     def dense(self, like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return a contiguous tensor of a shape, of the dtype of `like` unless another is wanted."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from dynamo_genie.passes.rows.shapes import dims_of, shape_of
@@ -28,6 +29,8 @@ def index(node: Node, known: Known) -> RowWise:
     if len(given) != 1:
         raise CannotCut("is indexed along several dimensions")
     (place,) = given
+    if indices[place].meta["val"].dtype in (torch.bool, torch.uint8):
+        raise CannotCut("takes as many entries as a mask has true ones")
     chosen, axis = known.axis(indices[place]), known.axis(table)
     ndim = len(shape_of(indices[place]))
     if chosen is not None and axis is None:

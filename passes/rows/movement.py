@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from dynamo_genie.passes.rows.pointwise import only
@@ -17,6 +18,8 @@ from dynamo_genie.passes.rows.template import TAKES, Axes, Axis, CannotCut, Know
 def view(node: Node, known: Known) -> RowWise:
     """The same elements in another shape."""
     axis, shape = _own(node, known), shape_of(node)
+    if isinstance(node.args[1], torch.dtype):
+        raise CannotCut("reads the memory as another dtype")
     moved = in_view(axis, known.rows, shape_of(node.args[0]), shape)
     return _arranged(node, axis, moved, _sizes(shape, moved))
 
@@ -50,10 +53,13 @@ def unsqueeze(node: Node, known: Known) -> RowWise:
 
 
 def squeeze(node: Node, known: Known) -> RowWise:
-    """Takes away dimensions of size 1."""
+    """Takes away dimensions of size 1; that of the rows has this size in a piece of one row, and stays."""
     axis, shape = _own(node, known), shape_of(node.args[0])
-    gone = [dim for dim in dims_of(node.args[1], len(shape)) if shape[dim] == 1]
-    return _arranged(node, axis, replace(axis, dim=axis.dim - sum(dim < axis.dim for dim in gone)), *node.args[1:])
+    named = dims_of(node.args[1], len(shape)) if len(node.args) > 1 else range(len(shape))
+    if axis.dim in named:
+        raise CannotCut("would take away the dimension of a single row")
+    gone = sum(shape[dim] == 1 for dim in named if dim < axis.dim)
+    return _arranged(node, axis, replace(axis, dim=axis.dim - gone), *node.args[1:])
 
 
 def take(node: Node, known: Known) -> RowWise:

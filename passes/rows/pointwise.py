@@ -46,10 +46,10 @@ def aligned(leaf: Any, axis: Axis, ndim: int, known: Known) -> Any:
         return leaf
     shape = shape_of(leaf)
     own = _shifted(axis, len(shape) - ndim)
-    if known.axis(leaf) is not None:
-        return Rows(leaf, own)
     if leaf in known.axes:
-        raise CannotCut("reads several results as one")
+        if known.axis(leaf) != own:
+            raise CannotCut("has an operand with other rows")
+        return Rows(leaf, own)
     if own.dim < 0 or shape[own.dim] == 1:
         return leaf
     if shape[own.dim] != own.size(known.rows):

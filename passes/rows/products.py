@@ -36,8 +36,6 @@ def _product(node: Node, known: Known, bias: tuple[Node, ...]) -> RowWise:
         axis, args = shared, (Rows(left, shared), Rows(right, shared))
     else:
         raise CannotCut("sums over the rows")
-    if any(known.axis(each) not in (None, axis) for each in bias if len(shape_of(each)) == ndim):
-        raise CannotCut("has a bias with other rows")
     added = tuple(aligned(each, axis, ndim, known) for each in bias)
     return RowWise(axis, (*added, *args, *node.args[len(bias) + 2 :]), node.kwargs)
 

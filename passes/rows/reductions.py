@@ -76,4 +76,4 @@ def _results(node: Node, axis: Axis) -> Axes:
 
 
 def _none_is_all(dims: Any, ndim: int) -> Any:
-    return tuple(range(ndim)) if dims is None or dims == [] else dims
+    return tuple(range(ndim)) if dims is None or (isinstance(dims, (list, tuple)) and not dims) else dims

@@ -42,8 +42,10 @@ def in_view(axis: Axis, rows: int, before: tuple[int, ...], after: tuple[int, ..
         [2, 128, 64] rows along 1 -> [256, 64]: along 0, outer 2, inner 1
 
     Raises:
-        CannotCut: The rows are spread over several dimensions of the view.
+        CannotCut: The rows are spread over several dimensions of the view, or have no elements.
     """
+    if not math.prod(after):
+        raise CannotCut("has no elements, so that its shape does not tell where the rows are")
     above = math.prod(before[: axis.dim]) * axis.outer
     below = axis.inner * math.prod(before[axis.dim + 1 :])
     seen = 1
