@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.lowering.graph import LoweredProgram, lower
 from dynamo_genie.passes.pipelines.pipeline import Pipeline
-from dynamo_genie.passes.rows.certificates import Kernel, comparison, kernels_of
+from dynamo_genie.passes.rows.certificates import ComparedKernel, comparison, kernels_of
 from dynamo_genie.passes.understanding.cost import flops_of
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.tensor.program_call import ProgramCall
@@ -43,14 +43,14 @@ def refuted(pipeline: Pipeline, fleet: Fleet) -> tuple[str, ...]:
     return ()
 
 
-def _some(kernels: Sequence[Kernel]) -> Iterator[Sequence[Kernel]]:
+def _some(kernels: Sequence[ComparedKernel]) -> Iterator[Sequence[ComparedKernel]]:
     for begin in range(0, len(kernels), _AT_ONCE):
         yield kernels[begin : begin + _AT_ONCE]
 
 
 def _ask(
-    pipeline: Pipeline, kernels: Sequence[Kernel], fleet: Fleet, session: Session
-) -> tuple[Sequence[Kernel], list[Handle]]:
+    pipeline: Pipeline, kernels: Sequence[ComparedKernel], fleet: Fleet, session: Session
+) -> tuple[Sequence[ComparedKernel], list[Handle]]:
     """Have a worker compare what is not known yet of it; waits for nothing."""
     known = fleet.certificates(session)
     unknown = [kernel for kernel in kernels if kernel.text not in known]

@@ -111,7 +111,7 @@ def _merged(order: Sequence[tuple[int, int]], pieces: int, stages: int) -> list[
 
 def _score(problem: Problem, devices: tuple[int, ...], keys: Sequence[tuple[int, int]]) -> Scored | None:
     try:
-        parts = number_parts(problem, list(keys))
+        parts = number_parts(problem, list(keys), in_turn=True)
     except CycleError:
         return None
     time = predict(problem, parts)

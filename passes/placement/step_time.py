@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple, TypeAlias
 
 from dynamo_genie.passes.placement.problem import Input, Problem
@@ -68,11 +68,14 @@ def parts_of(problem: Problem, devices: Devices) -> Parts:
     return number_parts(problem, list(zip(stages, devices, strict=True)))
 
 
-def number_parts(problem: Problem, keys: Sequence[tuple[int, int]]) -> Parts:
-    """Return the parts that units with equal keys (anything, device) make, numbered by stage and device.
+def number_parts(problem: Problem, keys: Sequence[tuple[int, int]], *, in_turn: bool = False) -> Parts:
+    """Return the parts that units with equal keys (turn, device) make, numbered by stage and device, or as turns say.
+
+    Numbers are the order in which parts are sent, and a value leaves its device behind what was sent there before its
+    first reader: so pieces of a pipeline go in turn.
 
     Raises:
-        graphlib.CycleError: Two parts would wait for one another.
+        graphlib.CycleError: Two parts would wait for one another, or for a later turn.
     """
     before: dict[tuple[int, int], set[tuple[int, int]]] = {key: set() for key in sorted(set(keys))}
     for unit, others in enumerate(problem.predecessors):
@@ -80,8 +83,11 @@ def number_parts(problem: Problem, keys: Sequence[tuple[int, int]]) -> Parts:
     stage: dict[tuple[int, int], int] = {}
     for key in TopologicalSorter(before).static_order():
         stage[key] = max((stage[other] + 1 for other in before[key]), default=0)
-    final = sorted(before, key=lambda key: (stage[key], key[1], key[0]))
+    final = sorted(before, key=None if in_turn else lambda key: (stage[key], key[1], key[0]))
     number = {key: position for position, key in enumerate(final)}
+    late = [(other, key) for key, others in before.items() for other in others if number[other] > number[key]]
+    if late:
+        raise CycleError("a part would wait for a later turn", late)
     return Parts(tuple(number[key] for key in keys), tuple(key[1] for key in final), tuple(stage[key] for key in final))
 
 

@@ -41,7 +41,7 @@ _MULTIPLIER = 30_011
 
 
 @dataclass(frozen=True)
-class Kernel:
+class ComparedKernel:
     """A call of an operator, for all rows and for each piece, by all that its bits may depend on.
 
     Attributes:
@@ -53,14 +53,14 @@ class Kernel:
     node: Node
 
 
-def kernels_of(analysis: RowAnalysis, pieces: Sequence[Piece]) -> tuple[Kernel, ...]:
+def kernels_of(analysis: RowAnalysis, pieces: Sequence[Piece]) -> tuple[ComparedKernel, ...]:
     """Return the kernels on which the bits of a graph in pieces depend, each once."""
     ends = ",".join(str(piece.end) for piece in pieces)
-    found: dict[str, Kernel] = {}
+    found: dict[str, ComparedKernel] = {}
     for node, template in analysis.found.items():
         if not (template.arranges or _copies(node)):
             text = f"{name_of(node)} {_signature((template.args, dict(template.kwargs)))} at {ends}"
-            found.setdefault(text, Kernel(text, node))
+            found.setdefault(text, ComparedKernel(text, node))
     return tuple(found.values())
 
 
@@ -88,7 +88,7 @@ def _layout(node: Node) -> str:
     return f"{value.dtype}{list(value.shape)}{list(value.stride())}"
 
 
-def comparison(kernels: Sequence[Kernel], analysis: RowAnalysis, pieces: Sequence[Piece]) -> GraphModule:
+def comparison(kernels: Sequence[ComparedKernel], analysis: RowAnalysis, pieces: Sequence[Piece]) -> GraphModule:
     """Return a graph without inputs that says of each kernel whether pieces give the bits of the whole.
 
     Its results are one boolean tensor for each kernel.
