@@ -80,7 +80,10 @@ def propose_pipelines(
             why.append(f"not in pieces of {seeds.what}: {error}")
             continue
         why += [f"whole after all {seeds.what}: {reason}" for reason in reasons(analysis)]
-        found += _Proposing(gm, topology, homes, seeds, analysis).all()
+        proposed = list(_Proposing(gm, topology, homes, seeds, analysis).all())
+        if not proposed:
+            why.append(f"not in pieces of {seeds.what}: no layout of pieces fits on the daemons")
+        found += proposed
     limit = whole.step_s * (1 - LEAST_GAIN)
     worth = sorted((each for each in found if each.cost_s < limit), key=lambda each: each.cost_s)
     if found and not worth:

@@ -179,8 +179,9 @@ class _Cutting:
             axis = self._axes[node]
             assert isinstance(axis, Axis)
             parts = [self._parts[node, piece.index] for piece in self._pieces]
+            known = set(self._origins)
             joined = self._join(node, axis, parts, self._analysis.rows, None, f"{node.name}_all")
-            self._gathered.add(joined.name)
+            self._gathered |= self._origins.keys() - known
             return joined
         return self._all_of(node)
 
