@@ -35,9 +35,7 @@ def trace(function: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModul
     return gm
 
 
-def graph_of_call(
-    target: Any, tensors: Sequence[Tensor], arguments: Callable[..., tuple[Any, ...]]
-) -> GraphModule:
+def graph_of_call(target: Any, tensors: Sequence[Tensor], arguments: Callable[..., tuple[Any, ...]]) -> GraphModule:
     """Return a graph of one call as it stands, for operators that a trace would take apart."""
     graph = Graph()
     inputs = [graph.placeholder(f"input_{i}") for i in range(len(tensors))]
@@ -47,7 +45,9 @@ def graph_of_call(
         for node, fake in zip(inputs, fakes, strict=True):
             node.meta["val"] = fake
         call.meta["val"] = made = target(*arguments(*fakes))
-    results = [call] if isinstance(made, Tensor) else [graph.call_function(getitem, (call, i)) for i in range(len(made))]
+    results = (
+        [call] if isinstance(made, Tensor) else [graph.call_function(getitem, (call, i)) for i in range(len(made))]
+    )
     for node, value in zip(results, [made] if isinstance(made, Tensor) else made, strict=True):
         node.meta["val"] = value
     graph.output(tuple(results))
@@ -94,7 +94,7 @@ class Case:
 
     Attributes:
         call: A function of the tensors.
-        shapes: Letters for dimensions, digits for those of one size; a tensor of integers has a name in brackets: "[ab]".
+        shapes: Letters for dimensions, digits for those of one size; integers in brackets: "[ab]".
         rows: The letters along which the call is row-wise.
         exact: Whether pieces must have the bits of the whole, since nothing is computed.
         blocks: Whether rows may repeat in blocks.
