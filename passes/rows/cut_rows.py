@@ -267,11 +267,11 @@ class _Cutting:
         turned = []
         for part in parts:
             blocks = self._fakes.apart(part.meta["val"], axis)
-            split = new(aten.reshape.default, (part, list(blocks.shape)), blocks)
+            split = new(aten.view.default, (part, list(blocks.shape)), blocks)
             turned.append(new(aten.permute.default, (split, order), self._fakes.permuted(blocks, order)))
         dense = new(aten.cat.default, (turned, order.index(axis.dim + 1)), self._fakes.permuted(joined, order))
         back = new(aten.permute.default, (dense, [order.index(dim) for dim in range(len(order))]), joined)
-        return new(aten.reshape.default, (back, list(whole.shape)), whole)
+        return new(aten.view.default, (back, list(whole.shape)), whole)
 
     def _is_cheaper_before(self, node: Node, found: RowWise) -> bool:
         """Say whether what a call arranges has no more entries than its result, and is grown from pieces itself."""
@@ -304,11 +304,11 @@ class _Cutting:
             is_dense = all(value.shape[dim] == 1 for dim in self._outside(value, axis.dim))
             return taken if is_dense else new(aten.clone.default, (taken,), part)
         blocks = self._fakes.apart(value, axis)
-        split = new(aten.reshape.default, (whole, list(blocks.shape)), blocks)
+        split = new(aten.view.default, (whole, list(blocks.shape)), blocks)
         narrow = self._fakes.narrowed(blocks, axis.dim + 1, end - begin)
         taken = new(aten.slice.Tensor, (split, axis.dim + 1, begin, end), narrow)
         dense = new(aten.clone.default, (taken,), self._fakes.apart(part, axis))
-        return new(aten.reshape.default, (dense, list(part.shape)), part)
+        return new(aten.view.default, (dense, list(part.shape)), part)
 
     def _outside(self, value: torch.Tensor, dim: int) -> list[int]:
         """Return the dimensions in whose steps a tensor's memory repeats one of its dimensions."""
