@@ -1,4 +1,4 @@
-"""What cannot run piece by piece, and why; what was cut before it is joined, and the results stay those of the whole."""
+"""What cannot run piece by piece, and why; what was cut before it is joined, and results stay those of the whole."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
