@@ -99,9 +99,9 @@ class InParts:
         """Return the sizes on which pieces depend; none where a call is too small to be cut, or never is."""
         if not self._sized:
             return ()
-        shapes = [tuple(arg.shape) for arg in args if isinstance(arg, torch.Tensor)]
-        cuttable = any(is_long(shape) for i, shape in enumerate(shapes) if i not in self._plan.resident)
-        return (*shapes, *(arg for arg in args if isinstance(arg, int))) if cuttable else ()
+        shapes = {i: tuple(arg.shape) for i, arg in enumerate(args) if isinstance(arg, torch.Tensor)}
+        cuttable = any(is_long(shape) for i, shape in shapes.items() if i not in self._plan.resident)
+        return (*shapes.values(), *(arg for arg in args if isinstance(arg, int))) if cuttable else ()
 
     def _place(self, fleet: Fleet, args: Sequence[Any], places: Places) -> Placement:
         """Place the graph; where it does not fit, once more after what is dead but not yet collected is gone."""

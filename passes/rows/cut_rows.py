@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -263,15 +262,18 @@ class _Cutting:
             return self._new(aten.cat.default, (parts, axis.dim), whole, node, piece, name)
         joined = self._fakes.apart(whole, axis)
         order = self._fakes.outermost_first(joined)
-        new = partial(self._new, source=node, piece=piece, name=name)
+
+        def new(target: Any, args: tuple[Any, ...], value: Any) -> Node:
+            return self._new(target, args, value, node, piece, name)
+
         turned = []
         for part in parts:
             blocks = self._fakes.apart(part.meta["val"], axis)
-            split = new(aten.reshape.default, (part, list(blocks.shape)), blocks)
+            split = new(aten.view.default, (part, list(blocks.shape)), blocks)
             turned.append(new(aten.permute.default, (split, order), self._fakes.permuted(blocks, order)))
         dense = new(aten.cat.default, (turned, order.index(axis.dim + 1)), self._fakes.permuted(joined, order))
         back = new(aten.permute.default, (dense, [order.index(dim) for dim in range(len(order))]), joined)
-        return new(aten.reshape.default, (back, list(whole.shape)), whole)
+        return new(aten.view.default, (back, list(whole.shape)), whole)
 
     def _is_cheaper_before(self, node: Node, found: RowWise) -> bool:
         """Say whether what a call arranges has no more entries than its result, and is grown from pieces itself."""
@@ -294,7 +296,10 @@ class _Cutting:
     def _sliced(self, node: Node, whole: Node, axis: Axis, piece: Piece) -> Node:
         """Return rows of a value in dense memory, in which its dimensions lie in the same order."""
         value = whole.meta["val"]
-        new = partial(self._new, source=node, piece=piece.index, name=f"{node.name}_rows_{piece.index}")
+
+        def new(target: Any, args: tuple[Any, ...], fake: Any) -> Node:
+            return self._new(target, args, fake, node, piece.index, f"{node.name}_rows_{piece.index}")
+
         begin, end = piece.begin * axis.inner, piece.end * axis.inner
         part = self._fakes.with_size(value, axis, axis.size(piece.rows))
         if axis.outer == 1:
@@ -304,11 +309,11 @@ class _Cutting:
             is_dense = all(value.shape[dim] == 1 for dim in self._outside(value, axis.dim))
             return taken if is_dense else new(aten.clone.default, (taken,), part)
         blocks = self._fakes.apart(value, axis)
-        split = new(aten.reshape.default, (whole, list(blocks.shape)), blocks)
+        split = new(aten.view.default, (whole, list(blocks.shape)), blocks)
         narrow = self._fakes.narrowed(blocks, axis.dim + 1, end - begin)
         taken = new(aten.slice.Tensor, (split, axis.dim + 1, begin, end), narrow)
         dense = new(aten.clone.default, (taken,), self._fakes.apart(part, axis))
-        return new(aten.reshape.default, (dense, list(part.shape)), part)
+        return new(aten.view.default, (dense, list(part.shape)), part)
 
     def _outside(self, value: torch.Tensor, dim: int) -> list[int]:
         """Return the dimensions in whose steps a tensor's memory repeats one of its dimensions."""

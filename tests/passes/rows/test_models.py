@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from dynamo_genie.passes.pipelines.seeds import find_seeds
-from dynamo_genie.passes.rows.analysis import RowAnalysis, find_rows, reasons
+from dynamo_genie.passes.rows.analysis import RowAnalysis, find_most_rows, find_rows, reasons
 from dynamo_genie.passes.rows.certificates import comparison, kernels_of
 from dynamo_genie.passes.rows.cut_rows import CutGraph, cut_rows
 from dynamo_genie.passes.rows.pieces import pieces_at
@@ -153,6 +153,20 @@ def test_sentences_in_pieces() -> None:
     analysis = rows_of(call, tokens, 0)
     assert analysis.refused == {}
     check(call, analysis, [0, 4, 8])
+
+
+@pytest.mark.parametrize("name", quick(["bert", *DECODERS, "t5"], "bert"))
+def test_padding_stops_no_sample(name: str) -> None:
+    """Its rows are lost where it is looked up by position; of all of it attention takes those of a piece."""
+    sentences = ids(SAMPLES, 12)
+    inputs = with_mask(sentences) | ({"decoder_input_ids": sentences[:, :4].clone()} if name == "t5" else {})
+    call = captured(DECODERS.get(name, lambda: make(name))().eval(), **inputs)
+    alone = rows_of(call, list(inputs.values()), 0)
+    assert "is indexed along several dimensions" in reasons(alone)[0]
+    analysis = find_most_rows(call.gm, alone.seeds, SAMPLES)
+    assert analysis.refused == {}
+    assert len(analysis.seeds) == len(inputs) - 1
+    assert check(call, analysis, [0, 4, 8]).refuted == ()
 
 
 @dataclass(frozen=True)
