@@ -112,10 +112,20 @@ def test_a_prompt_in_pieces_of_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", quick(list(DECODERS), "gpt2"))
-def test_pieces_of_whole_blocks_of_attention_have_the_bits_of_the_prompt(name: str) -> None:
+@pytest.mark.parametrize(
+    ("batch", "dtype"),
+    [
+        (1, torch.float32),
+        pytest.param(2, torch.float32, marks=pytest.mark.slow),
+        pytest.param(2, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
+def test_pieces_of_whole_blocks_of_attention_have_the_bits_of_the_prompt(
+    name: str, batch: int, dtype: torch.dtype
+) -> None:
     """Attention takes 512 keys at a time, and 256 queries; it meets the same blocks then."""
-    prompt = ids(1, 1300)
-    call = captured(DECODERS[name]().eval(), input_ids=prompt, use_cache=True, logits_to_keep=1)
+    prompt = ids(batch, 1300)
+    call = captured(DECODERS[name]().eval().to(dtype), input_ids=prompt, use_cache=True, logits_to_keep=1)
     (seeds,) = find_seeds(call.gm)
     assert (seeds.what, seeds.rows) == ("tokens", 1300)
     analysis = find_rows(call.gm, seeds.axes, seeds.rows)
