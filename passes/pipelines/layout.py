@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError
 
 import networkx as nx
@@ -63,7 +63,7 @@ def lay_out(
     units = tuple(tuple(name for name in keys if keys[name] == key) for key in order)
     problem = make_problem(graph, units, replicable, topology, homes)
     devices = tuple(device for _, device in order)
-    if not fits(problem, devices):
+    if not (fits(problem, devices) or fits(without_growth(problem), devices)):
         return None
     merged = [_merged(order, len(cut.pieces), grid.stages), order]
     found = [scored for each in merged if (scored := _score(problem, devices, each)) is not None]
@@ -72,6 +72,11 @@ def lay_out(
     best = min(found, key=lambda scored: scored.score_s)
     reason = f"{words}, {len(cut.pieces)} pieces: {best.time.step_s * 1e3:.3f} ms a call"
     return best.score_s, make_plan(graph, problem, replicable, best, "semantic", (reason,))
+
+
+def without_growth(problem: Problem) -> Problem:
+    """Return a problem in which caches get no room to grow, for when nothing else fits; as placement does."""
+    return replace(problem, reserved_nbytes=problem.cache_nbytes)
 
 
 def _keys(

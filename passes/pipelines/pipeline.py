@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import result_nodes
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
-from dynamo_genie.passes.pipelines.layout import Grid, lay_out
+from dynamo_genie.passes.pipelines.layout import Grid, lay_out, without_growth
 from dynamo_genie.passes.pipelines.seeds import KERNEL_BLOCK, Seeds, find_seeds
 from dynamo_genie.passes.pipelines.stages import balanced_stages
 from dynamo_genie.passes.placement.contiguous import shared_weights
@@ -80,7 +80,10 @@ def propose_pipelines(
             why.append(f"not in pieces of {seeds.what}: {error}")
             continue
         why += [f"whole after all {seeds.what}: {reason}" for reason in reasons(analysis)]
-        found += _Proposing(gm, topology, homes, seeds, analysis).all()
+        proposed = list(_Proposing(gm, topology, homes, seeds, analysis).all())
+        if not proposed:
+            why.append(f"not in pieces of {seeds.what}: no layout of pieces fits on the daemons")
+        found += proposed
     limit = whole.step_s * (1 - LEAST_GAIN)
     worth = sorted((each for each in found if each.cost_s < limit), key=lambda each: each.cost_s)
     if found and not worth:
@@ -171,10 +174,14 @@ class _Proposing:
         }
         shared = shared_weights(self._problem)
         end = range(shared[-1] + 1, len(self._problem.units)) if shared else ()
-        for pinned in ({}, dict.fromkeys((*shared, *end), 0)) if shared else ({},):
-            stages = balanced_stages(self._problem, grid.groups[0], {**pinned, **must})
-            if stages is not None:
-                yield stages
+        together = dict.fromkeys((*shared, *end), 0)
+        for problem in (self._problem, without_growth(self._problem)):
+            ways = [
+                balanced_stages(problem, grid.groups[0], {**pin, **must}) for pin in ({}, together)[: 1 + bool(shared)]
+            ]
+            if any(ways):
+                yield from filter(None, ways)
+                return
 
 
 def token_boundaries(rows: int) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -179,8 +180,9 @@ class _Cutting:
             axis = self._axes[node]
             assert isinstance(axis, Axis)
             parts = [self._parts[node, piece.index] for piece in self._pieces]
+            known = set(self._origins)
             joined = self._join(node, axis, parts, self._analysis.rows, None, f"{node.name}_all")
-            self._gathered.add(joined.name)
+            self._gathered |= self._origins.keys() - known
             return joined
         return self._all_of(node)
 
@@ -262,10 +264,7 @@ class _Cutting:
             return self._new(aten.cat.default, (parts, axis.dim), whole, node, piece, name)
         joined = self._fakes.apart(whole, axis)
         order = self._fakes.outermost_first(joined)
-
-        def new(target: Any, args: tuple[Any, ...], value: Any) -> Node:
-            return self._new(target, args, value, node, piece, name)
-
+        new = partial(self._new, source=node, piece=piece, name=name)
         turned = []
         for part in parts:
             blocks = self._fakes.apart(part.meta["val"], axis)
@@ -296,10 +295,7 @@ class _Cutting:
     def _sliced(self, node: Node, whole: Node, axis: Axis, piece: Piece) -> Node:
         """Return rows of a value in dense memory, in which its dimensions lie in the same order."""
         value = whole.meta["val"]
-
-        def new(target: Any, args: tuple[Any, ...], fake: Any) -> Node:
-            return self._new(target, args, fake, node, piece.index, f"{node.name}_rows_{piece.index}")
-
+        new = partial(self._new, source=node, piece=piece.index, name=f"{node.name}_rows_{piece.index}")
         begin, end = piece.begin * axis.inner, piece.end * axis.inner
         part = self._fakes.with_size(value, axis, axis.size(piece.rows))
         if axis.outer == 1:

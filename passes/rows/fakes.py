@@ -33,8 +33,8 @@ class Fakes:
 
     def outermost_first(self, value: torch.Tensor) -> list[int]:
         """Return the dimensions of a tensor as they lie in memory; those of size 1 lie anywhere."""
-        dims = range(value.ndim)
-        wide = iter(sorted((d for d in dims if value.shape[d] != 1), key=lambda dim: (-value.stride()[dim], dim)))
+        dims, strides = range(value.ndim), value.stride()
+        wide = iter(sorted((d for d in dims if value.shape[d] != 1), key=lambda dim: (-strides[dim], dim)))
         return [dim if value.shape[dim] == 1 else next(wide) for dim in dims]
 
     def apart(self, value: torch.Tensor, axis: Axis) -> torch.Tensor:

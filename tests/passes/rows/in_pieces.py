@@ -94,7 +94,7 @@ class Case:
 
     Attributes:
         call: A function of the tensors.
-        shapes: Letters for dimensions, digits for those of one size; a tensor of integers stands in brackets: "[ab]".
+        shapes: Letters for dimensions, digits for those of one size; integers in brackets: "[ab]".
         rows: The letters along which the call is row-wise.
         exact: Whether pieces must have the bits of the whole, since nothing is computed.
         blocks: Whether rows may repeat in blocks.
