@@ -93,9 +93,7 @@ def test_a_model_that_fits_on_no_daemon_works_in_stages(pair: Fleet, plans: Plan
     assert len(planned.crossed) == 1, "all pieces go one way"
 
 
-def test_kernels_that_round_otherwise_in_pieces_keep_the_whole_unless_that_is_wanted(
-    pair: Fleet, plans: Plans
-) -> None:
+def test_kernels_that_round_otherwise_in_pieces_keep_the_whole_unless_that_is_wanted(pair: Fleet, plans: Plans) -> None:
     """One row is multiplied by another kernel than many: pieces of [1, 1, ...] rows would give other bits."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.GELU(), Batched(nn.Linear(64, 64))).eval()
