@@ -20,7 +20,7 @@ from dynamo_genie.passes.placement.problem import Problem, find_pins, make_probl
 from dynamo_genie.passes.placement.replication import find_replicable
 from dynamo_genie.passes.placement.semantic_graph import semantic_graph
 from dynamo_genie.passes.placement.topology import Topology
-from dynamo_genie.passes.rows.analysis import RowAnalysis, find_rows, reasons
+from dynamo_genie.passes.rows.analysis import RowAnalysis, find_most_rows, reasons
 from dynamo_genie.passes.rows.cut_rows import CutGraph, cut_rows
 from dynamo_genie.passes.rows.pieces import Piece, pieces_at
 from dynamo_genie.passes.rows.template import CannotCut
@@ -73,7 +73,7 @@ def propose_pipelines(
     why: list[str] = []
     for seeds in find_seeds(gm):
         try:
-            analysis = find_rows(gm, seeds.axes, seeds.rows)
+            analysis = find_most_rows(gm, seeds.axes, seeds.rows)
         except CannotCut as error:
             why.append(f"not in pieces of {seeds.what}: {error}")
             continue

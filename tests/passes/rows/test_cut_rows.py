@@ -101,8 +101,11 @@ def test_gathered_results_are_joined_apart() -> None:
     analysis = find_rows(gm, {gm.graph.find_nodes(op="placeholder")[0]: Axis(1)}, TOKENS)
     results = gm.graph.output_node().args[0]
     pieces = cut_rows(gm, analysis, pieces_at(THREE), frozenset(results[1:]))
-    assert len(pieces.gathered) == 4
-    assert pieces.gathered == {node.name for node in pieces.gm.graph.output_node().args[0][1:]}
+    assert {pieces.origins[name].node for name in pieces.gathered} == {node.name for node in results[1:]}
+    assert {node.name for node in pieces.gm.graph.output_node().args[0][1:]} <= pieces.gathered
+    joins = [node for node in pieces.gm.graph.nodes if node.target is aten.cat.default]
+    assert sum(node.name in pieces.gathered for node in joins) == 4
+    assert all(len(node.args[0]) == 3 for node in joins if node.name in pieces.gathered)
     assert all(map(torch.allclose, Described(pieces.gm).run(x), gm(x)))
 
 
