@@ -32,7 +32,6 @@ from dynamo_genie.options import Options
 from dynamo_genie.passes.cutting.crossings import ClientCost, client_costs
 from dynamo_genie.passes.cutting.cut import cut
 from dynamo_genie.passes.graphs.pipeline import run_passes
-from dynamo_genie.passes.graphs.semantics import Phase, facts_of
 from dynamo_genie.passes.pipelines.seeds import is_long
 from dynamo_genie.passes.placement.plan import Partition, PlacementPlan
 from dynamo_genie.passes.placement.split import split
@@ -77,10 +76,8 @@ class InParts:
         self._operators = {node.name: _operator(node, error) for node, error in (unrunnable or {}).items()}
         self._slots = ValueSlots(gm, plan)
         self._placed: OrderedDict[tuple[Places, Sizes], tuple[Fleet, Placement]] = OrderedDict()
-        training = any(fact.phase is Phase.TRAINING_FORWARD for fact in map(facts_of, gm.graph.nodes))
-        cuttable = unrunnable is None and may_pipeline(options, backward=plan.backward, training=training)
-        self._pipelined = cuttable
-        self._sized = cuttable and has_symbols(gm)
+        self._pipelined = unrunnable is None and not plan.backward and may_pipeline(gm, options)
+        self._sized = self._pipelined and has_symbols(gm)
 
     def __call__(self, args: Sequence[Any]) -> Placement:
         """Return the parts for arguments that lie where these do, and have these sizes if pieces depend on them."""
@@ -130,7 +127,8 @@ class InParts:
             if CLIENT not in (crossing.source, crossing.target):
                 fleet.open_link(crossing.source, crossing.target)
         self._announce(plan)
-        return slots.placement(steps, plan, sections.topology)
+        gathered = None if plan.gathers is None else fleet.connection(plan.gathers)
+        return slots.placement(steps, plan, sections.topology, gathered)
 
     def _turns(self, places: Places) -> Sequence[tuple[Partition | None, GraphModule]]:
         """Return the turns that daemons and client take, each with its graph."""

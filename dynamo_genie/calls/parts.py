@@ -50,6 +50,7 @@ class Placement:
         planned: Why the graph is placed like this, and on what; None where there was no choice, and no topology where
             nobody has measured the one daemon that it runs on.
         crossing: Bytes that one call should move from daemon to daemon, by tensor class.
+        gathered: Where later calls will need all weights that the parts read, for they find their caches there.
         told: Slots of sizes that the arguments of a call tell, for parts that do not have the tensor.
         parts: The steps that are programs.
         connections, sessions: Where those run.
@@ -62,6 +63,7 @@ class Placement:
     planned: tuple[PlacementPlan, Topology | None] | None = None
     crossing: Mapping[str, int] = field(default_factory=dict)
     told: tuple[tuple[int, OutputShapes], ...] = ()
+    gathered: Connection | None = None
     bound: tuple[BoundProgram, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,6 +91,9 @@ class Placement:
             )
             for part in self.parts
         )
+        if self.gathered is not None:
+            read = sorted(resident.intersection(slot for part in self.parts for slot in part.inputs))
+            self.gathered.weights.bind([args[slot] for slot in read], ask=plan.mode.understood, sampled=plan.sampled)
 
 
 def whole(connection: Connection, lowered: LoweredProgram, plan: CallPlan, shapes: OutputShapes) -> Placement:

@@ -13,8 +13,9 @@ from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.options import Options
+from dynamo_genie.passes.graphs.semantics import Phase, facts_of
 from dynamo_genie.passes.pipelines.pipeline import propose_pipelines
-from dynamo_genie.passes.pipelines.seeds import find_seeds
+from dynamo_genie.passes.pipelines.seeds import find_seeds, has_past
 from dynamo_genie.passes.placement.placement import place
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
@@ -24,13 +25,16 @@ from dynamo_genie.passes.rows.template import CannotCut
 _EXACT_ENGINES = (AUTO, "eager")
 
 
-def may_pipeline(options: Options, *, backward: bool, training: bool) -> bool:
+def may_pipeline(gm: GraphModule, options: Options) -> bool:
     """Say whether calls of a graph may be cut in pieces at all.
 
-    In training they stay whole: the gradient of a weight is a sum over all rows, whose order pieces would change.
+    In training they stay whole: the gradient of a weight is a sum over all rows, whose order pieces would change. So do
+    calls that go on from a cache and whose sizes are symbolic: decoding, whose every step has other sizes.
     """
-    understood = options.mode.understood and options.placement != "blind"
-    return options.pipeline == "auto" and understood and not (backward or training)
+    if options.pipeline == "off" or not options.mode.understood or options.placement == "blind":
+        return False
+    phases = {facts_of(node).phase for node in gm.graph.nodes}
+    return Phase.TRAINING_FORWARD not in phases and not (has_symbols(gm) and has_past(gm))
 
 
 def pipelined(

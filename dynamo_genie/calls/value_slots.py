@@ -65,8 +65,9 @@ class ValueSlots:
         steps: Sequence[Part | ClientPart],
         plan: PlacementPlan,
         topology: Topology | None,
+        gathered: Connection | None = None,
     ) -> Placement:
-        """Return the whole graph, placed as planned."""
+        """Return the whole graph, placed as planned; its caches may be `gathered` somewhere."""
         crossing: dict[str, int] = {}
         for cut in plan.cuts:
             if CLIENT not in (cut.source, cut.target):
@@ -81,6 +82,7 @@ class ValueSlots:
             (plan, topology),
             crossing,
             tuple((self._slots[n], self._shapes(n)) for n in read if n not in made and n not in self.inputs),
+            gathered,
         )
 
     def _shapes(self, name: str) -> OutputShapes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule, Node
 
@@ -160,7 +160,10 @@ class _Proposing:
             names = {name: stage for unit, stage in zip(self._problem.units, stages, strict=True) for name in unit}
             found = lay_out(cut, names, grid, self._topology, self._homes, words)
             if found is not None:
-                yield Pipeline(cut, self._analysis, found[1], found[0])
+                cost_s, plan = found
+                if gathered and self._seeds.what == "tokens":
+                    plan = replace(plan, gathers=self._topology.devices[grid.groups[0][-1]].name)
+                yield Pipeline(cut, self._analysis, plan, cost_s)
 
     def _stages(self, grid: Grid) -> Iterator[tuple[int, ...]]:
         """Yield the stages of all units: cut anywhere, then with the end where weights are that it shares."""

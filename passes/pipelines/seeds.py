@@ -38,7 +38,12 @@ class Seeds:
 def find_seeds(gm: GraphModule) -> tuple[Seeds, ...]:
     """Return the ways in which the inputs of a call may be cut: a prompt by its tokens, a batch by its samples."""
     inputs = [node for node in gm.graph.find_nodes(op="placeholder") if _comes_with_the_call(node)]
-    return (*_tokens(inputs), *_samples(inputs))
+    return (*_tokens(inputs), *(() if has_past(gm) else _samples(inputs)))
+
+
+def has_past(gm: GraphModule) -> bool:
+    """Say whether calls of a graph go on from a cache, whose rows are where they are."""
+    return any(facts_of(node).role is Role.KV_CACHE for node in gm.graph.find_nodes(op="placeholder"))
 
 
 def _comes_with_the_call(node: Node) -> bool:

@@ -59,6 +59,7 @@ class PlacementPlan:
     Attributes:
         step_s: Predicted seconds of one call, on the critical path, transfers included.
         reasons: Why it is like this, for people.
+        gathers: The device to which caches go from where they are made, and which will need all weights; None for none.
         schedule: The call from which `step_s` was simulated; None where a plan was made otherwise.
     """
 
@@ -68,4 +69,5 @@ class PlacementPlan:
     loads: tuple[DeviceLoad, ...]
     step_s: float
     reasons: tuple[str, ...] = ()
+    gathers: str | None = None
     schedule: Schedule | None = None
