@@ -20,7 +20,7 @@ from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.tensor.remote_tensor import handle_of
 
 FLOPS_PER_S, BYTES_PER_S = 1e8, 1e11
-"""A thousandth of a core, and memory that costs nothing: what a call computes decides, whatever runs the tests."""
+"""A thousandth of a core, with memory that costs nothing: arithmetic decides, whatever machine tests run on."""
 
 WIDTH, LAYERS, VOCAB, POSITIONS = 128, 4, 512, 2048
 
