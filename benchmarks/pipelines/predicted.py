@@ -111,20 +111,22 @@ def topology_of(count: int, rate_bits_s: float, speed: float) -> Topology:
     return Topology(devices, tuple(Link(source, target, LATENCY_S, rate_bits_s / 8) for source, target in pairs))
 
 
-def predict_study(study: Study, path: Path, say: Say) -> None:
-    """Predict every call that a document measured on its first network, and write the document of that.
+def predict_study(studies: Sequence[Study], path: Path, say: Say) -> None:
+    """Predict every call that documents measured on their first networks, and write the document of that.
 
     Raises:
         GenieError: Nothing was measured there.
     """
     calls = [
         MeasuredCall(row.model, row.prompt or row.batch, statistics.median(map(sum, row.seconds)))
+        for study in studies
         for row in study.rows
         if row.mode == "one" and row.phase in CALLS and row.network == study.networks[0].name
     ]
     if not calls:
-        raise GenieError(f"nothing that could be predicted was measured in the document of {study.command!r}")
-    begun = begun_study("pipelines-predicted", study.seed, 1, tuple(map(shape_of, RATES_BITS_S)))
+        raise GenieError("no call of one daemon was measured in these documents, so there is nothing to predict from")
+    begun = begun_study("pipelines", 0, 1, tuple(map(shape_of, RATES_BITS_S)))
+    begun = msgspec.structs.replace(begun, experiment="pipelines-predicted")
     rows: list[Row] = []
     for call in calls:
         say(f"{call.model}, {call.rows} rows")

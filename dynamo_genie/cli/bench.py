@@ -82,6 +82,7 @@ class Experiment:
 
 _Numbers = list[int] | None
 _File = Path | None
+_Files = list[Path] | None
 
 LAYERS = BenchOption("layers", 12, "Layers of the model")
 EMBD = BenchOption("embd", 768, "Its width; 768 is the published GPT-2")
@@ -270,7 +271,7 @@ EXPERIMENTS = (
             BenchOption("tokens", 32, "Tokens decoded after the longest prompt, to compare them and caches", least=0),
             REPEATS.but(help="Measured calls of each way"),
             *(WARM_UPS.but(default=1, help="Calls before, which compile everything"), SEED, DTYPE),
-            BenchOption("predict", None, "Measure nothing: predict, from what this document measured", type=_File),
+            BenchOption("predict", None, "Measure nothing: predict, from what this document says; repeat", type=_Files),
             *_LAST,
         ),
     ),

@@ -224,11 +224,11 @@ def training(given: SimpleNamespace) -> None:
 def pipelines(given: SimpleNamespace) -> None:
     """One call on two daemons at the same time; or what the cost model predicts of more."""
     use_one_thread()
-    if given.predict is not None:
+    if given.predict:
         from dynamo_genie.bench.pipelines.predicted import predict_study
 
         path = given.json or Path("pipelines-predicted.json")
-        predict_study(read_study(given.predict), path, _say)
+        predict_study([read_study(document) for document in given.predict], path, _say)
         _report(path)
         return
     from dynamo_genie.bench.pipelines.plan import Repeats, settings_of
