@@ -64,14 +64,14 @@ def _symbols(placeholders: Sequence[Node], args: Sequence[Any]) -> dict[sympy.Sy
         pairs = zip(value.shape, arg.shape, strict=True) if isinstance(value, torch.Tensor) else [(value, arg)]
         for symbolic, number in pairs:
             if isinstance(symbolic, _SYMBOLIC) and symbolic.node.expr.is_Symbol:
-                found[symbolic.node.expr] = number
+                found[symbolic.node.expr] = sympy.Number(number)  # what a symbol alone becomes, too
     return found
 
 
 def _number(value: Any, known: dict[sympy.Symbol, Any]) -> Any:
     if not isinstance(value, _SYMBOLIC):
         return value
-    found = sympy.sympify(value.node.expr.xreplace(known))
+    found = value.node.expr.xreplace(known)
     if isinstance(found, sympy.logic.boolalg.BooleanAtom):
         return bool(found)
     if not found.is_number:
