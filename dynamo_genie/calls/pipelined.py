@@ -11,10 +11,12 @@ from torch.fx import GraphModule
 from dynamo_genie.calls.certified import refuted
 from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.engines import AUTO
+from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.options import Options
 from dynamo_genie.passes.graphs.semantics import Phase, facts_of
 from dynamo_genie.passes.pipelines.pipeline import propose_pipelines
-from dynamo_genie.passes.pipelines.seeds import has_past
+from dynamo_genie.passes.pipelines.seeds import find_seeds, has_past
+from dynamo_genie.passes.placement.placement import place
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.passes.rows.numbers import has_symbols, with_numbers
@@ -58,6 +60,8 @@ def pipelined(
         sized = with_numbers(gm, args) if has_symbols(gm) else gm
     except CannotCut as why:
         return gm, _because(whole, (f"not in pieces: {why}",))
+    if sized is not gm:
+        whole = _timed(whole, sized, topology, homes)
     proposals = propose_pipelines(sized, topology, homes, whole)
     reasons = list(proposals.reasons)
     for pipeline in proposals.pipelines:
@@ -68,6 +72,19 @@ def pipelined(
             return pipeline.cut.gm, _because(pipeline.plan, words)
         reasons += [f"other bits in pieces: {kernel}" for kernel in wrong]
     return gm, _because(whole, reasons)
+
+
+def _timed(
+    whole: PlacementPlan, sized: GraphModule, topology: Topology, homes: Mapping[str, frozenset[str]]
+) -> PlacementPlan:
+    """Return a plan with the time of a call of these sizes: it was made for those of the call that was traced."""
+    if not find_seeds(sized):
+        return whole
+    try:
+        now = place(sized, topology, homes=homes)
+    except QuotaExceeded:  # the daemons will say so, if it is true
+        return whole
+    return replace(whole, step_s=now.step_s)
 
 
 def _because(plan: PlacementPlan, reasons: Sequence[str]) -> PlacementPlan:

@@ -56,19 +56,19 @@ def _is_symbolic(value: Any) -> bool:
     return isinstance(value, _SYMBOLIC)
 
 
-def _symbols(placeholders: Sequence[Node], args: Sequence[Any]) -> dict[sympy.Symbol, Any]:
+def _symbols(placeholders: Sequence[Node], args: Sequence[Any]) -> dict[sympy.Symbol, sympy.Number]:
     """Return the number that a call gives for each symbol."""
-    found: dict[sympy.Symbol, Any] = {}
+    found: dict[sympy.Symbol, sympy.Number] = {}
     for node, arg in zip(placeholders, args, strict=True):
         value = node.meta.get("val")
         pairs = zip(value.shape, arg.shape, strict=True) if isinstance(value, torch.Tensor) else [(value, arg)]
         for symbolic, number in pairs:
             if isinstance(symbolic, _SYMBOLIC) and symbolic.node.expr.is_Symbol:
-                found[symbolic.node.expr] = sympy.Number(number)  # what a symbol alone becomes, too
+                found[symbolic.node.expr] = sympy.Number(number)
     return found
 
 
-def _number(value: Any, known: dict[sympy.Symbol, Any]) -> Any:
+def _number(value: Any, known: dict[sympy.Symbol, sympy.Number]) -> Any:
     if not isinstance(value, _SYMBOLIC):
         return value
     found = value.node.expr.xreplace(known)
@@ -79,7 +79,7 @@ def _number(value: Any, known: dict[sympy.Symbol, Any]) -> Any:
     return int(found) if isinstance(value, torch.SymInt) else float(found)
 
 
-def _numbered(value: Any, known: dict[sympy.Symbol, Any], fakes: Fakes) -> Any:
+def _numbered(value: Any, known: dict[sympy.Symbol, sympy.Number], fakes: Fakes) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_numbered(each, known, fakes) for each in value)
     if isinstance(value, torch.Tensor) and _is_symbolic(value):

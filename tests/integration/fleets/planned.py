@@ -1,4 +1,4 @@
-"""Daemons that placement takes for slow, so that small models are worth a pipeline, and the plans that it then makes."""
+"""Daemons that placement takes for slow, so that small models are worth a pipeline, and the plans it then makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.tensor.remote_tensor import handle_of
 
 FLOPS_PER_S, BYTES_PER_S = 1e8, 1e11
-"""A thousandth of a core, with memory that costs nothing: what a call computes decides, whatever machine tests run on."""
+"""A thousandth of a core, with memory that costs nothing: arithmetic decides, whatever machine tests run on."""
 
 WIDTH, LAYERS, VOCAB, POSITIONS = 128, 4, 512, 2048
 

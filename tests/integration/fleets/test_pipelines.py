@@ -51,7 +51,9 @@ def layout(request: pytest.FixtureRequest) -> str:
 def limit(plans: Plans, layout: str, model: nn.Module, tokens: int) -> None:
     """Let placement believe that no daemon holds everything, where caches are to be spread."""
     if layout == "spread":
-        caches, logits = 2 * LAYERS * tokens * WIDTH * 4, tokens * VOCAB * 4
+        config: Any = model.config
+        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        caches, logits = 2 * LAYERS * tokens * heads * WIDTH // config.num_attention_heads * 4, tokens * VOCAB * 4
         plans.memory_nbytes = (nbytes_of(model) + GROWTH * caches + logits) * 3 // 4
 
 
