@@ -8,8 +8,9 @@ bare checkout. `tests/test_packaging.py` compares this list with the folders on 
 from setuptools import setup
 
 SUBPACKAGES = (
-    "bench", "bench.device", "bench.gpu_check", "bench.network", "bench.peers", "bench.study", "bench.study.report",
-    "bench.trust", "calls", "cli", "connections", "device", "explain", "loading", "lowering", "passes",
+    "bench", "bench.device", "bench.gpu_check", "bench.network", "bench.peers", "bench.pipelines",
+    "bench.study", "bench.study.report", "bench.trust", "calls", "cli", "connections", "device", "explain", "loading",
+    "lowering", "passes",
     "passes.cutting", "passes.graphs", "passes.pipelines", "passes.placement", "passes.rewrites", "passes.rows",
     "passes.understanding", "remote_daemon",
     "remote_daemon.channel", "remote_daemon.engines", "remote_daemon.memory", "remote_daemon.model_files",

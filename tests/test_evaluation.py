@@ -59,6 +59,13 @@ def test_no_row_is_void_and_the_strong_baseline_is_never_left_out(path: Path) ->
     assert [(row.mode, row.void) for row in study.rows if row.void] == []
     if study.experiment == "training":
         assert {"local", "resident"} <= {row.mode for row in study.rows} <= set(TRAINING_MODES)
+    elif study.experiment == "pipelines":
+        assert {"one", "auto"} <= {row.mode for row in study.rows}
+        assert "off" in {row.mode for row in study.rows if row.placement == "spread"} or not any(
+            row.placement == "spread" for row in study.rows
+        )
+    elif study.experiment == "pipelines-predicted":
+        assert {row.device for row in study.rows} == {"simulated"}
     elif study.experiment != "peers":
         assert {"local", "handle", "semantic"} <= {row.mode for row in study.rows} <= set(MODES)
 

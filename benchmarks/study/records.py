@@ -46,14 +46,31 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.sent_bytes + self.received_bytes - self.overhead_bytes - self.background_bytes
 
 
+class Foretold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds of one call that daemons shared, from its beginning until the last part ended.
+
+    Attributes:
+        parts: How many parts it has.
+        predicted_s: By the cost model alone.
+        simulated_s: By the same simulation, with the time that each part was measured to take.
+        ran_s: Measured in that very call.
+    """
+
+    parts: int
+    predicted_s: float
+    simulated_s: float
+    ran_s: float
+
+
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One mode in one phase under one setting, with every sample.
 
     Attributes:
         mode: `local`, `naive`, `remote_cache`, `handle`, `semantic`; for peers the peer's name; in training `local`,
-            `naive`, `wrapped`, `resident`.
-        phase: `prefill`, `decode`, `encode` or `vision`; `train` or `train-eager`, training steps of compiled and of
-            eager code.
+            `naive`, `wrapped`, `resident`; of pipelines `one` for a daemon alone, `off` and `auto` for two; predicted,
+            how many daemons.
+        phase: `prefill`, `decode`, `encode` or `vision`; `after`, the wait until daemons are done with one of these;
+            `train` or `train-eager`, training steps of compiled and of eager code.
         model: Its name.
         dtype: Of its weights.
         device: What computed: `cpu` or the name of the GPU.
@@ -69,12 +86,14 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         client_peak_bytes: Largest resident memory of the client's process.
         daemon_peak_bytes: Largest resident memory of the daemon's worker; None without a daemon.
         daemon_gpu_peak_bytes: Largest memory that the worker held on the GPU; None without one.
-        placement: `blind`, `semantic` or empty where there is one daemon.
+        placement: `blind`, `semantic` or empty where there is one daemon; of pipelines `gathered` or `spread`, where
+            caches end.
         sessions: Clients at the same time.
         session_seconds: With several sessions, for each session the time of all its steps; empty otherwise.
         steps: Steps in all samples (of every session): what sums of bytes are divided by.
         batch: Rows in the batch.
         operators: How many operators eager code runs in a step; 0 where they were not counted.
+        foretold: What the cost model foretold of one more call; None where none was watched, or nothing was shared.
         void: Why the row counts for nothing, such as tokens that differ from local; empty for a good row.
     """
 
@@ -101,6 +120,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_seconds: tuple[float, ...] = ()
     batch: int = 1
     operators: int = 0
+    foretold: Foretold | None = None
     void: str = ""
 
     @property

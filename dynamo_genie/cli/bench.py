@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from dynamo_genie.bench.pipelines.plan import PROMPTED, SEEING
 from dynamo_genie.bench.study.plan import ALL_MODES, MODELS
 from dynamo_genie.bench.study.training_modes import TRAINING_MODES
 from dynamo_genie.cli import bench_runs as runs
 
+SHARED = (*PROMPTED, *SEEING)
 REQUIRED = inspect.Parameter.empty
 
 
@@ -80,6 +82,7 @@ class Experiment:
 
 _Numbers = list[int] | None
 _File = Path | None
+_Files = list[Path] | None
 
 LAYERS = BenchOption("layers", 12, "Layers of the model")
 EMBD = BenchOption("embd", 768, "Its width; 768 is the published GPT-2")
@@ -251,6 +254,25 @@ EXPERIMENTS = (
             REPEATS.but(default=5),
             MODES.but(default=",".join(TRAINING_MODES), help="Modes to measure beside local, separated by commas"),
             *(WARM_UPS.but(least=2), SEED.but(help="Of weights and batch"), DEVICE, DTYPE, *_LAST),
+        ),
+    ),
+    Experiment(
+        "pipelines",
+        "One prompt, or batch, on two daemons at the same time.",
+        "A prompt, or a batch of images, on one daemon and on two that share it out, in turns, one thread each; "
+        "logits, tokens and caches compared bit for bit.",
+        runs.pipelines,
+        (
+            BenchOption("models", ",".join(SHARED), "Models, separated by commas"),
+            PROMPTS.but(default="128,512,1024,4096"),
+            BenchOption("batch", 32, "Images", least=1),
+            BenchOption("networks", "10gbit;1gbit", "Networks, or loopback, separated by semicolons"),
+            BenchOption("layouts", "gathered,spread", "Where caches end, separated by commas"),
+            BenchOption("tokens", 32, "Tokens decoded after the longest prompt, to compare them and caches", least=0),
+            REPEATS.but(help="Measured calls of each way"),
+            *(WARM_UPS.but(default=1, help="Calls before, which compile everything"), SEED, DTYPE),
+            BenchOption("predict", None, "Measure nothing: predict, from what this document says; repeat", type=_Files),
+            *_LAST,
         ),
     ),
     Experiment(

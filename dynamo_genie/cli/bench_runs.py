@@ -221,6 +221,30 @@ def training(given: SimpleNamespace) -> None:
     _carry_out("training", given, training_groups(names, given.size, given.batch, given.prompt, modes))
 
 
+def pipelines(given: SimpleNamespace) -> None:
+    """One call on two daemons at the same time; or what the cost model predicts of more."""
+    use_one_thread()
+    if given.predict:
+        from dynamo_genie.bench.pipelines.predicted import predict_study
+
+        path = given.json or Path("pipelines-predicted.json")
+        predict_study([read_study(document) for document in given.predict], path, _say)
+        _report(path)
+        return
+    from dynamo_genie.bench.pipelines.plan import Repeats, settings_of
+    from dynamo_genie.bench.pipelines.runner import PipelineRunner
+
+    if given.quick:
+        small = {"models": "tiny-gpt2,tiny-vit", "prompts": "64", "batch": 8, "layouts": "gathered"}
+        given = _with(given, **small, tokens=min(given.tokens, 4), repeats=min(given.repeats, 2))
+    networks, prompts = _words(given.networks, ";"), _numbers("--prompts", given.prompts)
+    settings = settings_of(networks, _words(given.models), prompts, given.batch, given.tokens, _words(given.layouts))
+    _end_on_signals()
+    path = given.json or Path("pipelines.json")
+    PipelineRunner(Repeats(given.repeats, given.warm_ups, given.seed, given.dtype), path, _say).run(settings)
+    _report(path)
+
+
 def report(given: SimpleNamespace) -> None:
     """Tables and plots from documents."""
     from dynamo_genie.bench.report import page_of, read_figures

@@ -14,18 +14,16 @@ from dynamo_genie.passes.pipelines.seeds import KERNEL_BLOCK, Seeds, find_seeds
 from dynamo_genie.passes.pipelines.stages import balanced_stages
 from dynamo_genie.passes.placement.contiguous import shared_weights
 from dynamo_genie.passes.placement.contraction import contract
+from dynamo_genie.passes.placement.placement import LEAST_GAIN
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.problem import Problem, find_pins, make_problem
 from dynamo_genie.passes.placement.replication import find_replicable
 from dynamo_genie.passes.placement.semantic_graph import semantic_graph
 from dynamo_genie.passes.placement.topology import Topology
-from dynamo_genie.passes.rows.analysis import RowAnalysis, find_rows, reasons
+from dynamo_genie.passes.rows.analysis import RowAnalysis, find_most_rows, reasons
 from dynamo_genie.passes.rows.cut_rows import CutGraph, cut_rows
 from dynamo_genie.passes.rows.pieces import Piece, pieces_at
 from dynamo_genie.passes.rows.template import CannotCut
-
-LEAST_GAIN = 0.05
-"""The part of a call's time that a pipeline must save: below it, one layout is as good as another."""
 
 MOST_PIECES = 16
 """Pieces of a prompt: each is a program of its own on each stage."""
@@ -75,7 +73,7 @@ def propose_pipelines(
     why: list[str] = []
     for seeds in find_seeds(gm):
         try:
-            analysis = find_rows(gm, seeds.axes, seeds.rows)
+            analysis = find_most_rows(gm, seeds.axes, seeds.rows)
         except CannotCut as error:
             why.append(f"not in pieces of {seeds.what}: {error}")
             continue

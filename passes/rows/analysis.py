@@ -70,6 +70,34 @@ def find_rows(gm: GraphModule, seeds: Mapping[Node, Axis], rows: int) -> RowAnal
     return RowAnalysis(rows, dict(seeds), found, frozenset(late), refused)
 
 
+def find_most_rows(gm: GraphModule, seeds: Mapping[Node, Axis], rows: int) -> RowAnalysis:
+    """Find what can run piece by piece, with the rows of all seeds, or without inputs that alone stop it.
+
+    A mask of padding has as many rows as the token ids. Where its rows are lost on the way to attention, all of it can
+    be the same for all pieces, and attention takes their rows of what is made of it.
+
+    Raises:
+        CannotCut: As `find_rows`.
+    """
+    best = find_rows(gm, seeds, rows)
+    while (stops := _seeds_behind(best)) and (left := {n: best.seeds[n] for n in best.seeds if n not in stops}):
+        without = find_rows(gm, left, rows)
+        if len(without.found) <= len(best.found):
+            break
+        best = without
+    return best
+
+
+def _seeds_behind(analysis: RowAnalysis) -> set[Node]:
+    """Return the seeds of which the first call that stops the rows is made."""
+    stopped = [node for node, why in analysis.refused.items() if not why.startswith(TAKES)][:1]
+    behind, reached = set(stopped), stopped
+    while reached:
+        reached = [each for node in reached for each in node.all_input_nodes if each not in behind]
+        behind.update(reached)
+    return behind & analysis.seeds.keys()
+
+
 def _require_pure(node: Node) -> None:
     target = node.target
     if draws(node):

@@ -9,6 +9,7 @@ from dynamo_genie.bench.network.spec import NetworkShape
 from dynamo_genie.bench.study.records import Study
 from dynamo_genie.bench.study.report.mode_tables import classes, latency, memory, worth
 from dynamo_genie.bench.study.report.other_tables import colocation, crossover, grid, peers, sessions
+from dynamo_genie.bench.study.report.pipeline_tables import decoded, foretold, pipelines, predicted
 from dynamo_genie.bench.study.report.plots import plots_of, render
 from dynamo_genie.bench.study.report.table import Table, seconds
 from dynamo_genie.bench.study.report.training_tables import operators, training
@@ -25,6 +26,8 @@ _TABLES: MappingProxyType[str, tuple[Callable[[Study], Table], ...]] = MappingPr
         "concurrency": (sessions, memory),
         "peers": (peers,),
         "training": (training, operators, classes),
+        "pipelines": (pipelines, decoded, foretold),
+        "pipelines-predicted": (predicted,),
     }
 )
 

@@ -15,6 +15,7 @@ from typing import Any
 from dynamo_genie.bench.study.records import Study
 from dynamo_genie.bench.study.report.figures import Figures, figures_of
 from dynamo_genie.bench.study.report.other_tables import throughput
+from dynamo_genie.bench.study.report.pipeline_plots import networks_of, speeds
 from dynamo_genie.errors import GenieError
 
 STYLES = MappingProxyType(
@@ -85,6 +86,8 @@ def plots_of(study: Study) -> list[Plot]:
             return [Plot("throughput", draw)]
         case "peers":
             return [Plot("added", partial(_peers, found))]
+        case "pipelines":
+            return [Plot(f"speed-{_plain(name)}", partial(speeds, study, name)) for name in networks_of(study)]
     return []
 
 

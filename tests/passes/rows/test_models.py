@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from dynamo_genie.passes.pipelines.seeds import find_seeds
-from dynamo_genie.passes.rows.analysis import RowAnalysis, find_rows, reasons
+from dynamo_genie.passes.rows.analysis import RowAnalysis, find_most_rows, find_rows, reasons
 from dynamo_genie.passes.rows.certificates import comparison, kernels_of
 from dynamo_genie.passes.rows.cut_rows import CutGraph, cut_rows
 from dynamo_genie.passes.rows.pieces import pieces_at
@@ -112,10 +112,20 @@ def test_a_prompt_in_pieces_of_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", quick(list(DECODERS), "gpt2"))
-def test_pieces_of_whole_blocks_of_attention_have_the_bits_of_the_prompt(name: str) -> None:
+@pytest.mark.parametrize(
+    ("batch", "dtype"),
+    [
+        (1, torch.float32),
+        pytest.param(2, torch.float32, marks=pytest.mark.slow),
+        pytest.param(2, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
+def test_pieces_of_whole_blocks_of_attention_have_the_bits_of_the_prompt(
+    name: str, batch: int, dtype: torch.dtype
+) -> None:
     """Attention takes 512 keys at a time, and 256 queries; it meets the same blocks then."""
-    prompt = ids(1, 1300)
-    call = captured(DECODERS[name]().eval(), input_ids=prompt, use_cache=True, logits_to_keep=1)
+    prompt = ids(batch, 1300)
+    call = captured(DECODERS[name]().eval().to(dtype), input_ids=prompt, use_cache=True, logits_to_keep=1)
     (seeds,) = find_seeds(call.gm)
     assert (seeds.what, seeds.rows) == ("tokens", 1300)
     analysis = find_rows(call.gm, seeds.axes, seeds.rows)
@@ -153,6 +163,20 @@ def test_sentences_in_pieces() -> None:
     analysis = rows_of(call, tokens, 0)
     assert analysis.refused == {}
     check(call, analysis, [0, 4, 8])
+
+
+@pytest.mark.parametrize("name", quick(["bert", *DECODERS, "t5"], "bert"))
+def test_padding_stops_no_sample(name: str) -> None:
+    """Its rows are lost where it is looked up by position; of all of it attention takes those of a piece."""
+    sentences = ids(SAMPLES, 12)
+    inputs = with_mask(sentences) | ({"decoder_input_ids": sentences[:, :4].clone()} if name == "t5" else {})
+    call = captured(DECODERS.get(name, lambda: make(name))().eval(), **inputs)
+    alone = rows_of(call, list(inputs.values()), 0)
+    assert "is indexed along several dimensions" in reasons(alone)[0]
+    analysis = find_most_rows(call.gm, alone.seeds, SAMPLES)
+    assert analysis.refused == {}
+    assert len(analysis.seeds) == len(inputs) - 1
+    assert check(call, analysis, [0, 4, 8]).refuted == ()
 
 
 @dataclass(frozen=True)
