@@ -60,15 +60,14 @@ def pipelined(
         sized = with_numbers(gm, args) if has_symbols(gm) else gm
     except CannotCut as why:
         return gm, _because(whole, (f"not in pieces: {why}",))
-    if sized is not gm:
-        whole = _timed(whole, sized, topology, homes)
-    proposals = propose_pipelines(sized, topology, homes, whole)
+    timed = whole if sized is gm else _timed(whole, sized, topology, homes)
+    proposals = propose_pipelines(sized, topology, homes, timed)
     reasons = list(proposals.reasons)
     for pipeline in proposals.pipelines:
         wrong = refuted(pipeline, fleet) if options.exact else ()
         if not wrong:
-            saved = 1 - pipeline.plan.step_s / whole.step_s
-            words = (f"{saved:.0%} shorter than {whole.step_s * 1e3:.3f} ms as a whole", *reasons)
+            saved = 1 - pipeline.plan.step_s / timed.step_s
+            words = (f"{saved:.0%} shorter than {timed.step_s * 1e3:.3f} ms as a whole", *reasons)
             return pipeline.cut.gm, _because(pipeline.plan, words)
         reasons += [f"other bits in pieces: {kernel}" for kernel in wrong]
     return gm, _because(whole, reasons)

@@ -28,6 +28,23 @@ def test_several_daemons_keep_their_order(value: object) -> None:
     assert resolve_options({"daemons": value}, {}).daemons == ("tcp://a:1", "tcp://b:1")
 
 
+def test_pieces_are_on_and_exact_unless_option_or_environment_says_otherwise() -> None:
+    default, told, given = (
+        resolve_options(None, {}),
+        resolve_options(None, {"GENIE_PIPELINE": "off", "GENIE_EXACT": "no"}),
+        resolve_options({"pipeline": "auto", "exact": True}, {"GENIE_PIPELINE": "off", "GENIE_EXACT": "0"}),
+    )
+    assert [(each.pipeline, each.exact) for each in (default, told, given)] == [
+        ("auto", True), ("off", False), ("auto", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variable", "value"), [("GENIE_PIPELINE", "on"), ("GENIE_EXACT", "nearly")])
+def test_a_bad_value_in_the_environment_names_the_variable(variable: str, value: str) -> None:
+    with pytest.raises(OptionError, match=f"{variable} must be .*{value!r}"):
+        resolve_options(None, {variable: value})
+
+
 def test_links_are_read_from_text() -> None:
     [first, second] = resolve_options(
         None, {"GENIE_LINKS": "client~tcp://a:1=0.001,1e9; tcp://a:1~tcp://b:1=0,2e9"}
@@ -71,6 +88,11 @@ def test_an_unknown_option_names_the_known_ones_and_the_likely_one() -> None:
         ("debug_dir", 7),
         ("progress", "perhaps"),
         ("progress", 1.5),
+        ("pipeline", "on"),
+        ("pipeline", True),
+        ("exact", "nearly"),
+        ("exact", None),
+        ("exact", 1),
     ],
 )
 def test_a_bad_value_names_option_and_value(name: str, value: object) -> None:

@@ -126,6 +126,11 @@ def nbytes_of(model: nn.Module) -> int:
     return sum({p.data_ptr(): p.nbytes for p in model.parameters()}.values())
 
 
+def caches_of(result: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return the keys and values of each layer."""
+    return [(layer.keys, layer.values) for layer in result.past_key_values.layers]
+
+
 def device_of(tensor: Tensor) -> str | None:
     """Return the endpoint of the daemon where a tensor lives; None for one that is here."""
     handle = handle_of(tensor)

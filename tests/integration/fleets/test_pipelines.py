@@ -19,6 +19,7 @@ from tests.integration.fleets.planned import (
     VOCAB,
     WIDTH,
     Plans,
+    caches_of,
     device_of,
     long_gpt2,
     nbytes_of,
@@ -55,10 +56,6 @@ def limit(plans: Plans, layout: str, model: nn.Module, tokens: int) -> None:
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         caches, logits = 2 * LAYERS * tokens * heads * WIDTH // config.num_attention_heads * 4, tokens * VOCAB * 4
         plans.memory_nbytes = (nbytes_of(model) + GROWTH * caches + logits) * 3 // 4
-
-
-def caches_of(result: Any) -> list[tuple[Tensor, Tensor]]:
-    return [(layer.keys, layer.values) for layer in result.past_key_values.layers]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
