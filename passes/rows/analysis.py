@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import draws
@@ -119,9 +118,3 @@ def reasons(analysis: RowAnalysis) -> tuple[str, ...]:
 def name_of(node: Node) -> str:
     """Return the name of a call's operator."""
     return str(getattr(node.target, "__name__", node.target)) if callable(node.target) else str(node.target)
-
-
-def dtype_of(node: Node) -> torch.dtype:
-    """Return the dtype of a tensor of a graph."""
-    value: torch.Tensor = node.meta["val"]
-    return value.dtype

@@ -10,17 +10,15 @@ The new graph has the inputs and results of the old one, and can be placed, spli
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from dynamo_genie.passes.graphs.semantics import META_KEY, Facts
-from dynamo_genie.passes.rows.analysis import RowAnalysis, dtype_of
-from dynamo_genie.passes.rows.fakes import Fakes
+from dynamo_genie.passes.rows.analysis import RowAnalysis
+from dynamo_genie.passes.rows.new_calls import NewCalls, Origin
 from dynamo_genie.passes.rows.pieces import Piece
 from dynamo_genie.passes.rows.shapes import argument, dims_of, shape_of
 from dynamo_genie.passes.rows.template import Axis, CausalMask, Prefix, Rows, RowWise, Size
@@ -28,14 +26,6 @@ from dynamo_genie.passes.rows.template import Axis, CausalMask, Prefix, Rows, Ro
 aten = torch.ops.aten
 
 _TAKES = (aten.slice.Tensor, aten.select.int)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The node of which a node of the new graph makes a part, and for which piece; None where it makes all of it."""
-
-    node: str
-    piece: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,14 +75,11 @@ class _Cutting:
         self._axes = {**analysis.seeds, **{node: found.axes for node, found in analysis.found.items()}}
         self._pieces = pieces
         self._gathered_results = gathered
-        self._graph = Graph()
+        self._new = NewCalls(Graph())
         self._whole: dict[Node, Node] = {}
         self._parts: dict[tuple[Node, int], Node] = {}
         self._grown: dict[tuple[Node, int], Node] = {}
         self._narrowed: dict[tuple[Node, Axis, int, int], Node] = {}
-        self._causal: dict[tuple[torch.dtype, int], Node] = {}
-        self._fakes = Fakes()
-        self._origins: dict[str, Origin] = {}
         self._late: set[str] = set()
         self._gathered: set[str] = set()
 
@@ -112,12 +99,12 @@ class _Cutting:
             if node in analysis.late:
                 self._later(node)
         self._return()
-        self._graph.lint()
-        cut = GraphModule(self._gm, self._graph)
+        self._new.graph.lint()
+        cut = GraphModule(self._gm, self._new.graph)
         cut.graph.eliminate_dead_code()
         alive = {node.name for node in cut.graph.nodes}
-        masks = frozenset(name for name, origin in self._origins.items() if origin.node == "") & alive
-        origins = {name: origin for name, origin in self._origins.items() if name in alive}
+        masks = frozenset(name for name, origin in self._new.origins.items() if origin.node == "") & alive
+        origins = {name: origin for name, origin in self._new.origins.items() if name in alive}
         return CutGraph(cut, self._pieces, origins, frozenset(self._late & alive), masks, frozenset(self._gathered))
 
     def _calls(self) -> list[Node]:
@@ -128,20 +115,20 @@ class _Cutting:
         args, kwargs = map_aggregate(
             (node.args, dict(node.kwargs)), lambda leaf: self._all_of(leaf) if isinstance(leaf, Node) else leaf
         )
-        new = self._graph.create_node(node.op, node.target, args, kwargs, name=node.name)
+        new = self._new.graph.create_node(node.op, node.target, args, kwargs, name=node.name)
         new.meta = dict(node.meta)
         self._whole[node] = new
         if node.op == "call_function":
-            self._origins[new.name] = Origin(node.name)
+            self._new.origins[new.name] = Origin(node.name)
 
     def _later(self, node: Node) -> None:
-        known = set(self._origins)
+        known = set(self._new.origins)
         chosen = self._of_one_piece(node)
         if chosen is None:
             self._copy(node)
         else:
             self._whole[node] = chosen
-        self._late |= self._origins.keys() - known
+        self._late |= self._new.origins.keys() - known
 
     def _of_one_piece(self, node: Node) -> Node | None:
         """Take a slice of the rows, or one of them, from the one piece that has it."""
@@ -166,13 +153,13 @@ class _Cutting:
                     else (begin - piece.begin, end - piece.begin)
                 )
                 args = (self._rows(source, axis, piece), axis.dim, *place)
-                return self._new(node.target, args, node.meta["val"], node, piece.index, node.name)
+                return self._new.add(node.target, args, node.meta["val"], node, piece.index, node.name)
         return None
 
     def _return(self) -> None:
         values: Any = self._gm.graph.output_node().args
         results = map_aggregate(values, lambda leaf: self._result(leaf) if isinstance(leaf, Node) else leaf)
-        output = self._graph.output(results[0])
+        output = self._new.graph.output(results[0])
         output.meta = dict(self._gm.graph.output_node().meta)
 
     def _result(self, node: Node) -> Node:
@@ -180,9 +167,9 @@ class _Cutting:
             axis = self._axes[node]
             assert isinstance(axis, Axis)
             parts = [self._parts[node, piece.index] for piece in self._pieces]
-            known = set(self._origins)
-            joined = self._join(node, axis, parts, self._analysis.rows, None, f"{node.name}_all")
-            self._gathered |= self._origins.keys() - known
+            known = set(self._new.origins)
+            joined = self._new.join(node, axis, parts, self._analysis.rows, None, f"{node.name}_all")
+            self._gathered |= self._new.origins.keys() - known
             return joined
         return self._all_of(node)
 
@@ -219,12 +206,12 @@ class _Cutting:
             if isinstance(leaf, Size):
                 return leaf.axis.size(piece.rows)
             if isinstance(leaf, CausalMask):
-                return self._mask(dtype_of(leaf.like), piece, leaf.like)
+                return self._new.causal_mask(piece, leaf.like)
             return self._all_of(leaf) if isinstance(leaf, Node) else leaf
 
         args, kwargs = map_aggregate((found.args, dict(found.kwargs)), fill)
-        value = self._fakes.resized(node.meta["val"], found.axes, piece.rows)
-        return self._new(node.target, args, value, node, piece.index, name, kwargs)
+        value = self._new.fakes.resized(node.meta["val"], found.axes, piece.rows)
+        return self._new.add(node.target, args, value, node, piece.index, name, kwargs)
 
     def _rows(self, node: Node, axis: Axis | None, piece: Piece) -> Node:
         """Return a piece's rows of a value."""
@@ -251,28 +238,7 @@ class _Cutting:
         if found.arranges and self._is_cheaper_before(node, found):
             return self._filled(node, found, piece.so_far, self._grow, name)
         both = [self._grow(node, axis, self._pieces[piece.index - 1]), self._parts[node, piece.index]]
-        return self._join(node, axis, both, piece.end, piece.index, name)
-
-    def _join(self, node: Node, axis: Axis, parts: list[Node], rows: int, piece: int | None, name: str) -> Node:
-        """Put pieces of a value together, so that they lie in memory as the whole does.
-
-        Where all rows repeat in blocks, blocks are joined; `cat` gives a dense result, in the order that it is told.
-        """
-        whole = self._fakes.with_size(node.meta["val"], axis, axis.size(rows))
-        order = self._fakes.outermost_first(whole)
-        if axis.outer == 1 and order == sorted(order):
-            return self._new(aten.cat.default, (parts, axis.dim), whole, node, piece, name)
-        joined = self._fakes.apart(whole, axis)
-        order = self._fakes.outermost_first(joined)
-        new = partial(self._new, source=node, piece=piece, name=name)
-        turned = []
-        for part in parts:
-            blocks = self._fakes.apart(part.meta["val"], axis)
-            split = new(aten.view.default, (part, list(blocks.shape)), blocks)
-            turned.append(new(aten.permute.default, (split, order), self._fakes.permuted(blocks, order)))
-        dense = new(aten.cat.default, (turned, order.index(axis.dim + 1)), self._fakes.permuted(joined, order))
-        back = new(aten.permute.default, (dense, [order.index(dim) for dim in range(len(order))]), joined)
-        return new(aten.view.default, (back, list(whole.shape)), whole)
+        return self._new.join(node, axis, both, piece.end, piece.index, name)
 
     def _is_cheaper_before(self, node: Node, found: RowWise) -> bool:
         """Say whether what a call arranges has no more entries than its result, and is grown from pieces itself."""
@@ -289,62 +255,5 @@ class _Cutting:
             return whole
         key = node, axis, piece.begin, piece.end
         if key not in self._narrowed:
-            self._narrowed[key] = self._sliced(node, whole, axis, piece)
+            self._narrowed[key] = self._new.rows_of(node, whole, axis, piece)
         return self._narrowed[key]
-
-    def _sliced(self, node: Node, whole: Node, axis: Axis, piece: Piece) -> Node:
-        """Return rows of a value in dense memory, in which its dimensions lie in the same order."""
-        value = whole.meta["val"]
-        new = partial(self._new, source=node, piece=piece.index, name=f"{node.name}_rows_{piece.index}")
-        begin, end = piece.begin * axis.inner, piece.end * axis.inner
-        part = self._fakes.with_size(value, axis, axis.size(piece.rows))
-        if axis.outer == 1:
-            taken = new(
-                aten.slice.Tensor, (whole, axis.dim, begin, end), self._fakes.narrowed(value, axis.dim, end - begin)
-            )
-            is_dense = all(value.shape[dim] == 1 for dim in self._outside(value, axis.dim))
-            return taken if is_dense else new(aten.clone.default, (taken,), part)
-        blocks = self._fakes.apart(value, axis)
-        split = new(aten.view.default, (whole, list(blocks.shape)), blocks)
-        narrow = self._fakes.narrowed(blocks, axis.dim + 1, end - begin)
-        taken = new(aten.slice.Tensor, (split, axis.dim + 1, begin, end), narrow)
-        dense = new(aten.clone.default, (taken,), self._fakes.apart(part, axis))
-        return new(aten.view.default, (dense, list(part.shape)), part)
-
-    def _outside(self, value: torch.Tensor, dim: int) -> list[int]:
-        """Return the dimensions in whose steps a tensor's memory repeats one of its dimensions."""
-        order = self._fakes.outermost_first(value)
-        return order[: order.index(dim)]
-
-    def _mask(self, dtype: torch.dtype, piece: Piece, like: Node) -> Node:
-        """Return what hides from the piece's queries the keys that come after them."""
-        key = dtype, piece.index
-        if key not in self._causal:
-            shape = [piece.rows, piece.end]
-            fake = self._fakes.dense(like.meta["val"], shape)
-            kwargs = dict(dtype=dtype, layout=torch.strided, device=torch.device("cpu"), pin_memory=False)
-            never = self._new(aten.full.default, (shape, -torch.inf), fake, None, piece.index, "never", kwargs)
-            hidden = self._new(aten.triu.default, (never, piece.begin + 1), fake, None, piece.index, "causal")
-            wide = self._fakes.dense(fake, [1, 1, *shape])
-            view = self._new(aten.view.default, (hidden, [1, 1, *shape]), wide, None, piece.index, "causal")
-            self._causal[key] = view
-        return self._causal[key]
-
-    def _new(
-        self,
-        target: Any,
-        args: tuple[Any, ...],
-        value: Any,
-        source: Node | None,
-        piece: int | None,
-        name: str,
-        kwargs: dict[str, Any] | None = None,
-    ) -> Node:
-        node = self._graph.create_node("call_function", target, args, kwargs or {}, name=name)
-        node.meta = {} if source is None else dict(source.meta)
-        node.meta["val"] = value
-        facts = node.meta.get(META_KEY)
-        if isinstance(facts, Facts):  # sizes are those of the whole, and are found anew where they matter
-            node.meta[META_KEY] = replace(facts, nbytes=None, flops=None)
-        self._origins[node.name] = Origin(source.name if source is not None else "", piece)
-        return node
