@@ -25,6 +25,9 @@ from dynamo_genie.passes.rows.cut_rows import CutGraph, cut_rows
 from dynamo_genie.passes.rows.pieces import Piece, pieces_at
 from dynamo_genie.passes.rows.template import CannotCut
 
+LEADS = (1.0, 1.1, 1.2, 1.35)
+"""How many times as long as the first stage the last one may be, tried where later pieces take longer: of a prompt."""
+
 MOST_PIECES = 16
 """Pieces of a prompt: each is a program of its own on each stage."""
 
@@ -120,7 +123,7 @@ class _Proposing:
         devices = tuple(self._problem.devices)
         boundaries = token_boundaries(self._seeds.rows)
         caches = frozenset(n for n in result_nodes(self._gm) if facts_of(n).role is Role.KV_CACHE)
-        for order in dict.fromkeys((devices, devices[::-1])):
+        for order in (devices,) if self._alike() else (devices, devices[::-1]):
             grid = Grid((order,))
             if caches and self._fits_on(order[-1]):
                 yield "stages of a prompt, its caches gathered on the last", grid, boundaries, caches
@@ -138,6 +141,13 @@ class _Proposing:
         if half >= 2 and rows // (4 * half) >= 2:
             groups = tuple(tuple(devices[i * half : (i + 1) * half]) for i in range(2))
             yield "two replicas in stages", Grid(groups), evenly(rows, 4 * half), results
+
+    def _alike(self) -> bool:
+        """Say whether it makes no difference which device comes first."""
+        seconds = [sum(unit[device] for unit in self._problem.seconds) for device in self._problem.devices]
+        memory = [device.memory_nbytes for device in self._topology.devices]
+        held = any(weight.homes for weight in self._problem.weights)
+        return not held and all(min(of) >= (1 - LEAST_GAIN) * max(of) for of in (seconds, memory))
 
     def _shares(self, devices: Sequence[int]) -> list[int]:
         """Return boundaries that give each device as many rows as it is fast."""
@@ -164,7 +174,7 @@ class _Proposing:
                 yield Pipeline(cut, self._analysis, plan, cost_s)
 
     def _stages(self, grid: Grid) -> Iterator[tuple[int, ...]]:
-        """Yield the stages of all units: cut anywhere, then with the end where weights are that it shares."""
+        """Yield the stages of all units: cut in some ways, then with the end where weights are that it shares."""
         if grid.stages == 1:
             yield (0,) * len(self._problem.units)
             return
@@ -176,12 +186,12 @@ class _Proposing:
         shared = shared_weights(self._problem)
         end = range(shared[-1] + 1, len(self._problem.units)) if shared else ()
         together = dict.fromkeys((*shared, *end), 0)
+        leads = LEADS if self._seeds.what == "tokens" else LEADS[:1]
+        ways = [({}, lead) for lead in leads] + ([(together, 1.0)] if shared else [])
         for problem in (self._problem, without_growth(self._problem)):
-            ways = [
-                balanced_stages(problem, grid.groups[0], {**pin, **must}) for pin in ({}, together)[: 1 + bool(shared)]
-            ]
-            if any(ways):
-                yield from filter(None, ways)
+            found = [balanced_stages(problem, grid.groups[0], {**pinned, **must}, lead) for pinned, lead in ways]
+            if any(found):
+                yield from dict.fromkeys(filter(None, found))
                 return
 
 

@@ -10,7 +10,9 @@ from dynamo_genie.passes.placement.problem import Problem
 from dynamo_genie.passes.placement.step_time import Devices
 
 
-def balanced_stages(problem: Problem, order: Sequence[int], pinned: Mapping[int, int]) -> Devices | None:
+def balanced_stages(
+    problem: Problem, order: Sequence[int], pinned: Mapping[int, int], lead: float = 1.0
+) -> Devices | None:
     """Return the stage of each unit, counted along `order`; None where no such cut fits.
 
     The linear partition problem by dynamic programming over where stages end (Skiena 2008, The Algorithm Design Manual,
@@ -18,13 +20,18 @@ def balanced_stages(problem: Problem, order: Sequence[int], pinned: Mapping[int,
 
     Args:
         pinned: Units whose stage is given; they take no time here, but fill memory there.
+        lead: How many times as long as the first stage the last one may be, and those between accordingly: where later
+            pieces take longer, whoever has the last one should not wait for it.
     """
     units = len(problem.units)
     at_device = {unit: order[stage] for unit, stage in pinned.items()}
     longest = [0.0] + [float("inf")] * units
     begins: list[list[int]] = []
-    for device in order:
-        work = (0.0 if unit in pinned else seconds for unit, seconds in enumerate(unit_seconds(problem, device)))
+    for stage, device in enumerate(order):
+        weight = lead ** (1 - stage / max(len(order) - 1, 1))
+        work = (
+            0.0 if unit in pinned else weight * seconds for unit, seconds in enumerate(unit_seconds(problem, device))
+        )
         sums = list(accumulate(work, initial=0.0))
         earliest = earliest_begins(problem, device, at_device)
         found = [_best(longest, sums, earliest[end], end) for end in range(units + 1)]

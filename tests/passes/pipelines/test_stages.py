@@ -59,3 +59,9 @@ def test_stages_follow_the_order_of_devices_and_not_their_numbers() -> None:
 def test_pinned_units_stay_and_take_no_time_there() -> None:
     problem = chain([1, 1, 1, 9])
     assert balanced_stages(problem, (0, 1), {3: 0}) in {(0, 0, 1, 0), (0, 1, 1, 0)}
+
+
+def test_a_lead_makes_the_last_stage_longer() -> None:
+    problem = chain([1] * 12)
+    assert balanced_stages(problem, (0, 1), {}) == (0,) * 6 + (1,) * 6
+    assert balanced_stages(problem, (0, 1), {}, lead=1.4) == (0,) * 5 + (1,) * 7
