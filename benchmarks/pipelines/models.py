@@ -13,7 +13,7 @@ from dynamo_genie.bench.pipelines.plan import PHASES
 
 _CACHE_GROWTH = 4
 _LIMIT = 1.08
-"""Of what placement wants. It leaves a tenth of every limit to what comes and goes: it gives away less than it wants."""
+"""Of what placement wants. It leaves a tenth of every limit to what comes and goes: it gives away less than that."""
 _LEAST = 32 << 20
 """What a daemon needs to be measured and to compute with at all."""
 _SPREAD = 0.25 * (32 / 768) ** 0.5
