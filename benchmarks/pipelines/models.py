@@ -12,6 +12,8 @@ import torch
 from dynamo_genie.bench.pipelines.plan import PHASES
 
 _CACHE_GROWTH = 4
+_LIMIT = 1.08
+"""Of what placement wants. It leaves a tenth of every limit to what comes and goes: it gives away less than that."""
 _LEAST = 32 << 20
 """What a daemon needs to be measured and to compute with at all."""
 _SPREAD = 0.25 * (32 / 768) ** 0.5
@@ -124,8 +126,8 @@ def build(name: str, dtype: torch.dtype, seed: int) -> Any:
 def scarce_nbytes(name: str, rows: int, itemsize: int) -> int:
     """Return a memory limit under which a daemon has room for a part of a model only, and two daemons for all of it.
 
-    It is what the weights and the prompt's caches take with the room to grow that placement wants for them: more than
-    it gives away, for it leaves a part of every limit to what comes and goes.
+    It is a little more than what the weights and the prompt's caches take, with the room to grow that placement wants
+    for caches; of that, placement gives nearly all away, and not quite enough.
     """
     import transformers
 
@@ -137,4 +139,4 @@ def scarce_nbytes(name: str, rows: int, itemsize: int) -> int:
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     head_dim = config.hidden_size // config.num_attention_heads
     caches = 2 * config.num_hidden_layers * heads * head_dim * rows * itemsize if PHASES[name] == "prefill" else 0
-    return int(max(_LEAST, weights + _CACHE_GROWTH * caches))
+    return int(max(_LEAST, _LIMIT * (weights + _CACHE_GROWTH * caches)))
