@@ -187,7 +187,9 @@ class _Proposing:
         end = range(shared[-1] + 1, len(self._problem.units)) if shared else ()
         together = dict.fromkeys((*shared, *end), 0)
         leads = LEADS if self._seeds.what == "tokens" else LEADS[:1]
-        ways = [({}, lead) for lead in leads] + ([(together, 1.0)] if shared else [])
+        ways: list[tuple[dict[int, int], float]] = [({}, lead) for lead in leads] + (
+            [(together, 1.0)] if shared else []
+        )
         for problem in (self._problem, without_growth(self._problem)):
             found = [balanced_stages(problem, grid.groups[0], {**pinned, **must}, lead) for pinned, lead in ways]
             if any(found):
