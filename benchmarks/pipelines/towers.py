@@ -79,7 +79,9 @@ def measure(name: str, daemons: Sequence[str]) -> None:
         "two": {"daemons": list(daemons), "pipeline": "off"},
         "two, cut": {"daemons": list(daemons)},
     }
-    compiled = {way: torch.compile(model, backend="genie", options=options) for way, options in ways.items()}
+    compiled: dict[str, Callable[..., Any]] = {
+        way: torch.compile(model, backend="genie", options=options) for way, options in ways.items()
+    }
     taken: dict[str, list[tuple[float, list[float]]]] = {way: [] for way in ways}
     answers: dict[str, list[Any]] = {}
 
