@@ -8,6 +8,7 @@ from dynamo_genie.connections.fleet import Fleet
 from dynamo_genie.lowering.graph import LoweredProgram, lower
 from dynamo_genie.passes.pipelines.pipeline import Pipeline
 from dynamo_genie.passes.rows.certificates import ComparedKernel, comparison, kernels_of
+from dynamo_genie.passes.rows.places import is_misplaced
 from dynamo_genie.passes.understanding.cost import flops_of
 from dynamo_genie.runtime.session.session import Handle, Session
 from dynamo_genie.tensor.program_call import ProgramCall
@@ -23,6 +24,12 @@ def refuted(pipeline: Pipeline, fleet: Fleet) -> tuple[str, ...]:
     together as long as two calls of each operator take, once.
     """
     kernels = sorted(kernels_of(pipeline.analysis, pipeline.cut.pieces), key=lambda kernel: flops_of(kernel.node) or 0)
+    found, rows = pipeline.analysis.found, pipeline.analysis.rows
+    misplaced = [
+        kernel for kernel in kernels if is_misplaced(kernel.node, found[kernel.node], rows, pipeline.cut.pieces)
+    ]
+    if misplaced:
+        return tuple(f"{kernel.text}, which rounds the last entries of a tensor otherwise" for kernel in misplaced)
     devices = dict.fromkeys(partition.device for partition in pipeline.plan.partitions)
     sessions = {device: fleet.connection(device).session for device in devices}
     for some in _some(kernels):

@@ -23,6 +23,7 @@ from dynamo_genie.passes.rows.analysis import RowAnalysis, find_rows, name_of
 from dynamo_genie.passes.rows.cut_rows import cut_rows
 from dynamo_genie.passes.rows.fakes import Fakes
 from dynamo_genie.passes.rows.pieces import Piece
+from dynamo_genie.passes.rows.places import rounds_by_place
 from dynamo_genie.passes.rows.rules import RULES
 from dynamo_genie.passes.rows.template import Axis, CausalMask, Prefix, Rows
 
@@ -36,8 +37,12 @@ _COPIES = frozenset(
 )  # fmt: skip
 """Rules of operators that compute nothing: what they return is what they were given."""
 
+DRAWS = 4
+"""Sets of numbers for kernels that round some entries otherwise than others: few are, and of those not each differs."""
+
 _MODULUS = 65_521  # a prime: neighbours differ, and int32 holds its products with the multiplier
 _MULTIPLIER = 30_011
+_STEP = 7_919
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,14 @@ def comparison(kernels: Sequence[ComparedKernel], analysis: RowAnalysis, pieces:
     for kernel in kernels:
         alone, seeds = _alone(kernel.node, analysis)
         cut = cut_rows(alone, find_rows(alone, seeds, analysis.rows), pieces)
-        inputs = {
-            n.name: numbers.like(n.meta["val"], i) for i, n in enumerate(alone.graph.find_nodes(op="placeholder"))
-        }
-        whole, apart = _inline(graph, alone, inputs), _inline(graph, cut.gm, inputs)
-        results.append(_all_equal(graph, fakes, list(zip(whole, apart, strict=True))))
+        pairs: list[tuple[Node, Node]] = []
+        for draw in range(DRAWS if rounds_by_place(kernel.node) else 1):
+            inputs = {
+                node.name: numbers.like(node.meta["val"], i, draw)
+                for i, node in enumerate(alone.graph.find_nodes(op="placeholder"))
+            }
+            pairs += zip(_inline(graph, alone, inputs), _inline(graph, cut.gm, inputs), strict=True)
+        results.append(_all_equal(graph, fakes, pairs))
     graph.output(tuple(results))
     graph.lint()
     return GraphModule({}, graph)
@@ -191,15 +199,16 @@ class _Numbers:
         self._graph = graph
         self._fakes = fakes
         sizes = [_span(n.meta["val"]) for node in nodes for n in node.all_input_nodes if _is_tensor(n)]
-        self._size = max(sizes, default=1) + 64 * 16
+        self._size = max(sizes, default=1) + 64 * 16 + DRAWS * _STEP
         self._like = next(n.meta["val"] for node in nodes for n in node.all_input_nodes if _is_tensor(n))
         self._made: dict[torch.dtype, Node] = {}
 
-    def like(self, value: torch.Tensor, number: int) -> Node:
-        """Return an input of the layout of `value`, another one for each `number`."""
+    def like(self, value: torch.Tensor, number: int, draw: int = 0) -> Node:
+        """Return an input of the layout of `value`, another one for each `number` and each `draw`."""
         source = self._of(value.dtype)
         node = self._graph.call_function(
-            aten.as_strided.default, (source, list(value.shape), list(value.stride()), 64 * (number % 16))
+            aten.as_strided.default,
+            (source, list(value.shape), list(value.stride()), 64 * (number % 16) + draw * _STEP),
         )
         node.meta["val"] = value
         return node
