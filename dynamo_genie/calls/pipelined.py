@@ -14,6 +14,7 @@ from dynamo_genie.engines import AUTO
 from dynamo_genie.errors import QuotaExceeded
 from dynamo_genie.options import Options
 from dynamo_genie.passes.graphs.semantics import Phase, facts_of
+from dynamo_genie.passes.graphs.shared_memory import has_views_among_results
 from dynamo_genie.passes.pipelines.pipeline import propose_pipelines
 from dynamo_genie.passes.pipelines.seeds import find_seeds, has_past
 from dynamo_genie.passes.placement.placement import place
@@ -56,6 +57,8 @@ def pipelined(
     """
     if options.exact and options.engine not in _EXACT_ENGINES:
         return gm, _because(whole, (f"not in pieces: engine {options.engine!r} may give pieces other bits",))
+    if has_views_among_results(gm):
+        return gm, _because(whole, ("not in pieces: results share memory, and would each have their own",))
     try:
         sized = with_numbers(gm, args) if has_symbols(gm) else gm
     except CannotCut as why:

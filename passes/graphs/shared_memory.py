@@ -30,6 +30,12 @@ def results_in_one_memory(gm: GraphModule) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
+def has_views_among_results(gm: GraphModule) -> bool:
+    """Say whether two results, which are not the same value, share memory that the graph made."""
+    returned: Any = gm.graph.output_node().args[0]
+    return any(len({returned[position] for position in group}) > 1 for group in results_in_one_memory(gm))
+
+
 def _shared(node: Node) -> Node | None:
     """Return the argument of its operator with which a value shares memory; of several results, the operator itself."""
     if not is_getitem(node):

@@ -150,3 +150,26 @@ def test_training_is_never_cut(pair: Fleet, plans: Plans) -> None:
     for p, q in zip(net.parameters(), remote.parameters(), strict=True):
         same(q.grad, p.grad)
     assert plans.all == []
+
+
+class Views(nn.Module):
+    """Results in one memory: what is written into one of them is seen in the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 256))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        made = self.layers(x)
+        return made, made.view(-1), made[3], made[2:9].transpose(0, 1)
+
+
+def test_results_that_share_memory_go_on_sharing_it(pair: Fleet, plans: Plans) -> None:
+    torch.manual_seed(0)
+    model = Views().eval()
+    with torch.no_grad():
+        results = remote_copy(pair, model)(torch.randn(16, 256))
+        results[0].add_(1)
+    assert "results share memory" in "\n".join(plans.only.plan.reasons)
+    for one, other in zip(results[1:], (results[0].view(-1), results[0][3], results[0][2:9].T), strict=True):
+        assert torch.equal(one, other)
