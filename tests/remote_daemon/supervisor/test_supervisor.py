@@ -47,6 +47,7 @@ def attach(admission: Admission, keys: ClientKeys | None = None) -> m.WorkerToCl
     keys = keys_for_worker(keys, welcome)
     with zmq.Context() as context:
         dealer = connect_dealer(context, welcome.control, keys=keys, max_frame_nbytes=MAX_CONTROL_NBYTES)
+        dealer.setsockopt(zmq.RCVTIMEO, int(LIMIT_S * 1000))
         dealer.send(codec.encode(m.Attach(1, welcome.session, welcome.token)))
         reply = codec.worker_to_client(dealer.recv())
         dealer.close(linger=0)
