@@ -21,6 +21,7 @@ from dynamo_genie.passes.placement.problem import Problem, find_pins, make_probl
 from dynamo_genie.passes.placement.replication import find_replicable
 from dynamo_genie.passes.placement.score import Scored, improve, merge_parts, score
 from dynamo_genie.passes.placement.semantic_graph import semantic_graph
+from dynamo_genie.passes.placement.step_time import Devices
 from dynamo_genie.passes.placement.topology import Topology
 
 LEAST_GAIN = 0.05
@@ -91,7 +92,11 @@ def _search(problem: Problem) -> tuple[Scored, tuple[str, ...]] | None:
             continue
         if best is None or scored.rank < best.rank:
             best, idea = scored, words
-        if len(set(devices)) == 1 and (alone is None or scored.rank < alone[0].rank):
+        if (
+            len(set(devices)) == 1
+            and _moves_nothing(problem, devices)
+            and (alone is None or scored.rank < alone[0].rank)
+        ):
             alone = scored, words
     if best is None:
         return None
@@ -104,6 +109,11 @@ def _search(problem: Problem) -> tuple[Scored, tuple[str, ...]] | None:
         f"{idea}: cheapest of {len(ideas)} ideas, {best.time.step_s * 1e3:.3f} ms a call",
         f"then {moved} of {len(problem.units)} units moved: {final.time.step_s * 1e3:.3f} ms",
     )
+
+
+def _moves_nothing(problem: Problem, devices: Devices) -> bool:
+    """Say whether what is on some device already, weights aside, is where its readers are: the caches of a session."""
+    return all(devices[unit] in each.homes for each in problem.inputs if each.homes for unit in each.readers)
 
 
 def _draw(problem: Problem, seed: int) -> tuple[Scored, tuple[str, ...]] | None:
