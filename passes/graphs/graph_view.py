@@ -54,6 +54,11 @@ def reached(starts: Iterable[Node], onwards: Callable[[Node], Iterable[Node]]) -
         pending.extend(new)
 
 
+def operator_name(node: Node) -> str:
+    """Return the name of what a node calls; of an input or a constant, what it is called by."""
+    return str(getattr(node.target, "__name__", node.target)) if callable(node.target) else str(node.target)
+
+
 def shared_by(node: Node) -> Iterator[Node]:
     """Yield the arguments whose memory an operator writes into, or may return as its result's."""
     if isinstance(node.target, OpOverload):

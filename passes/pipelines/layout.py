@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from graphlib import CycleError
 
 import networkx as nx
 
-from dynamo_genie.passes.placement.memory import fits
+from dynamo_genie.passes.placement.memory import fits, without_growth
 from dynamo_genie.passes.placement.partition import make_plan
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.problem import Problem, make_problem
 from dynamo_genie.passes.placement.replication import find_replicable
-from dynamo_genie.passes.placement.score import Scored, uploads_s
+from dynamo_genie.passes.placement.score import Scored, score_parts
 from dynamo_genie.passes.placement.semantic_graph import semantic_graph
-from dynamo_genie.passes.placement.step_time import number_parts, predict
+from dynamo_genie.passes.placement.step_time import number_parts
 from dynamo_genie.passes.placement.topology import Topology
 from dynamo_genie.passes.rows.cut_rows import CutGraph
-
-UPLOAD_SHARE = 0.01
-"""How much of a weight's one upload is charged to a call, as in placement."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,6 @@ def lay_out(
     return best.score_s, make_plan(graph, problem, replicable, best, "semantic", (reason,))
 
 
-def without_growth(problem: Problem) -> Problem:
-    """Return a problem in which caches get no room to grow, for when nothing else fits; as placement does."""
-    return replace(problem, reserved_nbytes=problem.cache_nbytes)
-
-
 def _keys(
     cut: CutGraph, graph: nx.DiGraph, replicable: frozenset[str], stage_of: Mapping[str, int], grid: Grid
 ) -> dict[str, tuple[int, int]]:
@@ -119,5 +111,4 @@ def _score(problem: Problem, devices: tuple[int, ...], keys: Sequence[tuple[int,
         parts = number_parts(problem, list(keys), in_turn=True)
     except CycleError:
         return None
-    time = predict(problem, parts)
-    return Scored(devices, parts, time, time.step_s + UPLOAD_SHARE * uploads_s(problem, devices))
+    return score_parts(problem, devices, parts)

@@ -9,11 +9,12 @@ from torch.fx import GraphModule, Node
 
 from dynamo_genie.passes.graphs.graph_view import result_nodes
 from dynamo_genie.passes.graphs.semantics import Role, facts_of
-from dynamo_genie.passes.pipelines.layout import Grid, lay_out, without_growth
+from dynamo_genie.passes.pipelines.layout import Grid, lay_out
 from dynamo_genie.passes.pipelines.seeds import KERNEL_BLOCK, Seeds, find_seeds
 from dynamo_genie.passes.pipelines.stages import balanced_stages
 from dynamo_genie.passes.placement.contiguous import shared_weights
 from dynamo_genie.passes.placement.contraction import contract
+from dynamo_genie.passes.placement.memory import without_growth
 from dynamo_genie.passes.placement.placement import LEAST_GAIN
 from dynamo_genie.passes.placement.plan import PlacementPlan
 from dynamo_genie.passes.placement.problem import Problem, find_pins, make_problem

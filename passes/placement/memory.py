@@ -37,6 +37,11 @@ def fits(problem: Problem, devices: Sequence[int]) -> bool:
     return all(nbytes <= device.memory_nbytes for nbytes, device in zip(filled, problem.topology.devices, strict=True))
 
 
+def without_growth(problem: Problem) -> Problem:
+    """Return a problem in which caches get no room to grow, for when nothing else fits."""
+    return replace(problem, reserved_nbytes=problem.cache_nbytes)
+
+
 def unit_nbytes(problem: Problem) -> list[int]:
     """Return the bytes that each unit needs where it runs: its weights, and what is reserved for its caches."""
     return [
@@ -77,7 +82,7 @@ def does_not_fit(problem: Problem) -> QuotaExceeded:
     """Return the error that says what was needed and what is there."""
     weights = sum(weight.nbytes for weight in problem.weights if weight.readers)
     caches = sum(problem.cache_nbytes)
-    largest = max(unit_nbytes(replace(problem, reserved_nbytes=problem.cache_nbytes)), default=0)
+    largest = max(unit_nbytes(without_growth(problem)), default=0)
     there = ", ".join(f"{device.name} {nbytes_text(device.memory_nbytes)}" for device in problem.topology.devices)
     return QuotaExceeded(
         f"the graph fits on no daemon, nor spread over all of them: it needs {nbytes_text(weights)} of weights and "

@@ -6,7 +6,6 @@ The same graph, devices, links and homes give the same plan, in every process.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import networkx as nx
 from torch.fx import GraphModule
@@ -14,7 +13,7 @@ from torch.fx import GraphModule
 from dynamo_genie.passes.placement.blind import place_blindly
 from dynamo_genie.passes.placement.candidates import pack, propose
 from dynamo_genie.passes.placement.contraction import Units, contract
-from dynamo_genie.passes.placement.memory import does_not_fit
+from dynamo_genie.passes.placement.memory import does_not_fit, without_growth
 from dynamo_genie.passes.placement.partition import make_plan
 from dynamo_genie.passes.placement.plan import PlacementPlan, Policy
 from dynamo_genie.passes.placement.problem import Problem, find_pins, make_problem
@@ -57,9 +56,7 @@ def place(
         replicable = frozenset(name for name in replicable if graph.nodes[name]["op"] == "get_attr")
         units = contract(graph, replicable, pins, grouped=policy == "semantic") or _constants_only(graph)
     problem = make_problem(graph, units, replicable, topology, homes)
-    found = _solve(problem, policy, seed) or _solve(
-        replace(problem, reserved_nbytes=problem.cache_nbytes), policy, seed
-    )
+    found = _solve(problem, policy, seed) or _solve(without_growth(problem), policy, seed)
     if found is None:
         raise does_not_fit(problem)
     return make_plan(graph, problem, replicable, found[0], policy, found[1])

@@ -39,7 +39,7 @@ class Scored:
 
 def score(problem: Problem, devices: Devices) -> Scored | None:
     """Return what a placement costs, None where it does not fit."""
-    return _score_parts(problem, devices, parts_of(problem, devices)) if fits(problem, devices) else None
+    return score_parts(problem, devices, parts_of(problem, devices)) if fits(problem, devices) else None
 
 
 def improve(problem: Problem, best: Scored) -> Scored:
@@ -75,20 +75,21 @@ def merge_parts(problem: Problem, best: Scored) -> Scored:
     return best
 
 
-def _score_parts(problem: Problem, devices: Devices, parts: Parts) -> Scored:
+def score_parts(problem: Problem, devices: Devices, parts: Parts) -> Scored:
+    """Return what parts cost that are gathered already; whether they fit is another question."""
     time = predict(problem, parts)
-    return Scored(devices, parts, time, time.step_s + UPLOAD_SHARE * uploads_s(problem, devices))
+    return Scored(devices, parts, time, time.step_s + UPLOAD_SHARE * _uploads_s(problem, devices))
 
 
 def _merge(problem: Problem, scored: Scored, one: int, other: int) -> Scored | None:
     keys = [(one if part == other else part, scored.parts.device[part]) for part in scored.parts.of]
     try:
-        return _score_parts(problem, scored.devices, number_parts(problem, keys))
+        return score_parts(problem, scored.devices, number_parts(problem, keys))
     except CycleError:
         return None
 
 
-def uploads_s(problem: Problem, devices: Devices) -> float:
+def _uploads_s(problem: Problem, devices: Devices) -> float:
     """Return the seconds in which weights come to devices that do not have them yet; they come once."""
     return sum(
         transfer_s(problem, None, device, weight.nbytes)

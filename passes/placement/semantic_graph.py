@@ -12,7 +12,7 @@ import networkx as nx
 import torch
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import draws, is_getitem, is_view, result_nodes
+from dynamo_genie.passes.graphs.graph_view import draws, is_getitem, is_view, operator_name, result_nodes
 from dynamo_genie.passes.graphs.semantics import Facts, facts_of
 from dynamo_genie.passes.placement.ordering import Ordering, find_ordering
 from dynamo_genie.passes.understanding.cost import find_costs
@@ -69,7 +69,7 @@ def _meaning(node: Node, cost: Facts) -> dict[str, Any]:
     facts = facts_of(node)
     return dict(
         op=node.op,
-        target=str(getattr(node.target, "__name__", node.target)) if callable(node.target) else str(node.target),
+        target=operator_name(node),
         role=facts.role.value if facts.role else "",
         phase=facts.phase.value if facts.phase else "",
         residency=facts.residency.value if facts.residency else "",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from dynamo_genie.passes.graphs.graph_view import draws
+from dynamo_genie.passes.graphs.graph_view import draws, operator_name
 from dynamo_genie.passes.rows.rules import row_wise
 from dynamo_genie.passes.rows.template import TAKES, Axis, CannotCut, Known, RowWise
 from dynamo_genie.schemas import read_schema
@@ -100,21 +100,18 @@ def _seeds_behind(analysis: RowAnalysis) -> set[Node]:
 def _require_pure(node: Node) -> None:
     target = node.target
     if draws(node):
-        raise CannotCut(f"{name_of(node)} draws random numbers, in an order that pieces would change")
+        raise CannotCut(f"{operator_name(node)} draws random numbers, in an order that pieces would change")
     if isinstance(target, HigherOrderOperator):
-        raise CannotCut(f"{name_of(node)} runs graphs of its own")
+        raise CannotCut(f"{operator_name(node)} runs graphs of its own")
     if isinstance(target, OpOverload) and read_schema(target).writes:
-        raise CannotCut(f"{name_of(node)} writes into memory that outlives the call")
+        raise CannotCut(f"{operator_name(node)} writes into memory that outlives the call")
 
 
 def reasons(analysis: RowAnalysis) -> tuple[str, ...]:
     """Return why calls cannot run piece by piece, for people, in graph order; taking some of the rows is no reason."""
     lines = (
-        f"{name_of(node)} ({node.name}) {why}" for node, why in analysis.refused.items() if not why.startswith(TAKES)
+        f"{operator_name(node)} ({node.name}) {why}"
+        for node, why in analysis.refused.items()
+        if not why.startswith(TAKES)
     )
     return tuple(dict.fromkeys(lines))
-
-
-def name_of(node: Node) -> str:
-    """Return the name of a call's operator."""
-    return str(getattr(node.target, "__name__", node.target)) if callable(node.target) else str(node.target)

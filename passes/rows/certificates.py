@@ -17,9 +17,9 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from dynamo_genie.passes.graphs.graph_view import is_getitem, is_view
+from dynamo_genie.passes.graphs.graph_view import is_getitem, is_view, operator_name
 from dynamo_genie.passes.rows import lookups, movement
-from dynamo_genie.passes.rows.analysis import RowAnalysis, find_rows, name_of
+from dynamo_genie.passes.rows.analysis import RowAnalysis, find_rows
 from dynamo_genie.passes.rows.cut_rows import cut_rows
 from dynamo_genie.passes.rows.fakes import Fakes
 from dynamo_genie.passes.rows.pieces import Piece
@@ -64,7 +64,7 @@ def kernels_of(analysis: RowAnalysis, pieces: Sequence[Piece]) -> tuple[Compared
     found: dict[str, ComparedKernel] = {}
     for node, template in analysis.found.items():
         if not (template.arranges or _copies(node)):
-            text = f"{name_of(node)} {_signature((template.args, dict(template.kwargs)))} at {ends}"
+            text = f"{operator_name(node)} {_signature((template.args, dict(template.kwargs)))} at {ends}"
             found.setdefault(text, ComparedKernel(text, node))
     return tuple(found.values())
 
